@@ -1,0 +1,132 @@
+//! A backend: process-wide, a value, the one thing that a program chooses.
+
+use std::fmt;
+use std::future::Future;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::pin::Pin;
+use std::rc::Rc;
+
+use crate::{Address, ListenOptions, Reactor};
+
+/// The one future that a backend drives for a shard.
+pub type Root = Pin<Box<dyn Future<Output = ()>>>;
+
+/// Makes a shard's root, given its new reactor; `None` ends the shard. Asked again after the root ended or panicked.
+pub type Start = dyn FnMut(Rc<dyn Reactor>) -> Option<Root> + Send;
+
+/// Starts reactors, one per shard, each on a thread of its own (or, in a simulation, all on one).
+pub trait Backend: fmt::Debug + Send + Sync {
+    /// The name by which an operator chooses it, in lower case.
+    fn name(&self) -> &'static str;
+
+    /// Whether it can run here, found out by doing once what it needs, not by a kernel's version.
+    ///
+    /// # Errors
+    /// Says what is missing. Never panics and never ends the process.
+    fn probe(&self) -> Result<(), Unavailable>;
+
+    /// Binds `count` sockets to one address and listens on them, one per shard, in the order of the shards (which is
+    /// the order that a program attached to the group sees). Port 0 is resolved once and shared by all. Connections
+    /// wait in the kernel from here on, so nothing is lost between `bind` and [`Reactor::listen`].
+    ///
+    /// A Unix path whose socket nobody serves any more is replaced; one that answers is `AddrInUse`.
+    ///
+    /// # Errors
+    /// As bind(2) and listen(2): `AddrInUse`, `PermissionDenied`, `AddrNotAvailable`; nothing stays bound then.
+    fn bind(&self, at: &Address, options: &ListenOptions, count: usize) -> io::Result<Vec<Bound>>;
+
+    /// Runs one shard per launch and returns after the last one ended. May be called again, also by the same thread.
+    ///
+    /// # Errors
+    /// The shards whose last root panicked, or whose reactor could not be made or failed.
+    fn run(&self, launches: Vec<Launch>) -> Result<(), Vec<Ended>>;
+}
+
+/// What a backend needs to run one shard.
+pub struct Launch {
+    /// The shard's number, from 0, without gaps.
+    pub shard: usize,
+    /// The name of its thread.
+    pub name: String,
+    /// Runs first on the thread, before the reactor exists: pinning.
+    pub prepare: Box<dyn FnOnce() + Send>,
+    /// Makes the root. Dropped on the shard's thread after it answered `None`, or when the shard could not start.
+    pub start: Box<Start>,
+}
+
+impl fmt::Debug for Launch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Launch").field("shard", &self.shard).field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+/// A shard that did not end well.
+#[derive(Debug)]
+pub struct Ended {
+    /// Its number.
+    pub shard: usize,
+    /// What happened.
+    pub why: Why,
+}
+
+/// Why a shard did not end well.
+#[derive(Debug)]
+pub enum Why {
+    /// Its root panicked; the message, if it was text.
+    Panicked(String),
+    /// Its reactor could not be made, or the kernel refused it service.
+    Failed(io::Error),
+}
+
+impl fmt::Display for Ended {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.why {
+            Why::Panicked(message) => write!(f, "shard {} panicked: {message}", self.shard),
+            Why::Failed(error) => write!(f, "the reactor of shard {} failed: {error}", self.shard),
+        }
+    }
+}
+
+impl std::error::Error for Ended {}
+
+/// Why a backend cannot run here, for the operator: "io_uring_setup: Operation not permitted (os error 1)".
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unavailable {
+    reason: String,
+}
+
+impl Unavailable {
+    /// With the reason in a few words, the failing call first.
+    pub fn new(reason: impl Into<String>) -> Unavailable {
+        Unavailable { reason: reason.into() }
+    }
+}
+
+impl fmt::Display for Unavailable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.reason)
+    }
+}
+
+impl std::error::Error for Unavailable {}
+
+/// A listening socket that no shard serves yet, or no longer. Dropping the last one of a port frees the port.
+#[derive(Debug)]
+pub struct Bound {
+    /// Where it listens, port 0 resolved.
+    pub local: Address,
+    /// The socket.
+    pub handle: Handle,
+    /// What connections accepted from it are asked to do.
+    pub options: ListenOptions,
+}
+
+/// A socket between two shards: the kernel's, or a number that only a simulated world understands.
+#[derive(Debug)]
+pub enum Handle {
+    /// An open descriptor, close-on-exec and non-blocking.
+    Os(OwnedFd),
+    /// Named by a backend that has no kernel under it.
+    Virtual(u64),
+}

@@ -1,0 +1,53 @@
+//! What a socket is asked to do. Every field has a default that suits a proxy.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+/// Options of one connection, accepted or connected. The TCP ones are ignored on Unix sockets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StreamOptions {
+    /// `TCP_NODELAY`: send small messages at once (RFC 896 off). Default true.
+    pub nodelay: bool,
+    /// `SO_KEEPALIVE` with this idle time and a tenth of it between probes; `None`: off. Default `None`.
+    pub keepalive: Option<Duration>,
+    /// `SO_RCVBUF` in bytes; `None`: the kernel tunes it.
+    pub receive_buffer: Option<usize>,
+    /// `SO_SNDBUF` in bytes; `None`: the kernel tunes it.
+    pub send_buffer: Option<usize>,
+}
+
+impl Default for StreamOptions {
+    fn default() -> StreamOptions {
+        StreamOptions { nodelay: true, keepalive: None, receive_buffer: None, send_buffer: None }
+    }
+}
+
+/// Options of [`Backend::bind`](crate::Backend::bind).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ListenOptions {
+    /// Connections that may wait to be accepted, per socket; the kernel caps it at `net.core.somaxconn`.
+    /// Default 4 096.
+    pub backlog: u32,
+    /// Share the port among `count` sockets (`SO_REUSEPORT`), so that the kernel spreads connections over them.
+    /// Default true; without it all `Bound`s are duplicates of one socket.
+    pub reuse_port: bool,
+    /// For an IPv6 address: refuse IPv4 clients (`IPV6_V6ONLY`). Default false: dual stack.
+    pub only_v6: bool,
+    /// What accepted connections inherit.
+    pub stream: StreamOptions,
+}
+
+impl Default for ListenOptions {
+    fn default() -> ListenOptions {
+        ListenOptions { backlog: 4096, reuse_port: true, only_v6: false, stream: StreamOptions::default() }
+    }
+}
+
+/// Options of [`Reactor::connect`](crate::Reactor::connect).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ConnectOptions {
+    /// The address to come from; port 0 lets the kernel choose one (`IP_BIND_ADDRESS_NO_PORT`).
+    pub from: Option<SocketAddr>,
+    /// What the connection is asked to do.
+    pub stream: StreamOptions,
+}

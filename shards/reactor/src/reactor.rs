@@ -1,0 +1,135 @@
+//! What one core's reactor offers to the shard on it.
+
+use std::fmt;
+use std::io;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use crate::{Address, Bound, ConnectOptions, Handle, Time, Transport};
+
+/// One core's reactor. It never leaves its thread; methods are called while the root is polled or between polls.
+///
+/// Wakers: the waker of the latest poll of an object (of each half of a connection) is the one woken. Spurious polls
+/// are harmless and spurious wakes are allowed.
+pub trait Reactor: fmt::Debug {
+    /// The time, read from the clock now. One origin per run for all shards; never goes back.
+    fn now(&self) -> Time;
+
+    /// Wall time since 1970, for log lines and HTTP dates only.
+    fn unix_time(&self) -> Duration;
+
+    /// A number that seeds the shard's random choices: different in each shard and run, unless a seed was fixed.
+    fn seed(&self) -> u64;
+
+    /// The shard's one alarm: ready once `deadline` has come, never early. The latest call wins, sooner or later than
+    /// the one before. A deadline centuries away is none.
+    fn poll_until(&self, cx: &mut Context<'_>, deadline: Time) -> Poll<()>;
+
+    /// Serves a socket that [`Backend::bind`](crate::Backend::bind) made.
+    ///
+    /// # Errors
+    /// A handle of another backend's kind, or the kernel's reason. The socket is closed then.
+    fn listen(&self, bound: Bound) -> io::Result<Box<dyn Listener>>;
+
+    /// Begins to connect and returns at once; nothing completes inside the call. The transport's empty
+    /// [`flush`](crate::Sink::poll_flush) is ready once connected, or tells why not. Bytes written before wait.
+    ///
+    /// # Errors
+    /// What can be known at once: no descriptor, no such local address, no such family.
+    fn connect(&self, to: &Address, options: &ConnectOptions) -> io::Result<Transport>;
+
+    /// Makes a connection of this shard's out of one that came from a listener or from another shard. The bytes that
+    /// came with it are lent first.
+    ///
+    /// # Errors
+    /// A handle of another backend's kind, or the kernel's reason. The connection is closed then.
+    fn adopt(&self, incoming: Incoming) -> io::Result<Transport>;
+
+    /// Waits for readiness of any descriptor that the kernel can poll; `None`: this reactor does not offer it.
+    ///
+    /// # Errors
+    /// The descriptor cannot be polled (a regular file), or the kernel's reason.
+    fn watch(&self, descriptor: OwnedFd) -> io::Result<Option<Box<dyn Watched>>> {
+        drop(descriptor);
+        Ok(None)
+    }
+
+    /// Datagram sockets; `None`: this reactor does not offer them.
+    fn datagrams(&self) -> Option<&dyn Datagrams> {
+        None
+    }
+}
+
+/// A listening socket at work on one shard.
+pub trait Listener: fmt::Debug {
+    /// The next connection.
+    ///
+    /// # Errors
+    /// As accept(2). `EMFILE` and its like are reported once per attempt; the listener stays usable, does not spin,
+    /// and a later poll tries again. Who polls again, and when, is the caller's decision.
+    fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Incoming>>;
+
+    /// Stops accepting and gives the socket back, still listening; the connections in its queue stay there.
+    /// Connections that were accepted but not yet handed out are closed.
+    fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<Bound>;
+}
+
+/// A connection on its way to the shard that will own it. Dropping it closes the connection.
+#[derive(Debug)]
+pub struct Incoming {
+    /// The socket.
+    pub handle: Handle,
+    /// Bytes already read from it, to be lent first by whoever adopts it.
+    pub bytes: Vec<u8>,
+    /// The peer's address if it is known without asking the kernel again: accept(2) tells it.
+    pub peer: Option<Address>,
+}
+
+/// Readiness of one descriptor. Level-triggered in effect: ready means that an attempt now would not have to wait,
+/// or that another made it so and the attempt answers `WouldBlock`.
+pub trait Watched: fmt::Debug {
+    /// The descriptor, to read, write or accept with.
+    fn descriptor(&self) -> BorrowedFd<'_>;
+    /// Ready when reading may succeed or meet the end; clears the readiness, so read until `WouldBlock`.
+    fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
+    /// Ready when writing may succeed or fail for good; clears the readiness, so write until `WouldBlock`.
+    fn poll_writable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
+}
+
+/// Makes datagram sockets.
+pub trait Datagrams: fmt::Debug {
+    /// Binds a datagram socket.
+    ///
+    /// # Errors
+    /// As socket(2) and bind(2).
+    fn bind(&self, at: &Address) -> io::Result<Box<dyn DatagramSocket>>;
+}
+
+/// A datagram socket on one shard.
+pub trait DatagramSocket: fmt::Debug {
+    /// Receives one datagram into `buffer`.
+    ///
+    /// # Errors
+    /// As recvmsg(2); an error about one peer does not end the socket.
+    fn poll_receive(&mut self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<Datagram>>;
+    /// Sends one datagram, whole or not at all.
+    ///
+    /// # Errors
+    /// As sendmsg(2).
+    fn poll_send(&mut self, cx: &mut Context<'_>, bytes: &[u8], to: &Address) -> Poll<io::Result<()>>;
+    /// Where it is bound.
+    ///
+    /// # Errors
+    /// As getsockname(2).
+    fn local(&self) -> io::Result<Address>;
+}
+
+/// What is known of a datagram that was received.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Datagram {
+    /// Who sent it.
+    pub from: Address,
+    /// Its size in bytes as sent; more than the buffer holds if it was cut.
+    pub size: usize,
+}

@@ -1,0 +1,4 @@
+//! The `waterwheel` command.
+#![forbid(unsafe_code)]
+
+fn main() {}
