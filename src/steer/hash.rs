@@ -1,0 +1,183 @@
+//! The hash that says which shard owns a connection, and the step from a hash to a shard.
+//!
+//! Both are chosen so that a classic BPF program can compute the same in the kernel: 32 bits, no loop, no table. The
+//! mixing constants are those of the golden ratio and of MurmurHash3's finalizer. The step is the linear-time form of
+//! jump consistent hashing (Lamping and Veach, "A Fast, Minimal Memory, Consistent Hash Algorithm", 2014, first
+//! listing), walked from the top: shard `i` is taken with chance `1/(i+1)`, so that growing from `n` to `n + 1` shards
+//! moves one key in `n + 1`, and only to the new shard.
+
+use std::net::IpAddr;
+
+/// 2^32 divided by the golden ratio, made odd.
+const GOLDEN_ODD: u32 = 0x9E37_79B1;
+/// 2^32 divided by the golden ratio.
+const GOLDEN: u32 = 0x9E37_79B9;
+/// The two multipliers of MurmurHash3's finalizer.
+const MIX: [u32; 2] = [0x85EB_CA6B, 0xC2B2_AE35];
+
+/// Hashes a peer: its address, and its port where `port` is given. An IPv4 address hashes the same whether it came
+/// plain or mapped into IPv6. `seed` keeps clients from choosing a shard by their source port.
+pub fn hash(address: IpAddr, port: Option<u16>, seed: u32) -> u32 {
+    let mut state = seed;
+    match address.to_canonical() {
+        IpAddr::V4(four) => state = absorb(state, u32::from(four)),
+        IpAddr::V6(six) => {
+            let bits = u128::from(six);
+            for shift in [96, 64, 32, 0] {
+                // Cuts the word out on purpose: the next ones follow.
+                state = absorb(state, (bits >> shift) as u32);
+            }
+        }
+    }
+    if let Some(port) = port {
+        state = absorb(state, u32::from(port));
+    }
+    finish(state)
+}
+
+/// The shard of a hash, of `shards`. Takes time linear in `shards`, about 2 ns for each.
+///
+/// # Panics
+/// If there is no shard.
+pub fn jump(hash: u32, shards: usize) -> usize {
+    assert!(shards > 0, "no shard to choose from");
+    for shard in (1..shards).rev() {
+        // 2^32 / (shard + 1): a draw below it has a chance of one in shard + 1.
+        let limit = (1_u64 << 32) / (shard as u64 + 1);
+        if u64::from(draw(hash, shard as u32)) < limit {
+            return shard;
+        }
+    }
+    0
+}
+
+fn absorb(state: u32, word: u32) -> u32 {
+    let mixed = (state ^ word).wrapping_mul(GOLDEN_ODD);
+    mixed ^ (mixed >> 15)
+}
+
+fn finish(state: u32) -> u32 {
+    let mut mixed = state.wrapping_mul(MIX[0]);
+    mixed ^= mixed >> 13;
+    mixed = mixed.wrapping_mul(MIX[1]);
+    mixed ^ (mixed >> 16)
+}
+
+/// A number that looks random, the same for the same hash and shard.
+fn draw(hash: u32, shard: u32) -> u32 {
+    let mut mixed = (hash ^ shard.wrapping_mul(GOLDEN)).wrapping_mul(MIX[0]);
+    mixed ^= mixed >> 13;
+    mixed.wrapping_mul(MIX[1])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::vectors::VECTORS;
+    use super::*;
+    use rand_core::{Rng, SeedableRng};
+    use std::net::{Ipv4Addr, Ipv6Addr};
+
+    /// Same keys in every run: the tests below are statements about these keys, not about luck.
+    fn random_keys(count: usize) -> Vec<u32> {
+        let mut rng = rand_pcg::Pcg64::seed_from_u64(7);
+        (0..count)
+            .map(|n| {
+                let port = rng.next_u32() as u16;
+                match n % 2 {
+                    0 => hash(Ipv4Addr::from(rng.next_u32()).into(), Some(port), 0x5eed),
+                    _ => hash(
+                        Ipv6Addr::from_bits(u128::from(rng.next_u64()) << 64 | 1).into(),
+                        Some(port),
+                        0x5eed,
+                    ),
+                }
+            })
+            .collect()
+    }
+
+    /// How far the spread is from even, in standard deviations of chi-square.
+    fn unevenness(keys: &[u32], shards: usize) -> f64 {
+        let mut counts = vec![0_u32; shards];
+        for key in keys {
+            counts[jump(*key, shards)] += 1;
+        }
+        let expected = keys.len() as f64 / shards as f64;
+        let chi: f64 = counts.iter().map(|count| (f64::from(*count) - expected).powi(2) / expected).sum();
+        let freedom = shards as f64 - 1.0;
+        (chi - freedom) / (2.0 * freedom).sqrt()
+    }
+
+    #[test]
+    fn the_kernels_program_and_this_agree_on_the_vectors() {
+        for &(address, port, seed, expected, shards, owner) in VECTORS {
+            let key = hash(address.parse().unwrap(), port, seed);
+            assert_eq!(key, expected, "hash of {address} {port:?} with seed {seed}");
+            assert_eq!(jump(key, shards), owner, "shard of {address} {port:?}, seed {seed}, of {shards}");
+        }
+    }
+
+    #[test]
+    fn mapped_ipv4_is_ipv4() {
+        for word in [0, 1, 0x7f00_0001, 0x0a01_0203, u32::MAX] {
+            let four = Ipv4Addr::from(word);
+            let mapped = IpAddr::V6(four.to_ipv6_mapped());
+            assert_eq!(hash(four.into(), Some(1), 9), hash(mapped, Some(1), 9));
+        }
+    }
+
+    #[test]
+    fn shard_3_keys_spread_evenly() {
+        let ports: Vec<u32> =
+            (1024..=u16::MAX).map(|port| hash(Ipv4Addr::LOCALHOST.into(), Some(port), 3)).collect();
+        let addresses: Vec<u32> =
+            (0..50_000).map(|n| hash(Ipv4Addr::from(0x0a00_0000 + n).into(), None, 3)).collect();
+        let networks: Vec<u32> = (0..50_000_u128)
+            .map(|n| hash(Ipv6Addr::from_bits(0x2001_0db8 << 96 | n << 64 | 1).into(), None, 3))
+            .collect();
+        for (what, keys) in [
+            ("random", random_keys(60_000)),
+            ("ports in sequence", ports),
+            ("addresses in sequence", addresses),
+            ("networks in sequence", networks),
+        ] {
+            for shards in [2, 3, 8, 61, 64] {
+                let z = unevenness(&keys, shards);
+                assert!(z.abs() < 4.0, "{what} over {shards} shards: {z:.1} standard deviations");
+            }
+        }
+    }
+
+    #[test]
+    fn shard_3_growing_moves_few_keys_and_only_to_the_new_shard() {
+        let keys = random_keys(60_000);
+        for shards in [1, 2, 3, 7, 15, 63] {
+            let mut moved = 0_u32;
+            for key in &keys {
+                let (before, after) = (jump(*key, shards), jump(*key, shards + 1));
+                if before != after {
+                    assert_eq!(after, shards, "a key moved between old shards");
+                    moved += 1;
+                }
+            }
+            let share = f64::from(moved) / keys.len() as f64 * (shards as f64 + 1.0);
+            assert!((0.85..1.15).contains(&share), "{shards} to one more moved {share:.2} of the ideal");
+        }
+    }
+
+    #[test]
+    fn another_seed_gives_another_placement() {
+        let stay = (0..10_000_u16)
+            .filter(|port| {
+                let owner = |seed| jump(hash(Ipv4Addr::LOCALHOST.into(), Some(*port), seed), 8);
+                owner(1) == owner(2)
+            })
+            .count();
+        assert!((1_000..1_500).contains(&stay), "{stay} of 10 000 stay where one in eight should");
+    }
+
+    #[test]
+    #[should_panic(expected = "no shard to choose from")]
+    fn no_shards_is_a_bug_of_the_caller() {
+        jump(1, 0);
+    }
+}

@@ -1,0 +1,74 @@
+//! What decides which shard owns a connection.
+
+use std::fmt;
+use std::str::FromStr;
+
+/// How connections are assigned to shards; chosen once per runtime.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Mode {
+    /// The peer's address and port decide: connections spread evenly, also those of one client.
+    #[default]
+    Flow,
+    /// The peer's address decides: all connections of one client meet on one shard, so that state kept per client
+    /// needs no lock.
+    Source,
+    /// The kernel decides, and a connection stays on the shard that accepted it.
+    Kernel,
+}
+
+impl Mode {
+    /// Every mode, in the order in which they are listed to an operator.
+    pub const ALL: [Mode; 3] = [Mode::Flow, Mode::Source, Mode::Kernel];
+
+    /// The name by which an operator chooses it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Mode::Flow => "flow",
+            Mode::Source => "source",
+            Mode::Kernel => "kernel",
+        }
+    }
+}
+
+impl fmt::Display for Mode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+/// A name that is no steering mode.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{given:?} is no steering mode; allowed: flow, source, kernel")]
+pub struct UnknownMode {
+    given: String,
+}
+
+impl FromStr for Mode {
+    type Err = UnknownMode;
+
+    fn from_str(text: &str) -> Result<Mode, UnknownMode> {
+        let known = Mode::ALL.into_iter().find(|mode| mode.name() == text);
+        known.ok_or_else(|| UnknownMode { given: text.to_owned() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_read_back() {
+        for mode in Mode::ALL {
+            assert_eq!(mode.to_string().parse(), Ok(mode));
+        }
+    }
+
+    #[test]
+    fn an_unknown_name_is_told_what_is_allowed() {
+        let error = "Flow".parse::<Mode>().unwrap_err().to_string();
+        assert_eq!(error, r#""Flow" is no steering mode; allowed: flow, source, kernel"#);
+        for mode in Mode::ALL {
+            assert!(error.contains(mode.name()), "{mode} is not offered");
+        }
+    }
+}
