@@ -1,1 +1,60 @@
-//! See the crate's description.
+//! The laws of a reactor, as a suite that any reactor runs in its own test.
+//!
+//! A test target without the standard harness (`harness = false`) hands its backends over:
+//!
+//! ```no_run
+//! # let mine: &dyn waterwheel_reactor::Backend = unimplemented_backend();
+//! # fn unimplemented_backend() -> &'static dyn waterwheel_reactor::Backend { loop {} }
+//! // In `fn main() -> std::process::ExitCode`:
+//! let code = waterwheel_conformance::main(&[mine], &[]);
+//! # let _ = code;
+//! ```
+//!
+//! Every law runs in a child process of its own, once per reactor, under a deadline of its own: a hang is a failure
+//! with a name. After the law the child compares its descriptors and threads with those it began with; a leak fails
+//! the law that made it. The runner understands the filters and the usual flags of `cargo test`, and ends with the
+//! table of laws and reactors. What a reactor does not offer is reported as *not offered*, never as passed.
+//!
+//! A defect that cannot be worked around stands in the strict list of [`Deviation`]s: a listed law that passes is a
+//! failure, so that the list never outlives its reasons.
+//!
+//! The environment variable `WATERWHEEL_REACTOR`, unless it is `auto`, limits the run to that reactor.
+#![forbid(unsafe_code)]
+
+pub mod kit;
+
+mod connecting;
+mod handing;
+mod law;
+mod life;
+mod listening;
+mod runner;
+mod streams;
+mod time;
+mod waking;
+
+use std::process::ExitCode;
+
+use waterwheel_reactor::Backend;
+
+pub use law::{Deviation, Law, Outcome};
+
+/// Every law of the suite, in the order of the contract.
+const LAWS: &[&[Law]] =
+    &[life::LAWS, time::LAWS, waking::LAWS, listening::LAWS, connecting::LAWS, streams::LAWS, handing::LAWS];
+
+/// Runs all laws on all `reactors`, but for what the command line and the environment leave out.
+///
+/// The exit code is 0 if every law that ran holds or deviates as listed, 1 if not, 2 if the command line makes no
+/// sense. In a child process, which runs one law, it does not return.
+#[must_use = "it is what `main` has to return"]
+pub fn main(reactors: &[&dyn Backend], deviations: &[Deviation]) -> ExitCode {
+    let laws: Vec<Law> = LAWS.iter().copied().flatten().copied().collect();
+    main_with(&laws, reactors, deviations)
+}
+
+/// As [`main`], with laws of the caller's own; the [`kit`] helps to write them.
+#[must_use = "it is what `main` has to return"]
+pub fn main_with(laws: &[Law], reactors: &[&dyn Backend], deviations: &[Deviation]) -> ExitCode {
+    runner::run(&runner::Suite { laws, reactors, deviations })
+}

@@ -1,0 +1,5 @@
+//! The laws of connecting.
+
+use crate::Law;
+
+pub(crate) const LAWS: &[Law] = &[];

@@ -1,0 +1,5 @@
+//! The laws of handing over.
+
+use crate::Law;
+
+pub(crate) const LAWS: &[Law] = &[];

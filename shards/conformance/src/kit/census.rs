@@ -1,0 +1,88 @@
+//! What the process holds: descriptors and threads, as the kernel lists them.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::fs;
+use std::time::Duration;
+
+use waterwheel_reactor::Clock;
+
+use crate::kit::pause;
+
+/// The descriptors and threads of this process at one moment.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Census {
+    /// What each open descriptor is, by its number: `socket:[81337]`.
+    pub descriptors: BTreeMap<i32, String>,
+    /// The name of each thread, by its number.
+    pub threads: BTreeMap<i32, String>,
+}
+
+impl Census {
+    /// Counts now.
+    ///
+    /// # Panics
+    /// If `/proc` cannot be read.
+    pub fn take() -> Census {
+        let descriptors = listed("/proc/self/fd", |number| {
+            let target = fs::read_link(format!("/proc/self/fd/{number}")).ok()?;
+            Some(target.display().to_string())
+        });
+        let threads = listed("/proc/self/task", |number| {
+            let name = fs::read_to_string(format!("/proc/self/task/{number}/comm")).ok()?;
+            Some(name.trim_end().to_owned())
+        });
+        Census { descriptors, threads }
+    }
+
+    /// Waits until the process holds again what it held at this census, and panics if that takes more than two
+    /// seconds: a thread that was joined stays listed for a moment, and sockets may be closed in the next turn.
+    ///
+    /// # Panics
+    /// Names every descriptor and thread that was left over or lost.
+    pub fn assert_restored(&self) {
+        const PATIENCE: Duration = Duration::from_secs(2);
+        let clock = Clock::start();
+        loop {
+            let now = Census::take();
+            if now == *self {
+                return;
+            }
+            let late = clock.now().as_nanos() > PATIENCE.as_nanos() as u64;
+            assert!(!late, "something is left over or lost:{}", Difference { before: self, after: &now });
+            pause(Duration::from_millis(5));
+        }
+    }
+}
+
+/// The numbers in a directory of `/proc`, with what `describe` says of each; those that went meanwhile left out.
+fn listed(directory: &str, describe: impl Fn(i32) -> Option<String>) -> BTreeMap<i32, String> {
+    let entries = fs::read_dir(directory).expect("/proc is mounted");
+    let numbers: Vec<i32> =
+        entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect();
+    // The directory's own descriptor is closed by now, so it describes itself no more.
+    numbers.into_iter().filter_map(|number| Some((number, describe(number)?))).collect()
+}
+
+struct Difference<'a> {
+    before: &'a Census,
+    after: &'a Census,
+}
+
+impl fmt::Display for Difference<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kinds = [
+            ("descriptor", &self.before.descriptors, &self.after.descriptors),
+            ("thread", &self.before.threads, &self.after.threads),
+        ];
+        for (kind, before, after) in kinds {
+            for (number, what) in after.iter().filter(|(number, what)| before.get(number) != Some(what)) {
+                write!(f, "\n  left over: {kind} {number} ({what})")?;
+            }
+            for (number, what) in before.iter().filter(|(number, what)| after.get(number) != Some(what)) {
+                write!(f, "\n  lost: {kind} {number} ({what})")?;
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,18 @@
+//! What the laws are written with: roots on shards, peers on plain threads, mail between them, and counts of what the
+//! process holds.
+//!
+//! A shard has one alarm, so at most one of [`sleep`] and [`with_deadline`] may be under way in a root at a time.
+
+mod census;
+mod mail;
+mod run;
+mod stream;
+mod thread;
+
+pub use census::Census;
+pub use mail::Mail;
+pub use run::{
+    Shard, accept, bind_local, close_listener, launch, local, on_each, on_one, shard, sleep, try_each,
+    with_deadline,
+};
+pub use thread::{Thread, pause, thread};

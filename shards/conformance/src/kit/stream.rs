@@ -1,0 +1,1 @@
+//! Whole operations on the two halves of a connection.

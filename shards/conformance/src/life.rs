@@ -1,0 +1,5 @@
+//! The laws of life.
+
+use crate::Law;
+
+pub(crate) const LAWS: &[Law] = &[];

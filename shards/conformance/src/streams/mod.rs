@@ -1,0 +1,5 @@
+//! The laws of streams.
+
+use crate::Law;
+
+pub(crate) const LAWS: &[Law] = &[];

@@ -1,0 +1,5 @@
+//! The laws of time.
+
+use crate::Law;
+
+pub(crate) const LAWS: &[Law] = &[];
