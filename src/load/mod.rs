@@ -1,1 +1,12 @@
-//! The load floor.
+//! The load harness: tells what a server does, and when the harness itself is the bottleneck.
+//!
+//! | part | what it knows |
+//! |---|---|
+//! | [`schedule`] | when requests are planned, from numbers alone |
+//! | [`account`] | where each planned request ended; the sum is checked |
+//! | [`histogram`] | latencies, and when a percentile may be printed |
+
+pub mod account;
+pub mod histogram;
+pub mod schedule;
+pub mod units;
