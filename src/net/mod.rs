@@ -1,1 +1,8 @@
 //! The net floor.
+
+mod endpoint;
+mod lookup;
+pub(crate) mod quoted;
+
+pub use endpoint::{Endpoint, EndpointError, EndpointFault};
+pub use lookup::{Lookups, ResolveError};
