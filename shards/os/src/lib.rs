@@ -1,1 +1,36 @@
-//! See the crate's description.
+//! System calls that Waterwheel's real reactors share, so that each of them means the same by bind, accept, connect
+//! and abort.
+//!
+//! | for | use |
+//! |---|---|
+//! | listening | [`bind_group`], [`accept`] |
+//! | connecting | [`begin_connect`], [`take_error`], [`met_itself`] |
+//! | a connection | [`receive`], [`send`], [`send_vectored`], [`shutdown_write`], [`abort`] |
+//! | names | [`local`], [`peer`], [`is_internet`] |
+//! | waking a sleeping thread | [`Interrupt`] |
+//! | descriptors | [`open`], [`duplicate`], [`raise_descriptor_limit`], [`Reserve`] |
+//! | kernels without `epoll_pwait2` | [`wait_plainly`] |
+//!
+//! Nothing here blocks, but [`bind_group`] on a Unix path that is taken, which asks whoever holds it for a moment.
+
+#[cfg(not(target_os = "linux"))]
+compile_error!("Waterwheel runs on Linux only");
+
+mod accept;
+mod address;
+mod bind;
+mod connect;
+mod descriptors;
+mod interrupt;
+mod options;
+mod plain;
+mod stream;
+
+pub use accept::accept;
+pub use address::{is_internet, local, peer};
+pub use bind::bind_group;
+pub use connect::{Progress, begin_connect, met_itself, take_error};
+pub use descriptors::{Reserve, duplicate, open, raise_descriptor_limit};
+pub use interrupt::Interrupt;
+pub use plain::{PlainEvent, wait_plainly};
+pub use stream::{abort, receive, send, send_vectored, shutdown_write};

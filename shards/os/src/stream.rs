@@ -1,0 +1,58 @@
+//! Bytes of a connection, and its end.
+
+use std::io::{self, IoSlice};
+use std::os::fd::BorrowedFd;
+
+use rustix::io::{Errno, retry_on_intr};
+use rustix::net::{self, RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown};
+
+/// The most slices that sendmsg(2) takes (`UIO_MAXIOV`).
+const SLICES_MAX: usize = 1024;
+
+const SENDING: SendFlags = SendFlags::NOSIGNAL.union(SendFlags::DONTWAIT);
+
+/// Receives what is there into `buffer`; 0 is the end of the stream, unless the buffer is empty. Never waits.
+///
+/// # Errors
+/// As recv(2): `WouldBlock` if nothing is there.
+pub fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usize> {
+    let (count, _) = retry_on_intr(|| net::recv(socket, &mut *buffer, RecvFlags::DONTWAIT))?;
+    Ok(count)
+}
+
+/// Sends what the kernel takes of `bytes`. Never waits and never raises `SIGPIPE`.
+///
+/// # Errors
+/// As send(2): `WouldBlock` if the kernel takes nothing now.
+pub fn send(socket: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
+    Ok(retry_on_intr(|| net::send(socket, bytes, SENDING))?)
+}
+
+/// The same from several slices, in order; of more than 1 024 the first ones.
+///
+/// # Errors
+/// As [`send`].
+pub fn send_vectored(socket: BorrowedFd<'_>, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+    let slices = &slices[..slices.len().min(SLICES_MAX)];
+    Ok(retry_on_intr(|| net::sendmsg(socket, slices, &mut SendAncillaryBuffer::default(), SENDING))?)
+}
+
+/// Says that no more will be sent (FIN). Receiving goes on.
+///
+/// # Errors
+/// As shutdown(2): `NotConnected` before the connection is established and after it broke.
+pub fn shutdown_write(socket: BorrowedFd<'_>) -> io::Result<()> {
+    Ok(net::shutdown(socket, Shutdown::Write)?)
+}
+
+/// Resets a connection: its peer sees RST at once, what is queued is dropped, and it is of no use afterwards. Works
+/// with operations in flight, where `SO_LINGER` and close(2) would send nothing.
+///
+/// A Unix socket cannot be reset: its peer sees the end, or a reset if bytes it sent were not read.
+pub fn abort(socket: BorrowedFd<'_>) {
+    // EINVAL: not TCP. What else fails, fails because there is no connection any more.
+    if net::connect_unspec(socket) == Err(Errno::INVAL) {
+        // Fails only if there is no connection.
+        let _ = net::shutdown(socket, Shutdown::Both);
+    }
+}
