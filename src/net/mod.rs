@@ -1,6 +1,7 @@
 //! The net floor.
 
 mod endpoint;
+pub mod http1;
 mod lookup;
 pub(crate) mod quoted;
 
