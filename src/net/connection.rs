@@ -1,0 +1,403 @@
+//! A connection as tasks use it: a transport with async methods.
+
+use std::fmt;
+use std::future::poll_fn;
+use std::io::{self, IoSlice};
+use std::os::fd::BorrowedFd;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use waterwheel_reactor::{Address, Incoming, Sink, Source, Transport};
+
+use crate::shard::Shard;
+
+/// How much a closing connection reads and throws away, so that the response in flight is not destroyed by a reset.
+const LINGER_BYTES: usize = 1 << 20;
+/// And for how long.
+const LINGER: Duration = Duration::from_secs(2);
+
+/// A stream connection that belongs to one shard.
+///
+/// * Receiving: [`fill`](Connection::fill) and [`consume`](Connection::consume) lend the reactor's buffer;
+///   [`read`](Connection::read) and [`read_exact`](Connection::read_exact) copy out of it.
+/// * Sending: [`write`](Connection::write), [`write_all`](Connection::write_all), [`flush`](Connection::flush).
+/// * Ending: [`close_write`](Connection::close_write) (half-close), [`close`](Connection::close) (in order),
+///   [`abort`](Connection::abort) (reset). Dropping it is a close in order; dropping it in a panic is an abort.
+/// * Handing over: [`split`](Connection::split) into halves, [`release`](Connection::release) for another shard,
+///   [`pump`](Connection::pump) into another connection.
+///
+/// It also is a `futures_io` reader and writer.
+pub struct Connection {
+    receiving: Receiving,
+    sending: Sending,
+}
+
+impl Connection {
+    /// A connection out of its two halves.
+    pub(crate) fn new(shard: Shard, transport: Transport) -> Connection {
+        Connection {
+            receiving: Receiving { source: Some(transport.source), shard, ended: false },
+            sending: Sending { sink: Some(transport.sink) },
+        }
+    }
+
+    /// The shard it belongs to.
+    pub fn shard(&self) -> &Shard {
+        &self.receiving.shard
+    }
+
+    /// Lends the next bytes, at least one; empty is the end of the stream. What is not consumed is lent again.
+    ///
+    /// # Errors
+    /// `ConnectionReset` and its like.
+    pub async fn fill(&mut self) -> io::Result<&[u8]> {
+        self.receiving.fill().await
+    }
+
+    /// Gives back the first `count` bytes lent.
+    ///
+    /// # Panics
+    /// If that is more than was lent.
+    pub fn consume(&mut self, count: usize) {
+        self.receiving.consume(count);
+    }
+
+    /// Copies what is there into `buffer`, at least one byte; 0 is the end of the stream.
+    ///
+    /// # Errors
+    /// `ConnectionReset` and its like.
+    pub async fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.receiving.read(buffer).await
+    }
+
+    /// Fills `buffer`.
+    ///
+    /// # Errors
+    /// `UnexpectedEof` if the stream ends before.
+    pub async fn read_exact(&mut self, buffer: &mut [u8]) -> io::Result<()> {
+        self.receiving.read_exact(buffer).await
+    }
+
+    /// Takes some of `bytes` to send, at least one; waits while the peer does not read.
+    ///
+    /// # Errors
+    /// `BrokenPipe`, `ConnectionReset` and their like.
+    pub async fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.sending.write(bytes).await
+    }
+
+    /// Takes all of `bytes` to send. What was taken is sent without anything further.
+    ///
+    /// # Errors
+    /// As [`write`](Connection::write).
+    pub async fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.sending.write_all(bytes).await
+    }
+
+    /// Waits until the connection is established and little is queued.
+    ///
+    /// # Errors
+    /// Why it could not be established, or how it broke.
+    pub async fn flush(&mut self) -> io::Result<()> {
+        self.sending.flush().await
+    }
+
+    /// Sends what was taken, then the end of the stream; reading goes on.
+    ///
+    /// # Errors
+    /// As [`write`](Connection::write).
+    pub async fn close_write(&mut self) -> io::Result<()> {
+        self.sending.close().await
+    }
+
+    /// Closes in order: sends what was taken and the end, and reads on for a while (1 MiB, 2 s) behind the caller's
+    /// back, since closing with unread input would reset the connection and destroy what is in flight.
+    ///
+    /// # Errors
+    /// How it broke before the end was sent.
+    pub async fn close(mut self) -> io::Result<()> {
+        self.sending.close().await
+    }
+
+    /// Resets the connection: the peer sees an error, and what is queued is dropped.
+    pub fn abort(mut self) {
+        self.receiving.abort();
+        self.sending.abort();
+    }
+
+    /// The two halves, for two tasks. Each is dropped on its own; the connection ends with both.
+    pub fn split(self) -> (Receiving, Sending) {
+        let mut this = self;
+        let shard = this.receiving.shard.clone();
+        let receiving = Receiving { source: this.receiving.source.take(), shard, ended: this.receiving.ended };
+        (receiving, Sending { sink: this.sending.sink.take() })
+    }
+
+    /// The halves of one connection as one again.
+    pub fn join(receiving: Receiving, sending: Sending) -> Connection {
+        Connection { receiving, sending }
+    }
+
+    /// Turns it into something that another shard can adopt, with every byte received and not consumed.
+    ///
+    /// # Errors
+    /// It is broken.
+    pub async fn release(mut self) -> io::Result<Incoming> {
+        self.flush().await?;
+        let Some(mut source) = self.receiving.source.take() else { return Err(gone()) };
+        poll_fn(|cx| source.poll_release(cx)).await
+    }
+
+    /// The peer's address.
+    ///
+    /// # Errors
+    /// The connection is gone or not yet established.
+    pub fn peer(&self) -> io::Result<Address> {
+        self.receiving.source.as_ref().ok_or_else(gone)?.peer()
+    }
+
+    /// Our address.
+    ///
+    /// # Errors
+    /// The connection is gone.
+    pub fn local(&self) -> io::Result<Address> {
+        self.receiving.source.as_ref().ok_or_else(gone)?.local()
+    }
+
+    /// The descriptor, where there is one: for socket options.
+    pub fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        self.receiving.source.as_ref()?.descriptor()
+    }
+
+    pub(super) fn halves(&mut self) -> (&mut Receiving, &mut Sending) {
+        (&mut self.receiving, &mut self.sending)
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.receiving.abort();
+            self.sending.abort();
+            return;
+        }
+        // The sink first: it sends what it took, then FIN.
+        let open = self.sending.sink.take().is_some();
+        if let Some(source) = self.receiving.source.take()
+            && open
+            && !self.receiving.ended
+        {
+            let shard = self.receiving.shard.clone();
+            let until = shard.turn_time() + LINGER;
+            let sleep = shard.sleep_until(until);
+            shard.spawn_detached("linger", linger(source, sleep));
+        }
+    }
+}
+
+impl fmt::Debug for Connection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connection").field("transport", &self.receiving.source).finish()
+    }
+}
+
+/// Reads and throws away until the end, an error, or a limit.
+async fn linger(mut source: Box<dyn Source>, sleep: crate::shard::Sleep) {
+    let mut left = LINGER_BYTES;
+    let drained = poll_fn(|cx| {
+        loop {
+            match source.poll_fill(cx) {
+                Poll::Ready(Ok(lent)) if !lent.is_empty() && left > 0 => {
+                    let count = lent.len();
+                    source.consume(count);
+                    left = left.saturating_sub(count);
+                }
+                Poll::Ready(_) => return Poll::Ready(()),
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+    });
+    futures_util::future::select(std::pin::pin!(drained), sleep).await;
+}
+
+/// The receiving half of a connection.
+pub struct Receiving {
+    /// `None` once released or closed.
+    source: Option<Box<dyn Source>>,
+    shard: Shard,
+    /// The end of the stream was seen, or an error: nothing is left to be read.
+    ended: bool,
+}
+
+impl Receiving {
+    /// As [`Connection::fill`].
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn fill(&mut self) -> io::Result<&[u8]> {
+        poll_fn(|cx| self.poll_fill(cx).map_ok(|_| ())).await?;
+        // Lent bytes, the end and errors come back at once, so this poll needs no waker.
+        match self.poll_fill(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(lent) => lent,
+            Poll::Pending => Err(io::Error::other("the reactor lent bytes and took them back")),
+        }
+    }
+
+    /// As [`Source::poll_fill`], for those who write futures by hand.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<&[u8]>> {
+        let Receiving { source, ended, .. } = self;
+        let Some(source) = source else { return Poll::Ready(Err(gone())) };
+        let polled = source.poll_fill(cx);
+        if let Poll::Ready(result) = &polled {
+            *ended = result.as_ref().map_or(true, |lent| lent.is_empty());
+        }
+        polled
+    }
+
+    /// As [`Connection::consume`].
+    ///
+    /// # Panics
+    /// As there.
+    pub fn consume(&mut self, count: usize) {
+        match &mut self.source {
+            Some(source) => source.consume(count),
+            None => assert!(count == 0, "consumed {count} bytes of a connection that is gone"),
+        }
+    }
+
+    /// As [`Connection::read`].
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        poll_fn(|cx| self.poll_copy(cx, buffer)).await
+    }
+
+    /// As [`Connection::read_exact`].
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn read_exact(&mut self, buffer: &mut [u8]) -> io::Result<()> {
+        let mut done = 0;
+        while done < buffer.len() {
+            match self.read(&mut buffer[done..]).await? {
+                0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+                count => done += count,
+            }
+        }
+        Ok(())
+    }
+
+    /// Resets the connection.
+    pub fn abort(&mut self) {
+        if let Some(mut source) = self.source.take() {
+            source.abort();
+        }
+    }
+
+    /// The peer's address.
+    ///
+    /// # Errors
+    /// As [`Connection::peer`].
+    pub fn peer(&self) -> io::Result<Address> {
+        self.source.as_ref().ok_or_else(gone)?.peer()
+    }
+
+    pub(super) fn poll_copy(&mut self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
+        if buffer.is_empty() {
+            return Poll::Ready(Ok(0));
+        }
+        let lent = std::task::ready!(self.poll_fill(cx))?;
+        let count = lent.len().min(buffer.len());
+        buffer[..count].copy_from_slice(&lent[..count]);
+        self.consume(count);
+        Poll::Ready(Ok(count))
+    }
+
+    /// The source itself, for forwarding; an error if it is gone.
+    pub(super) fn source(&mut self) -> io::Result<&mut dyn Source> {
+        self.source.as_deref_mut().ok_or_else(gone)
+    }
+
+    pub(super) fn mark_ended(&mut self) {
+        self.ended = true;
+    }
+}
+
+impl fmt::Debug for Receiving {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Receiving").field("source", &self.source).field("ended", &self.ended).finish()
+    }
+}
+
+/// The sending half of a connection. Dropping it sends what it took, then the end of the stream.
+#[derive(Debug)]
+pub struct Sending {
+    /// `None` once aborted.
+    sink: Option<Box<dyn Sink>>,
+}
+
+impl Sending {
+    /// As [`Connection::write`].
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        poll_fn(|cx| self.sink()?.poll_write(cx, bytes)).await
+    }
+
+    /// As [`Connection::write_all`].
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn write_all(&mut self, mut bytes: &[u8]) -> io::Result<()> {
+        while !bytes.is_empty() {
+            let taken = self.write(bytes).await?;
+            bytes = &bytes[taken..];
+        }
+        Ok(())
+    }
+
+    /// Takes some of several slices, in order.
+    ///
+    /// # Errors
+    /// As [`Connection::write`].
+    pub async fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        poll_fn(|cx| self.sink()?.poll_write_vectored(cx, slices)).await
+    }
+
+    /// As [`Connection::flush`].
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn flush(&mut self) -> io::Result<()> {
+        poll_fn(|cx| self.sink()?.poll_flush(cx)).await
+    }
+
+    /// As [`Connection::close_write`].
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn close(&mut self) -> io::Result<()> {
+        poll_fn(|cx| self.sink()?.poll_shutdown(cx)).await
+    }
+
+    /// Resets the connection.
+    pub fn abort(&mut self) {
+        if let Some(mut sink) = self.sink.take() {
+            sink.abort();
+        }
+    }
+
+    /// The sink itself; an error if it is gone.
+    pub(super) fn sink(&mut self) -> io::Result<&mut dyn Sink> {
+        self.sink.as_deref_mut().ok_or_else(gone)
+    }
+}
+
+fn gone() -> io::Error {
+    io::Error::new(io::ErrorKind::NotConnected, "the connection was closed, aborted or released here")
+}

@@ -1,0 +1,336 @@
+//! One core's world: its tasks, its timers, its reactor, and what it knows of the other shards.
+
+use std::cell::{Cell, OnceCell, RefCell};
+use std::collections::VecDeque;
+use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Waker};
+use std::time::Duration;
+
+use waterwheel_reactor::{Reactor, Time};
+
+use super::between::Between;
+use super::task::{Foreign, Handle, Key, Slab, Slot, StopWish};
+use super::waiters::Waiters;
+use super::wheel::Wheel;
+use super::{Budgets, Phase, ShardId, Stats};
+
+thread_local! {
+    /// Which shard this thread is: set when its root is made, kept until that is dropped, because reactors wake tasks
+    /// between polls too.
+    static CURRENT: RefCell<Option<Rc<Core>>> = const { RefCell::new(None) };
+}
+
+/// What one shard is made of. Handles, sleeps and connections hold it; its tasks go when its root goes.
+pub(crate) struct Core {
+    id: ShardId,
+    count: usize,
+    reactor: Rc<dyn Reactor>,
+    between: Rc<dyn Between>,
+    foreign: Arc<Foreign>,
+    pub(super) budgets: Budgets,
+    tasks: RefCell<Slab>,
+    /// Tasks to poll, in the order of their wakes. At most one entry a task, by its `here` flag.
+    ready: RefCell<VecDeque<Slot>>,
+    /// Tasks that gave way: they go behind `ready` when the turn ends.
+    later: RefCell<VecDeque<Slot>>,
+    /// Set around the wake of a task that gives way.
+    yielding: Cell<bool>,
+    /// Empty between drains; kept for its memory.
+    arrivals: RefCell<Vec<Arc<Handle>>>,
+    pub(super) wheel: Wheel,
+    /// Wakes the root; set in its first poll, the same for its whole life.
+    root: OnceCell<Waker>,
+    in_turn: Cell<bool>,
+    /// When the turn began, by the reactor's clock.
+    turn_began: Cell<Time>,
+    /// The port mark of the task being polled.
+    mark: Cell<u32>,
+    phase: Cell<Phase>,
+    /// Tasks that wait for the phase to change.
+    pub(super) phase_waiters: RefCell<Waiters>,
+    pub(super) stats: Stats,
+}
+
+impl Core {
+    pub(crate) fn new(
+        id: ShardId,
+        count: usize,
+        reactor: Rc<dyn Reactor>,
+        between: Rc<dyn Between>,
+        foreign: Arc<Foreign>,
+        budgets: Budgets,
+    ) -> Rc<Core> {
+        let now = reactor.now();
+        Rc::new(Core {
+            id,
+            count,
+            reactor,
+            between,
+            foreign,
+            budgets,
+            tasks: RefCell::default(),
+            ready: RefCell::default(),
+            later: RefCell::default(),
+            yielding: Cell::new(false),
+            arrivals: RefCell::default(),
+            wheel: Wheel::new(now),
+            root: OnceCell::new(),
+            in_turn: Cell::new(false),
+            turn_began: Cell::new(now),
+            mark: Cell::new(0),
+            phase: Cell::new(Phase::Running),
+            phase_waiters: RefCell::default(),
+            stats: Stats::default(),
+        })
+    }
+
+    pub(crate) fn id(&self) -> ShardId {
+        self.id
+    }
+
+    pub(crate) fn count(&self) -> usize {
+        self.count
+    }
+
+    pub(crate) fn reactor(&self) -> &Rc<dyn Reactor> {
+        &self.reactor
+    }
+
+    pub(crate) fn between(&self) -> &Rc<dyn Between> {
+        &self.between
+    }
+
+    pub(crate) fn foreign(&self) -> &Arc<Foreign> {
+        &self.foreign
+    }
+
+    pub(crate) fn turn_began(&self) -> Time {
+        self.turn_began.get()
+    }
+
+    pub(crate) fn mark(&self) -> u32 {
+        self.mark.get()
+    }
+
+    // ---- which shard this thread is
+
+    /// Calls `f` with this thread's shard, if it is one.
+    pub(super) fn with_current<T>(f: impl FnOnce(&Rc<Core>) -> T) -> Option<T> {
+        // Not accessible while the thread ends: then nobody is left to be woken here.
+        CURRENT.try_with(|current| current.borrow().as_ref().map(f)).ok().flatten()
+    }
+
+    pub(super) fn enter(self: &Rc<Core>) {
+        CURRENT.with(|current| *current.borrow_mut() = Some(self.clone()));
+    }
+
+    pub(super) fn leave(self: &Rc<Core>) {
+        let left = CURRENT.with(|current| {
+            let mut current = current.borrow_mut();
+            if current.as_ref().is_some_and(|core| Rc::ptr_eq(core, self)) { current.take() } else { None }
+        });
+        drop(left);
+    }
+
+    // ---- tasks
+
+    pub(crate) fn spawn(&self, name: &'static str, mark: u32, future: Pin<Box<dyn Future<Output = ()>>>) -> Key {
+        self.stats.spawned.set(self.stats.spawned.get() + 1);
+        let key = self.tasks.borrow_mut().insert(name, mark, future, &self.foreign);
+        self.push_ready(key.slot);
+        key
+    }
+
+    pub(super) fn cancel(&self, key: Key) {
+        let body = self.tasks.borrow_mut().cancel(key);
+        drop_contained(body);
+    }
+
+    pub(super) fn tasks_alive(&self) -> usize {
+        self.tasks.borrow().len()
+    }
+
+    pub(super) fn task_names(&self) -> Vec<&'static str> {
+        self.tasks.borrow().names()
+    }
+
+    /// Queues a task. Outside a turn the first one wakes the root.
+    pub(super) fn push_ready(&self, slot: Slot) {
+        if self.yielding.get() && self.in_turn.get() {
+            self.later.borrow_mut().push_back(slot);
+            return;
+        }
+        let mut ready = self.ready.borrow_mut();
+        let first = ready.is_empty();
+        ready.push_back(slot);
+        drop(ready);
+        if first && !self.in_turn.get() {
+            self.wake_root();
+        }
+    }
+
+    pub(super) fn root_waker(&self) -> Option<&Waker> {
+        self.root.get()
+    }
+
+    pub(super) fn wake_root(&self) {
+        if let Some(root) = self.root.get() {
+            root.wake_by_ref();
+        }
+    }
+
+    /// In the first poll of the root.
+    pub(super) fn set_root(&self, waker: &Waker) {
+        if self.root.get().is_none() {
+            self.root.get_or_init(|| waker.clone());
+            self.between.set_waker(waker);
+        }
+    }
+
+    pub(super) fn begin_turn(&self) {
+        self.in_turn.set(true);
+        self.turn_began.set(self.reactor.now());
+    }
+
+    pub(super) fn end_turn(&self) {
+        self.ready.borrow_mut().append(&mut self.later.borrow_mut());
+        self.in_turn.set(false);
+    }
+
+    /// Wakes a task that gives way: it is polled in the next turn, behind all that is ready in this one.
+    pub(super) fn wake_later(waker: &Waker) {
+        let known = Core::with_current(|core| core.yielding.set(true)).is_some();
+        waker.wake_by_ref();
+        if known {
+            Core::with_current(|core| core.yielding.set(false));
+        }
+    }
+
+    /// Asks this shard to stop; only ever moves its phase forward.
+    pub(super) fn stop(&self, wish: StopWish) {
+        match wish {
+            StopWish::AtOnce => self.set_phase(Phase::Ending),
+            StopWish::Drain(_) if self.phase() != Phase::Running => {}
+            StopWish::Drain(time) => {
+                let until = self.reactor.now() + time;
+                self.wake_at_the_latest(until);
+                self.set_phase(Phase::Draining { until });
+            }
+        }
+    }
+
+    /// Queues the tasks that other threads woke, and hears their wish that the shard stop.
+    pub(super) fn drain_foreign(&self) {
+        let mut arrivals = self.arrivals.borrow_mut();
+        self.foreign.drain(&mut arrivals);
+        for handle in arrivals.drain(..) {
+            handle.arrive(self);
+        }
+        if let Some(wish) = self.foreign.stop_wish() {
+            self.stop(wish);
+        }
+    }
+
+    pub(super) fn nothing_ready(&self) -> bool {
+        self.ready.borrow().is_empty()
+    }
+
+    /// Polls ready tasks, those woken meanwhile included, until none is left or the budget ends.
+    pub(super) fn run_ready(&self) {
+        for _ in 0..self.budgets.tasks {
+            let Some(slot) = self.ready.borrow_mut().pop_front() else { return };
+            self.poll_task(slot);
+        }
+    }
+
+    fn poll_task(&self, slot: Slot) {
+        let Some(mut body) = self.tasks.borrow_mut().take(slot) else { return };
+        body.clear();
+        self.mark.set(body.mark);
+        self.stats.polls.set(self.stats.polls.get() + 1);
+        let mut cx = Context::from_waker(&body.waker);
+        let polled = catch_unwind(AssertUnwindSafe(|| body.future.as_mut().poll(&mut cx)));
+        self.mark.set(0);
+        match polled {
+            Ok(poll) if poll.is_pending() => {
+                let cancelled = self.tasks.borrow_mut().put_back(slot, body);
+                drop_contained(cancelled);
+            }
+            Ok(_) => {
+                self.tasks.borrow_mut().vacate(slot);
+                drop_contained(Some(body));
+            }
+            Err(panic) => {
+                self.stats.panics.set(self.stats.panics.get() + 1);
+                let said = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+                let said = said.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default();
+                tracing::error!(shard = self.id.index(), task = body.name, "a task panicked and was ended: {said}");
+                self.tasks.borrow_mut().vacate(slot);
+                drop_contained(Some(body));
+            }
+        }
+    }
+
+    /// Drops every task, also those that the drops spawn; bounded, since a drop that always spawns is a bug.
+    pub(super) fn drop_tasks(&self) {
+        for _ in 0..64 {
+            let bodies = self.tasks.borrow_mut().drain();
+            if bodies.is_empty() {
+                return;
+            }
+            bodies.into_iter().for_each(|body| drop_contained(Some(body)));
+        }
+        tracing::error!(shard = self.id.index(), "tasks keep spawning tasks while they are dropped");
+    }
+
+    // ---- phases
+
+    pub(crate) fn phase(&self) -> Phase {
+        self.phase.get()
+    }
+
+    /// Moves to a later phase (never back) and tells who waits.
+    pub(crate) fn set_phase(&self, phase: Phase) {
+        if phase.rank() < self.phase.get().rank() || phase == self.phase.get() {
+            return;
+        }
+        self.phase.set(phase);
+        self.phase_waiters.borrow_mut().wake_all();
+        self.wake_root();
+    }
+
+    // ---- long work
+
+    /// Whether the running task should give way: its turn has used up its time, or messages wait.
+    pub(super) fn should_yield(&self) -> bool {
+        self.reactor.now().since(self.turn_began.get()) >= self.budgets.turn || self.between.rung()
+    }
+
+    /// Reports a turn that kept everybody else waiting for too long.
+    pub(super) fn report_stall(&self, limit: Duration) {
+        let length = self.reactor.now().since(self.turn_began.get());
+        if length > limit {
+            self.stats.stalls.set(self.stats.stalls.get() + 1);
+            tracing::warn!(shard = self.id.index(), length_ms = length.as_millis(), "a turn stalled the shard");
+        }
+    }
+}
+
+impl std::fmt::Debug for Core {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Core").field("id", &self.id).field("tasks", &self.tasks_alive()).finish_non_exhaustive()
+    }
+}
+
+/// Drops a task's future; a panic in a destructor ends there.
+fn drop_contained<T>(body: Option<T>) {
+    if let Some(body) = body
+        && catch_unwind(AssertUnwindSafe(|| drop(body))).is_err()
+    {
+        tracing::error!("a task panicked while it was dropped");
+    }
+}

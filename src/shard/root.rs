@@ -1,0 +1,143 @@
+//! The root future: what a backend drives. One poll is one turn of the wheel.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use waterwheel_reactor::Time;
+
+use super::Phase;
+use super::core::Core;
+
+/// The root of one shard. Ends when its main task ended, or when a stop has run out of time; drops every task then.
+pub(crate) struct RootFuture {
+    core: Rc<Core>,
+    /// Set by the main task's end.
+    over: Rc<std::cell::Cell<bool>>,
+    /// The deadline that the reactor's alarm was last set to; `None`: it has fired or was never set.
+    armed: Option<Time>,
+    /// Since when there is nothing to do; for the idle spin.
+    idle_since: Option<Time>,
+    /// What must outlive the tasks and go with the root: the guard that tells other shards.
+    guard: Option<Box<dyn std::any::Any>>,
+}
+
+impl RootFuture {
+    /// A root whose shard lives as long as `main`. `guard` is dropped after the last task.
+    pub(crate) fn new(
+        core: Rc<Core>,
+        main: impl Future<Output = ()> + 'static,
+        guard: Box<dyn std::any::Any>,
+    ) -> RootFuture {
+        let over = Rc::new(std::cell::Cell::new(false));
+        core.enter();
+        let ended = EndMark(over.clone());
+        core.spawn("main", 0, Box::pin(async move {
+            let _ended = ended;
+            main.await;
+        }));
+        RootFuture { core, over, armed: None, idle_since: None, guard: Some(guard) }
+    }
+
+    /// One turn: messages, timers, tasks, bells.
+    fn turn(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let core = self.core.clone();
+        core.begin_turn();
+        let taken = core.between().take();
+        if taken.foreign {
+            core.drain_foreign();
+        }
+        let now = core.turn_began();
+        if self.armed.is_some_and(|at| at <= now) {
+            self.armed = None;
+        }
+        let timers_left = core.fire_timers(now);
+        let polls = core.stats.polls.get();
+        core.run_ready();
+        if core.stats.polls.get() != polls {
+            self.idle_since = None;
+        }
+        core.between().ring();
+        core.end_turn();
+        core.stats.turns.set(core.stats.turns.get() + 1);
+        core.report_stall(core.budgets.stall);
+        if self.over.get() || self.out_of_time(now) {
+            return Poll::Ready(());
+        }
+        if taken.more || timers_left || !core.nothing_ready() {
+            core.wake_root();
+        } else if !self.sleeps(cx, now) {
+            core.wake_root();
+        }
+        Poll::Pending
+    }
+
+    /// Nothing is to do: sets the alarm and parks. False if something came, or if the shard is to keep looking.
+    fn sleeps(&mut self, cx: &mut Context<'_>, now: Time) -> bool {
+        let next = self.core.wheel.next_deadline();
+        if next != self.armed {
+            self.armed = next;
+            if self.core.reactor().poll_until(cx, next.unwrap_or(Time::NEVER)).is_ready() {
+                self.armed = None;
+                return false;
+            }
+        }
+        !self.spins(now) && self.core.between().park()
+    }
+
+    /// Whether the shard keeps looking instead of sleeping: for a while after it last had something to do.
+    fn spins(&mut self, now: Time) -> bool {
+        let spin = self.core.budgets.spin;
+        !spin.is_zero() && now.since(*self.idle_since.get_or_insert(now)) < spin
+    }
+
+    fn out_of_time(&self, now: Time) -> bool {
+        match self.core.phase() {
+            Phase::Running => false,
+            Phase::Draining { until } if now < until => false,
+            Phase::Draining { .. } => {
+                let names = self.core.task_names();
+                let shard = self.core.id().index();
+                tracing::warn!(shard, tasks = names.len(), "the drain ran out of time; it still waited for {}", summary(&names));
+                true
+            }
+            Phase::Ending => true,
+        }
+    }
+}
+
+/// "connection ×12, main": what a stuck stop waits for.
+fn summary(names: &[&'static str]) -> String {
+    let mut counts = std::collections::BTreeMap::new();
+    names.iter().for_each(|name| *counts.entry(*name).or_insert(0usize) += 1);
+    let parts: Vec<String> = counts.into_iter().map(|(name, n)| if n == 1 { name.to_owned() } else { format!("{name} ×{n}") }).collect();
+    parts.join(", ")
+}
+
+impl Future for RootFuture {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let this = &mut *self;
+        this.core.set_root(cx.waker());
+        this.turn(cx)
+    }
+}
+
+impl Drop for RootFuture {
+    fn drop(&mut self) {
+        self.core.drop_tasks();
+        drop(self.guard.take());
+        self.core.leave();
+    }
+}
+
+/// Set when the main task is gone, however it went.
+struct EndMark(Rc<std::cell::Cell<bool>>);
+
+impl Drop for EndMark {
+    fn drop(&mut self) {
+        self.0.set(true);
+    }
+}
