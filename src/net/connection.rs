@@ -129,7 +129,8 @@ impl Connection {
     pub fn split(self) -> (Receiving, Sending) {
         let mut this = self;
         let shard = this.receiving.shard.clone();
-        let receiving = Receiving { source: this.receiving.source.take(), shard, ended: this.receiving.ended };
+        let receiving =
+            Receiving { source: this.receiving.source.take(), shard, ended: this.receiving.ended };
         (receiving, Sending { sink: this.sending.sink.take() })
     }
 
@@ -393,7 +394,7 @@ impl Sending {
     }
 
     /// The sink itself; an error if it is gone.
-    pub(super) fn sink(&mut self) -> io::Result<&mut dyn Sink> {
+    pub(super) fn sink(&mut self) -> io::Result<&mut (dyn Sink + 'static)> {
         self.sink.as_deref_mut().ok_or_else(gone)
     }
 }

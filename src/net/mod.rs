@@ -1,9 +1,15 @@
-//! The net floor.
+//! Connections, listeners and endpoints of one shard.
 
+mod connect;
+mod connection;
 mod endpoint;
+mod futures;
 pub mod http1;
 mod lookup;
+mod pump;
 pub(crate) mod quoted;
 
+pub use connection::{Connection, Receiving, Sending};
 pub use endpoint::{Endpoint, EndpointError, EndpointFault};
 pub use lookup::{Lookups, ResolveError};
+pub use pump::{End, Exchange, Pump, pump};

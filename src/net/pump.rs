@@ -114,7 +114,14 @@ impl Connection {
     pub fn pump(self, other: Connection, idle: Option<Duration>) -> Pump {
         let shard = self.shard().clone();
         let idle = idle.map(|limit| Idle { limit, sleep: shard.sleep(limit), last: shard.turn_time() });
-        Pump { near: Some(self), far: Some(other), forth: Direction::default(), back: Direction::default(), idle, shard }
+        Pump {
+            near: Some(self),
+            far: Some(other),
+            forth: Direction::default(),
+            back: Direction::default(),
+            idle,
+            shard,
+        }
     }
 }
 

@@ -138,7 +138,12 @@ impl Core {
 
     // ---- tasks
 
-    pub(crate) fn spawn(&self, name: &'static str, mark: u32, future: Pin<Box<dyn Future<Output = ()>>>) -> Key {
+    pub(crate) fn spawn(
+        &self,
+        name: &'static str,
+        mark: u32,
+        future: Pin<Box<dyn Future<Output = ()>>>,
+    ) -> Key {
         self.stats.spawned.set(self.stats.spawned.get() + 1);
         let key = self.tasks.borrow_mut().insert(name, mark, future, &self.foreign);
         self.push_ready(key.slot);
@@ -268,7 +273,11 @@ impl Core {
                 self.stats.panics.set(self.stats.panics.get() + 1);
                 let said = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
                 let said = said.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default();
-                tracing::error!(shard = self.id.index(), task = body.name, "a task panicked and was ended: {said}");
+                tracing::error!(
+                    shard = self.id.index(),
+                    task = body.name,
+                    "a task panicked and was ended: {said}"
+                );
                 self.tasks.borrow_mut().vacate(slot);
                 drop_contained(Some(body));
             }
@@ -315,14 +324,21 @@ impl Core {
         let length = self.reactor.now().since(self.turn_began.get());
         if length > limit {
             self.stats.stalls.set(self.stats.stalls.get() + 1);
-            tracing::warn!(shard = self.id.index(), length_ms = length.as_millis(), "a turn stalled the shard");
+            tracing::warn!(
+                shard = self.id.index(),
+                length_ms = length.as_millis(),
+                "a turn stalled the shard"
+            );
         }
     }
 }
 
 impl std::fmt::Debug for Core {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Core").field("id", &self.id).field("tasks", &self.tasks_alive()).finish_non_exhaustive()
+        f.debug_struct("Core")
+            .field("id", &self.id)
+            .field("tasks", &self.tasks_alive())
+            .finish_non_exhaustive()
     }
 }
 

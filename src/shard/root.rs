@@ -33,10 +33,14 @@ impl RootFuture {
         let over = Rc::new(std::cell::Cell::new(false));
         core.enter();
         let ended = EndMark(over.clone());
-        core.spawn("main", 0, Box::pin(async move {
-            let _ended = ended;
-            main.await;
-        }));
+        core.spawn(
+            "main",
+            0,
+            Box::pin(async move {
+                let _ended = ended;
+                main.await;
+            }),
+        );
         RootFuture { core, over, armed: None, idle_since: None, guard: Some(guard) }
     }
 
@@ -99,7 +103,12 @@ impl RootFuture {
             Phase::Draining { .. } => {
                 let names = self.core.task_names();
                 let shard = self.core.id().index();
-                tracing::warn!(shard, tasks = names.len(), "the drain ran out of time; it still waited for {}", summary(&names));
+                tracing::warn!(
+                    shard,
+                    tasks = names.len(),
+                    "the drain ran out of time; it still waited for {}",
+                    summary(&names)
+                );
                 true
             }
             Phase::Ending => true,
@@ -111,7 +120,10 @@ impl RootFuture {
 fn summary(names: &[&'static str]) -> String {
     let mut counts = std::collections::BTreeMap::new();
     names.iter().for_each(|name| *counts.entry(*name).or_insert(0usize) += 1);
-    let parts: Vec<String> = counts.into_iter().map(|(name, n)| if n == 1 { name.to_owned() } else { format!("{name} ×{n}") }).collect();
+    let parts: Vec<String> = counts
+        .into_iter()
+        .map(|(name, n)| if n == 1 { name.to_owned() } else { format!("{name} ×{n}") })
+        .collect();
     parts.join(", ")
 }
 

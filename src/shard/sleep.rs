@@ -14,7 +14,8 @@ use super::wheel::TimerKey;
 impl Core {
     /// Fires due timers within the budget; true if some are left.
     pub(super) fn fire_timers(&self, now: Time) -> bool {
-        self.wheel.next_deadline().is_some_and(|next| next <= now) && self.wheel.fire(now, self.budgets.timers)
+        self.wheel.next_deadline().is_some_and(|next| next <= now)
+            && self.wheel.fire(now, self.budgets.timers)
     }
 
     /// Makes sure that the root takes a turn at `deadline`, whatever else happens.
@@ -80,7 +81,10 @@ impl Drop for Sleep {
 
 impl std::fmt::Debug for Sleep {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Sleep").field("deadline", &self.deadline).field("armed", &self.timer.is_some()).finish()
+        f.debug_struct("Sleep")
+            .field("deadline", &self.deadline)
+            .field("armed", &self.timer.is_some())
+            .finish()
     }
 }
 

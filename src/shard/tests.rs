@@ -4,9 +4,9 @@ use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::io;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::SeqCst;
-use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
@@ -261,8 +261,8 @@ fn time_8_a_flood_of_timers_is_bounded_per_turn() {
     while bench.turn() {}
     bench.hand.now.set(Time::ZERO + ms(2));
     let mut before = 0;
-    for _ in 0..10 {
-        assert!(bench.turn() || fired.get() == 100);
+    for _ in 0..30 {
+        assert!(bench.turn() || fired.get() == 100, "the root rests while timers are due");
         assert!(fired.get() - before <= 10, "{} timers in one turn", fired.get() - before);
         before = fired.get();
     }
@@ -271,7 +271,8 @@ fn time_8_a_flood_of_timers_is_bounded_per_turn() {
 
 #[test]
 fn an_idle_shard_asks_for_no_turn_and_wakes_for_its_timer() {
-    let mut bench = Bench::new(Budgets::default(), |shard| async move { shard.sleep(Duration::from_secs(300)).await });
+    let mut bench =
+        Bench::new(Budgets::default(), |shard| async move { shard.sleep(Duration::from_secs(300)).await });
     while bench.turn() {}
     assert!(bench.alone.parks.get() > 0);
     assert_eq!(bench.hand.alarm.deadline(), Some(Time::ZERO + Duration::from_secs(300)));
@@ -289,6 +290,7 @@ fn who_yields_lets_the_others_and_the_reactor_in() {
             seen.set(seen.get() + 1);
         }
     });
+    bench.turn();
     for turn in 0..5 {
         assert_eq!(turns.get(), turn, "a yield came back in its own turn");
         bench.turn();
