@@ -1,0 +1,474 @@
+//! What an operator or a program may set about a runtime, from the environment or by methods.
+
+use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
+use std::time::Duration;
+
+use super::CpuList;
+use super::knob::{self, DRAIN_S_MAX, Knob, SHARDS_MAX, SPIN_US_MAX, STALL_MS_MAX};
+use crate::net::quoted::Quoted;
+use crate::steer::Mode;
+
+/// What every variable of ours begins with.
+const PREFIX: &str = "WATERWHEEL_";
+
+/// How a runtime is set up. Made from the environment ([`Config::from_env`]), then overridden by methods or, text by
+/// text, by a command's flags ([`Config::set`]). Whether it suits the machine is checked when the runtime is planned.
+///
+/// ```
+/// use std::time::Duration;
+/// use waterwheel::runtime::Config;
+/// let config = Config::from_vars([("WATERWHEEL_CORES", "2"), ("HOME", "/root")])?.drain(Duration::from_secs(5));
+/// let error = Config::from_vars([("WATERWHEEL_CORES", "two")]).unwrap_err();
+/// assert_eq!(
+///     error.to_string(),
+///     r#"WATERWHEEL_CORES="two": not a whole number; allowed: auto, or a number from 1 to 1024"#
+/// );
+/// # Ok::<(), waterwheel::runtime::ConfigError>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// `None`: as many as this process may use.
+    pub(crate) cores: Option<Given<usize>>,
+    /// `None`: the first ones allowed.
+    pub(crate) cpus: Option<Given<CpuList>>,
+    pub(crate) reactor: Given<String>,
+    pub(crate) steer: Mode,
+    pub(crate) spin: Duration,
+    /// `None`: stalls are not reported.
+    pub(crate) stall: Option<Duration>,
+    pub(crate) drain: Duration,
+    pub(crate) log: Given<String>,
+    /// `None`: random in each run.
+    pub(crate) steer_seed: Option<u32>,
+}
+
+/// A value and who gave it, for errors that are found later.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Given<T> {
+    pub(crate) value: T,
+    /// A variable, a flag or a method.
+    pub(crate) origin: String,
+}
+
+impl<T> Given<T> {
+    fn by(origin: &str, value: T) -> Given<T> {
+        Given { value, origin: origin.to_owned() }
+    }
+}
+
+impl Default for Config {
+    fn default() -> Config {
+        Config {
+            cores: None,
+            cpus: None,
+            reactor: Given::by(Knob::Reactor.variable(), "auto".to_owned()),
+            steer: Mode::default(),
+            spin: Duration::ZERO,
+            stall: Some(Duration::from_millis(100)),
+            drain: Duration::from_secs(30),
+            log: Given::by(Knob::Log.variable(), "info".to_owned()),
+            steer_seed: None,
+        }
+    }
+}
+
+/// A setting that makes no sense. Shows who set it, the value, what is wrong and what is allowed, in one line.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ConfigError {
+    /// A variable that begins like ours and is none.
+    #[error("{name}={}: no such variable{}; allowed: {}", Quoted(.value), meant(*.near), variables())]
+    Unknown {
+        /// Its name.
+        name: String,
+        /// Its value.
+        value: String,
+        /// The variable that was probably meant.
+        near: Option<&'static str>,
+    },
+    /// A value that cannot be read.
+    #[error("{origin}={}: {wrong}; allowed: {allowed}", Quoted(.value))]
+    Malformed {
+        /// The variable or flag.
+        origin: String,
+        /// Its value.
+        value: String,
+        /// What is wrong with it.
+        wrong: String,
+        /// What would be right.
+        allowed: String,
+    },
+    /// A value that could be right elsewhere, but not on this machine or in this process.
+    #[error("{origin}={}: {wrong}; allowed: {allowed}", Quoted(.value))]
+    Unusable {
+        /// The variable, flag or method.
+        origin: String,
+        /// Its value.
+        value: String,
+        /// What is wrong with it.
+        wrong: String,
+        /// What would be right.
+        allowed: String,
+    },
+    /// So many shards, and another number of CPUs for them.
+    #[error("{cores}=\"{count}\": contradicts {cpus}=\"{list}\", which names {}; allowed: {}, auto, or one of the two alone", cpus_in_words(.list), .list.len())]
+    Contradiction {
+        /// Who said how many.
+        cores: String,
+        /// How many.
+        count: usize,
+        /// Who said which.
+        cpus: String,
+        /// Which.
+        list: CpuList,
+    },
+}
+
+fn meant(near: Option<&str>) -> String {
+    near.map_or_else(String::new, |known| format!(", did you mean {known}?"))
+}
+
+fn variables() -> String {
+    Knob::ALL.map(Knob::variable).join(", ")
+}
+
+fn cpus_in_words(list: &CpuList) -> String {
+    if list.len() == 1 { "1 CPU".to_owned() } else { format!("{} CPUs", list.len()) }
+}
+
+impl Config {
+    /// From the environment; what it does not set has the default.
+    ///
+    /// # Errors
+    /// The first (by name) variable that begins with `WATERWHEEL_` and is unknown or cannot be read. Variables that
+    /// Kubernetes sets in every container for a service named `waterwheel` or `waterwheel-…` are passed over.
+    pub fn from_env() -> Result<Config, ConfigError> {
+        Config::from_vars(std::env::vars_os())
+    }
+
+    /// The same from any list of names and values, for programs that have them elsewhere.
+    ///
+    /// # Errors
+    /// As [`Config::from_env`].
+    pub fn from_vars<N, V>(vars: impl IntoIterator<Item = (N, V)>) -> Result<Config, ConfigError>
+    where
+        N: AsRef<OsStr>,
+        V: AsRef<OsStr>,
+    {
+        let ours: BTreeMap<String, OsString> = vars
+            .into_iter()
+            .map(|(name, value)| (name.as_ref().to_string_lossy().into_owned(), value.as_ref().to_owned()))
+            .filter(|(name, _)| name.starts_with(PREFIX) && !is_service_link(name))
+            .collect();
+        let mut config = Config::default();
+        for (name, value) in ours {
+            let text = value.to_string_lossy();
+            let Some(knob) = Knob::ALL.into_iter().find(|knob| knob.variable() == name) else {
+                let near = knob::nearest(&name);
+                return Err(ConfigError::Unknown { name, value: text.into_owned(), near });
+            };
+            match value.to_str() {
+                Some(text) => config.set(knob, &name, text)?,
+                None => return Err(malformed(knob, &name, &text, "not text in UTF-8".to_owned())),
+            }
+        }
+        Ok(config)
+    }
+
+    /// Sets one knob from text, as a variable or a flag gives it. `origin` is what errors call it: `--cores`.
+    ///
+    /// # Errors
+    /// The text makes no sense; the configuration is as before.
+    pub fn set(&mut self, knob: Knob, origin: &str, text: &str) -> Result<(), ConfigError> {
+        self.read(knob, origin, text).map_err(|wrong| malformed(knob, origin, text, wrong))
+    }
+
+    fn read(&mut self, knob: Knob, origin: &str, text: &str) -> Result<(), String> {
+        match knob {
+            Knob::Cores if text == "auto" => self.cores = None,
+            Knob::Cores => {
+                let count = knob::number(text, SHARDS_MAX as u64)? as usize;
+                self.cores = Some(Given::by(origin, shard_count(count)?));
+            }
+            Knob::Cpus => {
+                let list = text.parse::<CpuList>().map_err(|error| error.to_string())?;
+                self.cpus = Some(Given::by(origin, list));
+            }
+            Knob::Reactor => self.reactor = Given::by(origin, text.to_owned()),
+            Knob::Steer => self.steer = text.parse().map_err(|_| "no such steering mode".to_owned())?,
+            Knob::SpinUs => self.spin = Duration::from_micros(knob::number(text, SPIN_US_MAX)?),
+            Knob::StallMs => {
+                let stall = Duration::from_millis(knob::number(text, STALL_MS_MAX)?);
+                self.stall = Some(stall).filter(|stall| !stall.is_zero());
+            }
+            Knob::DrainS => self.drain = Duration::from_secs(knob::number(text, DRAIN_S_MAX)?),
+            Knob::Log => self.log = Given::by(origin, knob::log_filter(text)?),
+            Knob::SteerSeed => self.steer_seed = Some(knob::seed(text)?),
+        }
+        Ok(())
+    }
+
+    /// How many shards, from 1 to 1 024.
+    pub fn cores(mut self, count: usize) -> Config {
+        self.cores = Some(Given::by("Config::cores", count));
+        self
+    }
+
+    /// The CPUs that the shards are pinned to, in the order of the shards.
+    pub fn cpus(mut self, list: CpuList) -> Config {
+        self.cpus = Some(Given::by("Config::cpus", list));
+        self
+    }
+
+    /// The reactor by name, or `auto`.
+    pub fn reactor(mut self, name: impl Into<String>) -> Config {
+        self.reactor = Given::by("Config::reactor", name.into());
+        self
+    }
+
+    /// What decides which shard owns a connection.
+    pub fn steer(mut self, mode: Mode) -> Config {
+        self.steer = mode;
+        self
+    }
+
+    /// How long an idle shard spins before it parks. Costs a whole core; only for shards with a core of their own.
+    pub fn spin(mut self, spin: Duration) -> Config {
+        self.spin = spin;
+        self
+    }
+
+    /// How long a turn may take before it is reported; `None`: never reported.
+    pub fn stall(mut self, stall: Option<Duration>) -> Config {
+        self.stall = stall;
+        self
+    }
+
+    /// How long connections may take to end once the program stops.
+    pub fn drain(mut self, drain: Duration) -> Config {
+        self.drain = drain;
+        self
+    }
+
+    /// Fixes the seed of the steering hash, so that a successor process places connections alike.
+    pub fn steer_seed(mut self, seed: u32) -> Config {
+        self.steer_seed = Some(seed);
+        self
+    }
+
+    /// What is logged: levels, each for everything or for one target, between commas.
+    pub fn log(mut self, filter: impl Into<String>) -> Config {
+        self.log = Given::by("Config::log", filter.into());
+        self
+    }
+
+    /// What is logged, for programs that set their own logging up.
+    pub fn log_filter(&self) -> &str {
+        &self.log.value
+    }
+
+    /// Checks what text could not get wrong but a method could, and what only shows once everything was set.
+    ///
+    /// # Errors
+    /// A number of shards that cannot run, a log filter that cannot be read, or a number of shards that contradicts
+    /// the list of CPUs.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        knob::log_filter(&self.log.value)
+            .map_err(|wrong| malformed(Knob::Log, &self.log.origin, &self.log.value, wrong))?;
+        let Some(cores) = &self.cores else { return Ok(()) };
+        shard_count(cores.value)
+            .map_err(|wrong| malformed(Knob::Cores, &cores.origin, &cores.value.to_string(), wrong))?;
+        match &self.cpus {
+            Some(cpus) if cpus.value.len() != cores.value => Err(ConfigError::Contradiction {
+                cores: cores.origin.clone(),
+                count: cores.value,
+                cpus: cpus.origin.clone(),
+                list: cpus.value.clone(),
+            }),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn shard_count(count: usize) -> Result<usize, String> {
+    match count {
+        0 => Err("no shard could run".to_owned()),
+        1..=SHARDS_MAX => Ok(count),
+        _ => Err(format!("more than {SHARDS_MAX}")),
+    }
+}
+
+fn malformed(knob: Knob, origin: &str, value: &str, wrong: String) -> ConfigError {
+    let (origin, value) = (origin.to_owned(), value.to_owned());
+    ConfigError::Malformed { origin, value, wrong, allowed: knob.allowed() }
+}
+
+/// Whether a variable is one of those that Kubernetes sets for a service: `…_SERVICE_HOST`, `…_SERVICE_PORT_HTTP`,
+/// `…_PORT`, `…_PORT_80_TCP_ADDR`. Without this, a service named like the program would keep it from starting.
+fn is_service_link(name: &str) -> bool {
+    let with_number = |after: &str| {
+        let rest = after.trim_start_matches(|letter: char| letter.is_ascii_digit());
+        let protocols = ["_TCP", "_UDP", "_SCTP"];
+        rest.len() < after.len() && protocols.into_iter().any(|protocol| rest.starts_with(protocol))
+    };
+    name.ends_with("_SERVICE_HOST")
+        || name.ends_with("_PORT")
+        || name.contains("_SERVICE_PORT_")
+        || name.split_once("_PORT_").is_some_and(|(_, after)| with_number(after))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::ffi::OsStrExt;
+
+    fn from(name: &str, value: &str) -> Result<Config, ConfigError> {
+        Config::from_vars([(name, value)])
+    }
+
+    #[test]
+    fn every_variable_is_read() {
+        let config = Config::from_vars([
+            ("WATERWHEEL_CORES", "2"),
+            ("WATERWHEEL_CPUS", "3,1"),
+            ("WATERWHEEL_REACTOR", "glommio"),
+            ("WATERWHEEL_STEER", "source"),
+            ("WATERWHEEL_SPIN_US", "7"),
+            ("WATERWHEEL_STALL_MS", "20"),
+            ("WATERWHEEL_DRAIN_S", "5"),
+            ("WATERWHEEL_LOG", "debug"),
+            ("WATERWHEEL_STEER_SEED", "0xbeef"),
+        ])
+        .unwrap();
+        let cpus = CpuList::try_from(vec![3, 1]).unwrap();
+        let expected = Config::default()
+            .cores(2)
+            .cpus(cpus)
+            .reactor("glommio")
+            .steer(Mode::Source)
+            .spin(Duration::from_micros(7))
+            .stall(Some(Duration::from_millis(20)))
+            .drain(Duration::from_secs(5))
+            .log("debug")
+            .steer_seed(0xbeef);
+        let unsigned = |config: Config| {
+            let cores = config.cores.map(|given| given.value);
+            let cpus = config.cpus.map(|given| given.value);
+            let rest =
+                (config.steer, config.spin, config.stall, config.drain, config.log.value, config.steer_seed);
+            (cores, cpus, config.reactor.value, rest)
+        };
+        assert_eq!(unsigned(config), unsigned(expected));
+    }
+
+    #[test]
+    fn an_empty_environment_gives_the_defaults() {
+        assert_eq!(Config::from_vars([("HOME", "/root"), ("WATER", "x")]), Ok(Config::default()));
+    }
+
+    #[test]
+    fn nonsense_is_one_line_with_name_value_fault_and_remedy() {
+        for (knob, values) in [
+            (Knob::Cores, &["0", "", "two", "-1", "1025", "1.5", "Auto"][..]),
+            (Knob::Cpus, &["", "a", "0-", "3-1", "0,0", "1024"]),
+            (Knob::Steer, &["", "hash", "Flow", "cpu", "least", "key"]),
+            (Knob::SpinUs, &["", "1ms", "-1", "1000001"]),
+            (Knob::StallMs, &["", "x", "3600001"]),
+            (Knob::DrainS, &["", "30s", "86401"]),
+            (Knob::Log, &["", "loud", "a\nb=info"]),
+            (Knob::SteerSeed, &["", "random", "4294967296", "0x"]),
+        ] {
+            for value in values {
+                let error = from(knob.variable(), value).unwrap_err();
+                assert!(matches!(error, ConfigError::Malformed { .. }), "{error:?}");
+                let line = error.to_string();
+                assert!(line.starts_with(&format!("{knob}={value:?}: ")), "{line}");
+                assert!(line.ends_with(&format!("; allowed: {}", knob.allowed())), "{line}");
+                assert!(!line.contains('\n'), "{line}");
+            }
+        }
+    }
+
+    #[test]
+    fn zero_cores_are_refused_and_change_nothing() {
+        let mut config = Config::default().cores(3);
+        config.set(Knob::Cores, "--cores", "0").unwrap_err();
+        assert_eq!(config, Config::default().cores(3));
+    }
+
+    #[test]
+    fn an_unknown_variable_is_not_ignored() {
+        let line = from("WATERWHEEL_CORE", "4").unwrap_err().to_string();
+        let start = r#"WATERWHEEL_CORE="4": no such variable, did you mean WATERWHEEL_CORES?; allowed: WATERWHEEL_CORES, "#;
+        assert!(line.starts_with(start), "{line}");
+        let line = from("WATERWHEEL_THREADPOOL", "4").unwrap_err().to_string();
+        assert!(line.starts_with(r#"WATERWHEEL_THREADPOOL="4": no such variable; allowed: "#), "{line}");
+        assert!(matches!(from("WATERWHEEL_", ""), Err(ConfigError::Unknown { .. })));
+    }
+
+    #[test]
+    fn bytes_that_are_no_text_are_refused() {
+        let name = OsStr::new("WATERWHEEL_REACTOR");
+        let line = Config::from_vars([(name, OsStr::from_bytes(b"ep\xffoll"))]).unwrap_err().to_string();
+        assert!(line.contains("not text in UTF-8"), "{line}");
+        let name = OsStr::from_bytes(b"WATERWHEEL_\xff");
+        assert!(matches!(Config::from_vars([(name, name)]), Err(ConfigError::Unknown { .. })));
+    }
+
+    #[test]
+    fn a_kubernetes_service_of_the_same_name_does_no_harm() {
+        let set = [
+            "WATERWHEEL_SERVICE_HOST",
+            "WATERWHEEL_SERVICE_PORT",
+            "WATERWHEEL_SERVICE_PORT_HTTP",
+            "WATERWHEEL_PORT",
+            "WATERWHEEL_PORT_80_TCP",
+            "WATERWHEEL_PORT_80_TCP_PROTO",
+            "WATERWHEEL_PORT_53_UDP_ADDR",
+            "WATERWHEEL_PROXY_SERVICE_HOST",
+            "WATERWHEEL_PROXY_PORT_8080_TCP_PORT",
+        ];
+        assert_eq!(Config::from_vars(set.map(|name| (name, "tcp://10.0.0.1:80"))), Ok(Config::default()));
+        for typo in ["WATERWHEEL_PORTS", "WATERWHEEL_PORT_X", "WATERWHEEL_CORES_HOST"] {
+            assert!(from(typo, "1").is_err(), "{typo}");
+        }
+    }
+
+    #[test]
+    fn a_flag_overrides_and_is_named_in_its_errors() {
+        let mut config = from("WATERWHEEL_CORES", "3").unwrap();
+        config.set(Knob::Cores, "--cores", "auto").unwrap();
+        assert_eq!(config, Config::default());
+        let line = config.set(Knob::Steer, "--steer", "x").unwrap_err().to_string();
+        assert_eq!(line, r#"--steer="x": no such steering mode; allowed: flow, source, kernel"#);
+    }
+
+    #[test]
+    fn cores_that_contradict_cpus_are_refused() {
+        let vars = [("WATERWHEEL_CORES", "3"), ("WATERWHEEL_CPUS", "0-1")];
+        let line = Config::from_vars(vars).unwrap().check().unwrap_err().to_string();
+        assert_eq!(
+            line,
+            r#"WATERWHEEL_CORES="3": contradicts WATERWHEEL_CPUS="0-1", which names 2 CPUs; allowed: 2, auto, or one of the two alone"#
+        );
+        for agreeing in ["2", "auto"] {
+            let vars = [("WATERWHEEL_CORES", agreeing), ("WATERWHEEL_CPUS", "0-1")];
+            assert_eq!(Config::from_vars(vars).unwrap().check(), Ok(()));
+        }
+    }
+
+    #[test]
+    fn methods_are_checked_as_text_is() {
+        for bad in [Config::default().cores(0), Config::default().cores(1025), Config::default().log("loud")]
+        {
+            let line = bad.check().unwrap_err().to_string();
+            assert!(line.starts_with("Config::"), "{line}");
+        }
+        assert_eq!(Config::default().check(), Ok(()));
+    }
+
+    #[test]
+    fn zero_turns_stall_reports_off() {
+        assert_eq!(from("WATERWHEEL_STALL_MS", "0").unwrap().stall, None);
+    }
+}

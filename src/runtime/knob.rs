@@ -1,0 +1,205 @@
+//! The names of what an operator may set, and the reading of each value.
+
+use std::fmt;
+
+use crate::steer::Mode;
+
+/// The most shards that one runtime runs: one for each CPU that a thread can be pinned to.
+pub(crate) const SHARDS_MAX: usize = 1024;
+
+/// One thing that an operator may set, by an environment variable, a flag or a method of [`Config`](super::Config).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Knob {
+    /// `WATERWHEEL_CORES`: how many shards, a number or `auto` (what the affinity mask and the cgroup's quota allow).
+    Cores,
+    /// `WATERWHEEL_CPUS`: which CPUs the shards are pinned to, as in `0-3,8`.
+    Cpus,
+    /// `WATERWHEEL_REACTOR`: a reactor's name, or `auto`.
+    Reactor,
+    /// `WATERWHEEL_STEER`: a [steering mode](Mode).
+    Steer,
+    /// `WATERWHEEL_SPIN_US`: microseconds that an idle shard spins before it parks. Default 0.
+    SpinUs,
+    /// `WATERWHEEL_STALL_MS`: a turn longer than so many milliseconds is reported; 0 reports none. Default 100.
+    StallMs,
+    /// `WATERWHEEL_DRAIN_S`: seconds that connections may take to end once the program stops. Default 30.
+    DrainS,
+    /// `WATERWHEEL_LOG`: what is logged. Default `info`.
+    Log,
+    /// `WATERWHEEL_STEER_SEED`: fixes the steering hash's seed, which else is random in each run.
+    SteerSeed,
+}
+
+impl Knob {
+    /// All of them, in the order in which they are documented.
+    pub const ALL: [Knob; 9] = [
+        Knob::Cores,
+        Knob::Cpus,
+        Knob::Reactor,
+        Knob::Steer,
+        Knob::SpinUs,
+        Knob::StallMs,
+        Knob::DrainS,
+        Knob::Log,
+        Knob::SteerSeed,
+    ];
+
+    /// Its environment variable.
+    pub const fn variable(self) -> &'static str {
+        match self {
+            Knob::Cores => "WATERWHEEL_CORES",
+            Knob::Cpus => "WATERWHEEL_CPUS",
+            Knob::Reactor => "WATERWHEEL_REACTOR",
+            Knob::Steer => "WATERWHEEL_STEER",
+            Knob::SpinUs => "WATERWHEEL_SPIN_US",
+            Knob::StallMs => "WATERWHEEL_STALL_MS",
+            Knob::DrainS => "WATERWHEEL_DRAIN_S",
+            Knob::Log => "WATERWHEEL_LOG",
+            Knob::SteerSeed => "WATERWHEEL_STEER_SEED",
+        }
+    }
+
+    /// What it may be set to, in words.
+    pub(crate) fn allowed(self) -> String {
+        match self {
+            Knob::Cores => format!("auto, or a number from 1 to {SHARDS_MAX}"),
+            Knob::Cpus => "numbers and ranges of CPUs from 0 to 1023, as in 0-3,8".to_owned(),
+            Knob::Reactor => "auto, or a reactor's name".to_owned(),
+            Knob::Steer => Mode::ALL.map(Mode::name).join(", "),
+            Knob::SpinUs => format!("microseconds from 0 to {SPIN_US_MAX}"),
+            Knob::StallMs => format!("milliseconds from 1 to {STALL_MS_MAX}, or 0 for no reports"),
+            Knob::DrainS => format!("seconds from 0 to {DRAIN_S_MAX}"),
+            Knob::Log => {
+                "LEVEL or TARGET=LEVEL between commas, as in info or warn,waterwheel=debug".to_owned()
+            }
+            Knob::SteerSeed => "a number from 0 to 4294967295, or 0x0 to 0xffffffff".to_owned(),
+        }
+    }
+}
+
+impl fmt::Display for Knob {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.variable())
+    }
+}
+
+/// A second: a shard that spins longer than that is not idle but busy.
+pub(crate) const SPIN_US_MAX: u64 = 1_000_000;
+/// An hour.
+pub(crate) const STALL_MS_MAX: u64 = 3_600_000;
+/// A day: a drain that takes longer has no deadline.
+pub(crate) const DRAIN_S_MAX: u64 = 86_400;
+
+/// A whole number in decimal digits, at most `max`.
+pub(crate) fn number(text: &str, max: u64) -> Result<u64, String> {
+    if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Err("not a whole number".to_owned());
+    }
+    // Only overflow is left to fail.
+    text.parse().ok().filter(|number| *number <= max).ok_or_else(|| format!("more than {max}"))
+}
+
+/// A seed, in decimal or with `0x` in hexadecimal.
+pub(crate) fn seed(text: &str) -> Result<u32, String> {
+    let Some(digits) = text.strip_prefix("0x") else {
+        return number(text, u64::from(u32::MAX)).map(|seed| seed as u32);
+    };
+    if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        return Err("not a hexadecimal number".to_owned());
+    }
+    u32::from_str_radix(digits, 16).map_err(|_| "more than 0xffffffff".to_owned())
+}
+
+/// Checks a log filter: levels, each for everything or for one target.
+pub(crate) fn log_filter(text: &str) -> Result<String, String> {
+    const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+    for part in text.split(',') {
+        let (target, level) = part.split_once('=').unwrap_or(("all", part));
+        if !LEVELS.iter().any(|known| known.eq_ignore_ascii_case(level)) {
+            let level: String = level.chars().take(20).collect();
+            return Err(format!("{level:?} is not one of the levels {}", LEVELS.join(", ")));
+        }
+        let of_target = |byte: u8| byte.is_ascii_alphanumeric() || b"_:-".contains(&byte);
+        if target.is_empty() || !target.bytes().all(of_target) {
+            let target: String = target.chars().take(20).collect();
+            return Err(format!("{target:?} is not the name of a target"));
+        }
+    }
+    Ok(text.to_owned())
+}
+
+/// The variable that was probably meant by `name`, if one is near.
+pub(crate) fn nearest(name: &str) -> Option<&'static str> {
+    // Three slips at most; more of them make another word.
+    const SLIPS_MAX: usize = 3;
+    let distances = Knob::ALL.map(|knob| (distance(name, knob.variable()), knob.variable()));
+    distances.into_iter().filter(|(slips, _)| *slips <= SLIPS_MAX).min().map(|(_, known)| known)
+}
+
+/// How many letters must be inserted, deleted or replaced to turn one text into the other (Levenshtein 1966).
+fn distance(one: &str, other: &str) -> usize {
+    let other = other.as_bytes();
+    let mut row: Vec<usize> = (0..=other.len()).collect();
+    for (above, letter) in one.bytes().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = above + 1;
+        for (at, expected) in other.iter().enumerate() {
+            let replaced = diagonal + usize::from(letter != *expected);
+            diagonal = row[at + 1];
+            row[at + 1] = replaced.min(row[at] + 1).min(diagonal + 1);
+        }
+    }
+    row[other.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_digits_within_bounds() {
+        assert_eq!(number("0", 9), Ok(0));
+        assert_eq!(number("9", 9), Ok(9));
+        assert_eq!(number("10", 9), Err("more than 9".to_owned()));
+        assert_eq!(number("99999999999999999999999", 9), Err("more than 9".to_owned()));
+        for text in ["", "+1", "-1", " 1", "1 ", "1.5", "1e3", "0x1", "١"] {
+            assert_eq!(number(text, 9), Err("not a whole number".to_owned()), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn seeds_are_read_in_both_bases() {
+        assert_eq!(seed("4294967295"), Ok(u32::MAX));
+        assert_eq!(seed("0xFFffFFff"), Ok(u32::MAX));
+        for text in ["4294967296", "0x100000000", "0x", "0x+1", "ff", "-1", ""] {
+            assert!(seed(text).is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn log_filters_are_levels() {
+        for text in ["info", "OFF", "warn,waterwheel::net=debug,other-crate=trace"] {
+            assert_eq!(log_filter(text).as_deref(), Ok(text));
+        }
+        for text in ["", "inof", "info,", "=info", "waterwheel=", "a[b]=info", "a=b=info", "waterwheel"] {
+            assert!(log_filter(text).is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_slip_is_recognised_and_a_stranger_is_not() {
+        for (given, meant) in [
+            ("WATERWHEEL_CORE", Some("WATERWHEEL_CORES")),
+            ("WATERWHEEL_CPU", Some("WATERWHEEL_CPUS")),
+            ("WATERWHEEL_REACTORS", Some("WATERWHEEL_REACTOR")),
+            ("WATERWHEEL_STEERSEED", Some("WATERWHEEL_STEER_SEED")),
+            ("WATERWHEEL_SPIN_MS", Some("WATERWHEEL_SPIN_US")),
+            ("WATERWHEEL_drain_s", None),
+            ("WATERWHEEL_THREADPOOL", None),
+        ] {
+            assert_eq!(nearest(given), meant, "{given}");
+        }
+        assert_eq!(distance("kitten", "sitting"), 3);
+        assert_eq!(distance("", "abc"), 3);
+    }
+}
