@@ -27,7 +27,7 @@ use std::time::Duration;
 
 use waterwheel_reactor::Time;
 
-pub use deferred::{Abandoned, Deferred, Resolver, deferred};
+pub use deferred::{Abandoned, Deferred, Resolver, deferred, deferred_result};
 pub use handle::{Shard, Task, TaskEnded};
 pub use id::ShardId;
 pub use sleep::{Elapsed, PhaseChange, Sleep, Timeout, YieldNow, yield_waker};
