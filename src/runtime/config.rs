@@ -57,6 +57,14 @@ impl<T> Given<T> {
     }
 }
 
+impl<T: ToString> Given<T> {
+    /// The error that this value cannot be used here.
+    pub(crate) fn unusable(&self, wrong: String, allowed: String) -> ConfigError {
+        let (origin, value) = (self.origin.clone(), self.value.to_string());
+        ConfigError::Unusable { origin, value, wrong, allowed }
+    }
+}
+
 impl Default for Config {
     fn default() -> Config {
         Config {
