@@ -9,6 +9,7 @@ use std::str::FromStr;
 use hdrhistogram::Histogram as Counts;
 
 use super::units;
+use crate::net::quoted::Quoted;
 
 /// Latencies of one kind. About 230 KiB, all of it allocated at the start; recording allocates nothing.
 #[derive(Clone)]
@@ -170,7 +171,7 @@ impl FromStr for Percentile {
 
     /// `p50`, `p99.9`, `p99.9999`.
     fn from_str(text: &str) -> Result<Percentile, String> {
-        let wrong = || format!("'{text}' is not a percentile; allowed: p0.0001 to p99.9999");
+        let wrong = || format!("percentile {}: not one; allowed: p0.0001 to p99.9999", Quoted(text));
         let percent = text.strip_prefix('p').and_then(units::decimal).ok_or_else(wrong)?;
         let per_million = (percent * 10_000.0).round();
         if (1.0..=999_999.0).contains(&per_million) {

@@ -14,6 +14,7 @@ use rand_core::Rng;
 use rand_pcg::Pcg64;
 
 use super::units::Rate;
+use crate::net::quoted::Quoted;
 
 /// How the planned times of requests are spread.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -32,7 +33,7 @@ impl FromStr for Arrivals {
         match text {
             "poisson" => Ok(Arrivals::Poisson),
             "uniform" => Ok(Arrivals::Uniform),
-            other => Err(format!("'{other}' is not an arrival process; allowed: poisson, uniform")),
+            other => Err(format!("arrivals {}: unknown; allowed: poisson, uniform", Quoted(other))),
         }
     }
 }

@@ -4,6 +4,8 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
+use crate::net::quoted::Quoted;
+
 /// How many requests are planned per second, to a thousandth. Never zero.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Rate(u64);
@@ -45,8 +47,12 @@ impl FromStr for Rate {
 
     /// `40k`, `2.5k`, `1m` (a million), `800`, `0.5`; also with `/s` behind.
     fn from_str(text: &str) -> Result<Rate, String> {
-        let wrong =
-            || format!("'{text}' is not a rate; allowed: requests per second as in 800, 40k, 2.5k, 1m");
+        let wrong = || {
+            format!(
+                "rate {}: not a number; allowed: requests per second as in 800, 40k, 2.5k, 1m",
+                Quoted(text)
+            )
+        };
         let number = text.strip_suffix("/s").unwrap_or(text);
         let (number, factor) = match number.as_bytes().last() {
             Some(b'k' | b'K') => (&number[..number.len() - 1], 1e6),
@@ -55,7 +61,7 @@ impl FromStr for Rate {
         };
         let value = decimal(number).ok_or_else(wrong)?;
         Rate::per_1000_seconds((value * factor).round() as u64)
-            .map_err(|limits| format!("'{text}': {limits}"))
+            .map_err(|limits| format!("rate {}: {limits}", Quoted(text)))
     }
 }
 
@@ -70,8 +76,9 @@ impl fmt::Display for Rate {
 /// # Errors
 /// Says what is allowed. More than a year is refused.
 pub fn parse_duration(text: &str) -> Result<Duration, String> {
-    let wrong =
-        || format!("'{text}' is not a duration; allowed: a number and ns, us, ms, s, m or h, as in 30s");
+    let wrong = || {
+        format!("duration {}: not one; allowed: a number and ns, us, ms, s, m or h, as in 30s", Quoted(text))
+    };
     let unit_at = text.find(|c: char| !c.is_ascii_digit() && c != '.').ok_or_else(wrong)?;
     let nanos = match &text[unit_at..] {
         "ns" => 1.0,
@@ -84,7 +91,7 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
     };
     let total = decimal(&text[..unit_at]).ok_or_else(wrong)? * nanos;
     if total > 365.0 * 86_400e9 {
-        return Err(format!("'{text}' is longer than a year"));
+        return Err(format!("duration {}: longer than a year", Quoted(text)));
     }
     Ok(Duration::from_nanos(total.round() as u64))
 }
@@ -94,7 +101,7 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
 /// # Errors
 /// Says what is allowed.
 pub fn parse_size(text: &str) -> Result<u64, String> {
-    let wrong = || format!("'{text}' is not a size; allowed: bytes as in 64, 1k (1024), 4m, 1g");
+    let wrong = || format!("size {}: not one; allowed: bytes as in 64, 1k (1024), 4m, 1g", Quoted(text));
     let (digits, shift) = match text.as_bytes().last() {
         Some(b'k' | b'K') => (&text[..text.len() - 1], 10),
         Some(b'm' | b'M') => (&text[..text.len() - 1], 20),
