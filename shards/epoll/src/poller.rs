@@ -1,0 +1,126 @@
+//! The epoll instance of one reactor.
+
+use std::cell::{Cell, OnceCell, RefCell};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
+
+use rustix::buffer::spare_capacity;
+use rustix::event::Timespec;
+use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
+use rustix::io::Errno;
+use rustix::time::{
+    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, timerfd_create, timerfd_settime,
+};
+use waterwheel_os::Interrupt;
+
+use crate::slots::Token;
+
+/// Events taken by one wait: 3 KiB, and rarely filled. What is left comes with the next turn's wait, in a fair order.
+const EVENTS_MAX: usize = 256;
+
+/// Room for the events of one wait.
+pub(crate) fn events() -> Vec<Event> {
+    Vec::with_capacity(EVENTS_MAX)
+}
+
+/// Waits for events of the descriptors in its set.
+#[derive(Debug)]
+pub(crate) struct Poller {
+    // `None` once the reactor ended, though somebody may still hold one of its connections.
+    epoll: RefCell<Option<OwnedFd>>,
+    /// The kernel has no `epoll_pwait2`: deadlines are the timer's.
+    plain: Cell<bool>,
+    timer: OnceCell<OwnedFd>,
+}
+
+impl Poller {
+    /// With an empty set, but for the interrupt. That is never cleared, since each raise is an edge of its own.
+    pub(crate) fn new(interrupt: &Interrupt) -> io::Result<Poller> {
+        let epoll = epoll::create(CreateFlags::CLOEXEC)?;
+        let quiet = EventData::new_u64(Token::NONE.number());
+        epoll::add(&epoll, interrupt, quiet, EventFlags::IN | EventFlags::ET)?;
+        Ok(Poller { epoll: RefCell::new(Some(epoll)), plain: Cell::new(false), timer: OnceCell::new() })
+    }
+
+    /// Adds a descriptor.
+    pub(crate) fn add(&self, descriptor: impl AsFd, token: Token, interest: EventFlags) -> io::Result<()> {
+        let epoll = self.epoll.borrow();
+        let epoll = epoll.as_ref().ok_or(Errno::NOTCONN)?;
+        Ok(epoll::add(epoll, descriptor, EventData::new_u64(token.number()), interest)?)
+    }
+
+    /// Takes a descriptor out. Closing does it too, unless the same open file has another descriptor somewhere.
+    pub(crate) fn delete(&self, descriptor: impl AsFd) {
+        if let Some(epoll) = &*self.epoll.borrow() {
+            // It fails only if the descriptor is not in the set, which is what was wanted.
+            let _ = epoll::delete(epoll, descriptor);
+        }
+    }
+
+    /// Waits for events at most so long (`None`: without end), and puts them into `events`, which must be empty. A
+    /// signal ends the wait early.
+    pub(crate) fn wait(&self, events: &mut Vec<Event>, timeout: Option<Duration>) -> io::Result<()> {
+        let epoll = self.epoll.borrow();
+        let epoll = epoll.as_ref().ok_or(Errno::NOTCONN)?;
+        if self.plain.get() {
+            return self.wait_with_timer(epoll, events, timeout);
+        }
+        let limit = timeout.map(timespec);
+        match epoll::wait(epoll, spare_capacity(events), limit.as_ref()) {
+            Ok(_) | Err(Errno::INTR) => Ok(()),
+            // EPERM is what older container runtimes answer for system calls they do not know.
+            Err(Errno::NOSYS | Errno::PERM) => {
+                self.use_timer();
+                self.wait_with_timer(epoll, events, timeout)
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// From now on does without `epoll_pwait2`.
+    pub(crate) fn use_timer(&self) {
+        self.plain.set(true);
+    }
+
+    /// For kernels before 5.11. The timer may still be set from an earlier wait and end this one early, which is
+    /// harmless and rare.
+    fn wait_with_timer(
+        &self,
+        epoll: &OwnedFd,
+        events: &mut Vec<Event>,
+        timeout: Option<Duration>,
+    ) -> io::Result<()> {
+        let block = timeout != Some(Duration::ZERO);
+        if let (true, Some(timeout)) = (block, timeout) {
+            let once = Itimerspec { it_interval: Timespec::default(), it_value: timespec(timeout) };
+            timerfd_settime(self.timer(epoll)?, TimerfdTimerFlags::empty(), &once)?;
+        }
+        waterwheel_os::wait_plainly(epoll.as_fd(), block, |event| {
+            let flags = EventFlags::from_bits_retain(event.flags);
+            events.push(Event { flags, data: EventData::new_u64(event.data) });
+        })
+    }
+
+    fn timer(&self, epoll: &OwnedFd) -> io::Result<&OwnedFd> {
+        if let Some(timer) = self.timer.get() {
+            return Ok(timer);
+        }
+        let timer =
+            timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK)?;
+        let quiet = EventData::new_u64(Token::NONE.number());
+        epoll::add(epoll, &timer, quiet, EventFlags::IN | EventFlags::ET)?;
+        Ok(self.timer.get_or_init(|| timer))
+    }
+
+    /// Closes the instance; what is in the set leaves it.
+    pub(crate) fn close(&self) {
+        self.epoll.take();
+    }
+}
+
+fn timespec(duration: Duration) -> Timespec {
+    // Deadlines are at most 584 years away, so the seconds always fit.
+    let tv_sec = i64::try_from(duration.as_secs()).unwrap_or(i64::MAX);
+    Timespec { tv_sec, tv_nsec: duration.subsec_nanos().into() }
+}

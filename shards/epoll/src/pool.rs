@@ -1,0 +1,57 @@
+//! Buffers that are lent to sources, shared by all connections of a reactor.
+
+use std::cell::RefCell;
+
+/// Bytes received at once. It holds a small message many times over and keeps a bulk transfer at few system calls;
+/// twice as much did not make bulk faster, since the second-level cache is shared with everything else.
+pub(crate) const CHUNK: usize = 16 * 1024;
+
+/// Chunks kept for the next receive, 1 MiB. More are in use only while many sources hold bytes that nobody consumes.
+const KEPT_MAX: usize = 64;
+
+/// Chunks that nobody uses now, the latest used on top, where the cache still has it.
+#[derive(Debug, Default)]
+pub(crate) struct Pool {
+    free: RefCell<Vec<Box<[u8]>>>,
+}
+
+impl Pool {
+    /// A chunk, with whatever bytes it held last.
+    pub(crate) fn take(&self) -> Box<[u8]> {
+        self.free.borrow_mut().pop().unwrap_or_else(|| vec![0; CHUNK].into_boxed_slice())
+    }
+
+    /// Takes a chunk back. What is of another size, such as bytes that came with a connection, is freed.
+    pub(crate) fn give_back(&self, chunk: Box<[u8]>) {
+        let mut free = self.free.borrow_mut();
+        if chunk.len() == CHUNK && free.len() < KEPT_MAX {
+            free.push(chunk);
+        }
+    }
+
+    /// Frees what it keeps.
+    pub(crate) fn clear(&self) {
+        self.free.take();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn chunks_are_reused_and_the_pool_is_bounded() {
+        let pool = Pool::default();
+        let chunk = pool.take();
+        let at = chunk.as_ptr();
+        pool.give_back(chunk);
+        let again = pool.take();
+        assert_eq!(again.as_ptr(), at, "the latest used comes first");
+        pool.give_back(vec![0; 3].into_boxed_slice());
+        for _ in 0..2 * KEPT_MAX {
+            pool.give_back(vec![0; CHUNK].into_boxed_slice());
+        }
+        assert_eq!(pool.free.borrow().len(), KEPT_MAX);
+        assert!(pool.free.borrow().iter().all(|chunk| chunk.len() == CHUNK));
+    }
+}

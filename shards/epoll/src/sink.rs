@@ -1,0 +1,125 @@
+//! The sending half of a connection.
+
+use std::io::{self, ErrorKind, IoSlice};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use rustix::io::Errno;
+use waterwheel_reactor::Sink;
+
+use crate::core::Core;
+use crate::descriptor::{Descriptor, Facts};
+
+/// Sends in the caller: what it took is in the kernel's hands when the call returns, and nothing is queued here.
+#[derive(Debug)]
+pub(crate) struct EpollSink {
+    core: Rc<Core>,
+    descriptor: Rc<Descriptor>,
+}
+
+impl EpollSink {
+    pub(crate) fn new(core: Rc<Core>, descriptor: Rc<Descriptor>) -> EpollSink {
+        EpollSink { core, descriptor }
+    }
+
+    /// Sends some of `size` bytes if the kernel may take them.
+    fn poll_send(
+        &mut self,
+        cx: &mut Context<'_>,
+        size: usize,
+        send: impl FnOnce(BorrowedFd<'_>) -> io::Result<usize>,
+    ) -> Poll<io::Result<usize>> {
+        if size == 0 {
+            return Poll::Ready(Ok(0));
+        }
+        let descriptor = &*self.descriptor;
+        if !descriptor.is(Facts::WRITABLE) {
+            descriptor.await_write(cx);
+            return Poll::Pending;
+        }
+        let file = descriptor.file().borrow();
+        let Some(file) = &*file else {
+            return Poll::Ready(Err(descriptor.failure()));
+        };
+        if descriptor.is(Facts::SHUT) {
+            return Poll::Ready(Err(Errno::PIPE.into()));
+        }
+        match send(file.as_fd()) {
+            Ok(count) => {
+                if count < size {
+                    // The buffers are full: the kernel will tell when there is room.
+                    descriptor.clear(Facts::WRITABLE);
+                }
+                Poll::Ready(Ok(count))
+            }
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                descriptor.clear(Facts::WRITABLE);
+                descriptor.await_write(cx);
+                Poll::Pending
+            }
+            Err(error) => Poll::Ready(Err(descriptor.fail(error))),
+        }
+    }
+}
+
+impl Sink for EpollSink {
+    fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.poll_send(cx, bytes.len(), |file| waterwheel_os::send(file, bytes))
+    }
+
+    fn poll_write_vectored(
+        &mut self,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        // Empty slices may fill the first 1 024, which are all that one call takes.
+        let first = slices.iter().position(|slice| !slice.is_empty()).unwrap_or(slices.len());
+        let slices = &slices[first..];
+        let size = slices.iter().map(|slice| slice.len()).sum();
+        self.poll_send(cx, size, |file| waterwheel_os::send_vectored(file, slices))
+    }
+
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let descriptor = &*self.descriptor;
+        if descriptor.is(Facts::CONNECTING) {
+            descriptor.await_write(cx);
+            return Poll::Pending;
+        }
+        if descriptor.is(Facts::BROKEN) {
+            descriptor.take_error();
+        }
+        Poll::Ready(descriptor.error().map_or(Ok(()), Err))
+    }
+
+    fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let descriptor = &*self.descriptor;
+        if descriptor.is(Facts::CONNECTING) {
+            descriptor.await_write(cx);
+            return Poll::Pending;
+        }
+        Poll::Ready(if descriptor.is(Facts::SHUT) { Ok(()) } else { descriptor.shut() })
+    }
+
+    fn abort(&mut self) {
+        self.core.abort(&self.descriptor);
+    }
+}
+
+impl Drop for EpollSink {
+    fn drop(&mut self) {
+        let descriptor = &*self.descriptor;
+        descriptor.forget_writer();
+        if descriptor.is(Facts::NO_SOURCE) {
+            return self.core.close(descriptor);
+        }
+        descriptor.set(Facts::NO_SINK);
+        if descriptor.is(Facts::CONNECTING) {
+            // Now it would cancel the connect.
+            descriptor.set(Facts::SHUT_LATER);
+        } else if !descriptor.is(Facts::SHUT) {
+            // If it fails the connection broke, which the source learns by itself.
+            let _ = descriptor.shut();
+        }
+    }
+}
