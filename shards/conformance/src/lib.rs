@@ -37,6 +37,7 @@ use std::process::ExitCode;
 
 use waterwheel_reactor::Backend;
 
+pub use kit::set_allocation_counter;
 pub use law::{Deviation, Law, Outcome};
 
 /// Every law of the suite, in the order of the contract.

@@ -3,12 +3,16 @@
 //!
 //! A shard has one alarm, so at most one of [`sleep`] and [`with_deadline`] may be under way in a root at a time.
 
+pub(crate) mod allocations;
 mod census;
 mod mail;
+pub(crate) mod pattern;
+pub(crate) mod peer;
 mod run;
-mod stream;
+pub(crate) mod stream;
 mod thread;
 
+pub use allocations::set_allocation_counter;
 pub use census::Census;
 pub use mail::Mail;
 pub use run::{

@@ -2,6 +2,7 @@
 
 use std::any::Any;
 use std::io::{self, Read, Write};
+use std::net::TcpStream;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::rc::Rc;
 use std::time::Duration;
@@ -94,18 +95,28 @@ impl Meeting {
         (incoming, peer)
     }
 
+    /// Makes a connection of this shard's out of it.
+    pub(crate) fn adopt(&self, incoming: Incoming) -> Transport {
+        self.reactor.adopt(incoming).expect("adopting what was accepted")
+    }
+
     /// A connection of this shard and its peer.
     pub(crate) async fn peer(&mut self) -> (Transport, Peer) {
         let (incoming, peer) = self.incoming().await;
-        (self.reactor.adopt(incoming).expect("adopting what was accepted"), peer)
+        (self.adopt(incoming), peer)
     }
 
     /// Both ends of one connection on this shard: the accepted one, then the connected one.
     pub(crate) async fn own(&mut self) -> (Transport, Transport) {
         let options = ConnectOptions { stream: self.stream, ..ConnectOptions::default() };
         let connected = self.reactor.connect(&self.local, &options).expect("connecting to ourselves");
+        (self.own_accepted().await, connected)
+    }
+
+    /// The accepted end of a connection that this shard has begun to make.
+    pub(crate) async fn own_accepted(&mut self) -> Transport {
         let incoming = accept(&mut self.listener).await.expect("accepting our own connection");
-        (self.reactor.adopt(incoming).expect("adopting what was accepted"), connected)
+        self.adopt(incoming)
     }
 
     /// Where it listens.
@@ -131,7 +142,9 @@ impl Peer {
     pub(crate) fn connect(to: &Address, options: StreamOptions) -> Peer {
         let (domain, address) = match to {
             Address::Inet(at) => (Domain::for_address(*at), SockAddr::from(*at)),
-            Address::Unix(UnixName::Path(path)) => (Domain::UNIX, SockAddr::unix(path).expect("a short name")),
+            Address::Unix(UnixName::Path(path)) => {
+                (Domain::UNIX, SockAddr::unix(path).expect("a short name"))
+            }
             Address::Unix(other) => panic!("no file to connect to: {other:?}"),
         };
         let socket = Socket::new(domain, Type::STREAM, None).expect("a socket");
@@ -143,6 +156,11 @@ impl Peer {
         }
         socket.connect(&address).expect("a listener that answers");
         Peer::from_socket(socket)
+    }
+
+    /// A connection that the peer accepted itself.
+    pub(crate) fn from_stream(stream: TcpStream) -> Peer {
+        Peer::from_socket(stream.into())
     }
 
     fn from_socket(socket: Socket) -> Peer {
@@ -195,9 +213,15 @@ impl Peer {
     /// Reads `count` bytes and compares them with the pattern.
     pub(crate) fn expect(&self, pattern: &mut Pattern, count: usize) {
         let mut bytes = vec![0; count];
-        let read = (&self.socket).read_exact(&mut bytes);
-        read.unwrap_or_else(|error| panic!("the peer missed some of {count} bytes: {error}"));
+        self.read_exact(&mut bytes);
         pattern.check(&bytes);
+    }
+
+    /// Fills `bytes`.
+    pub(crate) fn read_exact(&self, bytes: &mut [u8]) {
+        let count = bytes.len();
+        let read = (&self.socket).read_exact(bytes);
+        read.unwrap_or_else(|error| panic!("the peer missed some of {count} bytes: {error}"));
     }
 
     /// Expects the end of the stream now.

@@ -3,10 +3,12 @@
 
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
+use std::rc::Rc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
-use waterwheel_reactor::{Incoming, Side, Sink, Source};
+use waterwheel_reactor::{Incoming, Reactor, Side, Sink, Source};
 
 use super::pattern::Pattern;
 
@@ -30,6 +32,22 @@ pub(crate) async fn turn() {
         Poll::Pending
     })
     .await;
+}
+
+/// What `future` gives, or `None` if it is still pending after `limit`, and then it is dropped. It occupies the shard's
+/// alarm, so `future` must not sleep.
+pub(crate) async fn within<F: Future>(
+    reactor: &Rc<dyn Reactor>,
+    limit: Duration,
+    future: F,
+) -> Option<F::Output> {
+    let deadline = reactor.now() + limit;
+    let mut future = pin!(future);
+    poll_fn(|cx| match future.as_mut().poll(cx) {
+        Poll::Ready(value) => Poll::Ready(Some(value)),
+        Poll::Pending => reactor.poll_until(cx, deadline).map(|()| None),
+    })
+    .await
 }
 
 /// All futures at once, on the one waker of the root.

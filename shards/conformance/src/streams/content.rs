@@ -2,18 +2,17 @@
 
 use std::io::IoSlice;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::rc::Rc;
 use std::task::Poll;
 
 use futures_util::future::join;
-use waterwheel_reactor::{Backend, Reactor, Transport};
+use waterwheel_reactor::{Backend, Transport};
 
 use crate::Outcome;
 use crate::kit::on_one;
 use crate::kit::pattern::Pattern;
 use crate::kit::peer::{Family, Meeting, Venue, errand};
 use crate::kit::stream::{
-    drain, expect, expect_end, flush, once, peek, peek_once, read, send, shutdown, turn, write, write_all,
+    expect, expect_end, flush, once, peek, peek_once, send, shutdown, turn, write, write_all,
     write_until_pending, write_vectored,
 };
 

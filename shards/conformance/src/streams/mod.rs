@@ -23,7 +23,11 @@ pub(crate) const LAWS: &[Law] = &[
     Law::new("STREAM-9", "a partial or empty write loses its place", content::partial),
     Law::new("STREAM-10", "a peer that does not read fills the memory", bounded::unread_by_the_peer),
     Law::new("STREAM-11", "a source that nobody polls fills the memory", bounded::unpolled),
-    Law::new("STREAM-12", "a writer is not told of the reset because nobody reads", reset::while_nobody_reads),
+    Law::new(
+        "STREAM-12",
+        "a writer is not told of the reset because nobody reads",
+        reset::while_nobody_reads,
+    ),
     Law::new("STREAM-13", "one pending receive lets the kernel push without end", bounded::pushed_unasked),
     Law::new("STREAM-14", "events of a closed descriptor reach its successor", reuse::stale_events),
     Law::new("STREAM-15", "lent buffers run out and streams stop", exhaustion::all_lent_at_once),
