@@ -9,6 +9,7 @@
 //! | names | [`local`], [`peer`], [`is_internet`] |
 //! | waking a sleeping thread | [`Interrupt`] |
 //! | descriptors | [`open`], [`duplicate`], [`raise_descriptor_limit`], [`Reserve`] |
+//! | signals put back as they were | [`Disposition`] |
 //! | kernels without `epoll_pwait2` | [`wait_plainly`] |
 //!
 //! Nothing here blocks, but [`bind_group`] on a Unix path that is taken, which asks whoever holds it for a moment.
@@ -21,6 +22,7 @@ mod address;
 mod bind;
 mod connect;
 mod descriptors;
+mod disposition;
 mod interrupt;
 mod options;
 mod plain;
@@ -31,6 +33,7 @@ pub use address::{is_internet, local, peer};
 pub use bind::bind_group;
 pub use connect::{Progress, begin_connect, met_itself, take_error};
 pub use descriptors::{Reserve, duplicate, open, raise_descriptor_limit};
+pub use disposition::Disposition;
 pub use interrupt::Interrupt;
 pub use plain::{PlainEvent, wait_plainly};
 pub use stream::{abort, receive, send, send_vectored, shutdown_write};
