@@ -12,10 +12,10 @@ use std::task::Poll;
 use std::time::Duration;
 
 use glommio::{LocalExecutor, LocalExecutorBuilder, Placement, PoolPlacement};
-use waterwheel_reactor::{Clock, Life, Reactor, Start};
+use waterwheel_reactor::{Clock, Life, Start};
 
 use crate::bell::Bell;
-use crate::core::Core;
+use crate::core::{Core, GlommioReactor};
 use crate::drive::{Drive, pause};
 
 /// Entries of each of glommio's three rings. More operations than that wait in memory, without a limit of their own:
@@ -55,7 +55,8 @@ pub(crate) fn live(clock: Clock, start: &mut Start) -> io::Result<Life> {
         Some(executor) => executor,
         None => make()?,
     };
-    match executor.run(life(clock, start)) {
+    let core = Core::new(clock)?;
+    match executor.run(life(core, start)) {
         Outcome::Over => Ok(Life::Over),
         Outcome::Ended => {
             EXECUTOR.set(Some(executor));
@@ -84,9 +85,8 @@ pub(crate) fn make() -> io::Result<LocalExecutor> {
 
 /// Asks for the root, drives it to its end, drops it and lets the kernel settle, all as one task of glommio's, since
 /// its sockets can be made and dropped only there.
-async fn life(clock: Clock, start: &mut Start) -> Outcome {
-    let core = Core::new(clock);
-    let reactor = Rc::clone(&core) as Rc<dyn Reactor>;
+async fn life(core: Rc<Core>, start: &mut Start) -> Outcome {
+    let reactor = Rc::new(GlommioReactor { core: Rc::clone(&core) });
     let bell = Arc::new(Bell::default());
     let outcome = match catch_unwind(AssertUnwindSafe(|| start(reactor))) {
         Ok(Some(root)) => drive(Drive::new(Rc::clone(&core), Arc::clone(&bell), root)).await,

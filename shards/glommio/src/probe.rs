@@ -55,7 +55,8 @@ pub(crate) fn probe() -> Result<(), Unavailable> {
     setup(SETUP_IOPOLL).map_err(|error| missing("io_uring_setup with IORING_SETUP_IOPOLL", &error))?;
     enter(&ring).map_err(|error| missing("io_uring_enter", &error))?;
     let mut answer = Probe::default();
-    ask(&ring, &mut answer).map_err(|error| missing("io_uring_register with IORING_REGISTER_PROBE", &error))?;
+    ask(&ring, &mut answer)
+        .map_err(|error| missing("io_uring_register with IORING_REGISTER_PROBE", &error))?;
     operations(&answer)?;
     memlock(getrlimit(Resource::Memlock).current)
 }
@@ -65,15 +66,15 @@ fn missing(call: &str, error: &io::Error) -> Unavailable {
 }
 
 fn operations(answer: &Probe) -> Result<(), Unavailable> {
-    let lacking: Vec<&str> = OPERATIONS
-        .iter()
-        .filter(|(number, _)| !answer.supports(*number))
-        .map(|(_, name)| *name)
-        .collect();
+    let lacking: Vec<&str> =
+        OPERATIONS.iter().filter(|(number, _)| !answer.supports(*number)).map(|(_, name)| *name).collect();
     if lacking.is_empty() {
         return Ok(());
     }
-    Err(Unavailable::new(format!("io_uring lacks operations that came with Linux 5.8: {}", lacking.join(", "))))
+    Err(Unavailable::new(format!(
+        "io_uring lacks operations that came with Linux 5.8: {}",
+        lacking.join(", ")
+    )))
 }
 
 /// `None` is no limit.

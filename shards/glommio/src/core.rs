@@ -1,0 +1,176 @@
+//! What one reactor owns, and the seam's view of it.
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use rustix::io::Errno;
+use rustix::rand::{GetRandomFlags, getrandom};
+use waterwheel_os::Progress;
+use waterwheel_reactor::{
+    Address, Alarm, Bound, Clock, ConnectOptions, Incoming, Listener, Reactor, Time, Transport, Watched,
+};
+
+use crate::link::{Fault, Link, Stage};
+use crate::listener::GlommioListener;
+use crate::sink::GlommioSink;
+use crate::source::GlommioSource;
+use crate::watched::GlommioWatched;
+
+/// Bytes received at once, and the most that a source holds which nobody polls.
+pub(crate) const CHUNK: usize = 16 << 10;
+
+/// Chunks kept for the next receive, 1 MiB. More are in use only while many sources hold bytes that nobody consumes.
+const CHUNKS_KEPT_MAX: usize = 64;
+
+/// One reactor, shared by its objects.
+#[derive(Debug)]
+pub(crate) struct Core {
+    pub(crate) clock: Clock,
+    pub(crate) alarm: Alarm,
+    seed: u64,
+    /// Chunks that no source holds now, the latest used on top, where the cache still has it.
+    chunks: RefCell<Vec<Box<[u8]>>>,
+    /// Set when the root is gone: glommio panics if its sockets are used after its executor.
+    ended: Cell<bool>,
+}
+
+impl Core {
+    pub(crate) fn new(clock: Clock) -> io::Result<Rc<Core>> {
+        let mut seed = [0; 8];
+        getrandom(&mut seed, GetRandomFlags::empty())?;
+        Ok(Rc::new(Core {
+            clock,
+            alarm: Alarm::default(),
+            seed: u64::from_ne_bytes(seed),
+            chunks: RefCell::default(),
+            ended: Cell::new(false),
+        }))
+    }
+
+    /// Wakes whoever waits on the alarm if it is due.
+    pub(crate) fn fire_alarm(&self) {
+        // The clock costs more than a look.
+        if self.alarm.deadline().is_some() {
+            self.alarm.fire(self.clock.now());
+        }
+    }
+
+    /// A chunk, with whatever bytes it held last.
+    pub(crate) fn take_chunk(&self) -> Box<[u8]> {
+        self.chunks.borrow_mut().pop().unwrap_or_else(|| vec![0; CHUNK].into_boxed_slice())
+    }
+
+    /// Takes a chunk back. What is of another size, such as bytes that came with a connection, is freed.
+    pub(crate) fn give_back(&self, chunk: Box<[u8]>) {
+        let mut chunks = self.chunks.borrow_mut();
+        if chunk.len() == CHUNK && chunks.len() < CHUNKS_KEPT_MAX {
+            chunks.push(chunk);
+        }
+    }
+
+    /// The reactor is over; what somebody still holds of it answers with errors.
+    pub(crate) fn end(&self) {
+        self.ended.set(true);
+        self.chunks.take();
+    }
+
+    /// # Errors
+    /// `NotConnected` once the reactor is over.
+    pub(crate) fn check(&self) -> io::Result<()> {
+        if self.ended.get() { Err(Errno::NOTCONN.into()) } else { Ok(()) }
+    }
+}
+
+/// The seam's view of a core.
+#[derive(Debug)]
+pub(crate) struct GlommioReactor {
+    pub(crate) core: Rc<Core>,
+}
+
+impl GlommioReactor {
+    fn transport(&self, link: Link, bytes: Vec<u8>, peer: Option<Address>) -> Transport {
+        let link = Rc::new(link);
+        Transport {
+            source: Box::new(GlommioSource::new(Rc::clone(&link), bytes, peer)),
+            sink: Box::new(GlommioSink::new(link)),
+        }
+    }
+}
+
+impl Reactor for GlommioReactor {
+    fn now(&self) -> Time {
+        self.core.clock.now()
+    }
+
+    fn unix_time(&self) -> Duration {
+        self.core.clock.unix_time()
+    }
+
+    fn seed(&self) -> u64 {
+        self.core.seed
+    }
+
+    fn poll_until(&self, cx: &mut Context<'_>, deadline: Time) -> Poll<()> {
+        self.core.alarm.poll_until(self.core.clock.now(), cx, deadline)
+    }
+
+    fn listen(&self, bound: Bound) -> io::Result<Box<dyn Listener>> {
+        self.core.check()?;
+        Ok(Box::new(GlommioListener::new(Rc::clone(&self.core), bound)?))
+    }
+
+    fn connect(&self, to: &Address, options: &ConnectOptions) -> io::Result<Transport> {
+        self.core.check()?;
+        let (socket, progress) = waterwheel_os::begin_connect(to, options)?;
+        let stage = match (&progress, to.inet()) {
+            (Progress::Begun, Some(at)) => {
+                Stage::Connecting { near: at.ip().is_loopback() || at.ip().is_unspecified() }
+            }
+            (Progress::Begun, None) => Stage::Connecting { near: false },
+            (Progress::Established | Progress::Failed(_), _) => Stage::Open,
+        };
+        let link = Link::new(Rc::clone(&self.core), socket, stage);
+        if let Progress::Failed(error) = progress {
+            link.fail(Fault::of(&error));
+        }
+        Ok(self.transport(link, Vec::new(), None))
+    }
+
+    fn adopt(&self, incoming: Incoming) -> io::Result<Transport> {
+        self.core.check()?;
+        let socket = waterwheel_os::open(incoming.handle)?;
+        let link = Link::new(Rc::clone(&self.core), socket, Stage::Open);
+        Ok(self.transport(link, incoming.bytes, incoming.peer))
+    }
+
+    fn watch(&self, descriptor: OwnedFd) -> io::Result<Option<Box<dyn Watched>>> {
+        self.core.check()?;
+        Ok(Some(Box::new(GlommioWatched::new(Rc::clone(&self.core), descriptor)?)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn chunks_are_reused_and_what_is_kept_is_bounded() {
+        let core = Core::new(Clock::start()).unwrap();
+        let chunk = core.take_chunk();
+        let at = chunk.as_ptr();
+        core.give_back(chunk);
+        let again = core.take_chunk();
+        assert_eq!(again.as_ptr(), at, "the latest used comes first");
+        core.give_back(vec![0; 3].into_boxed_slice());
+        for _ in 0..2 * CHUNKS_KEPT_MAX {
+            core.give_back(vec![0; CHUNK].into_boxed_slice());
+        }
+        let chunks = core.chunks.borrow();
+        assert_eq!(chunks.len(), CHUNKS_KEPT_MAX);
+        assert!(chunks.iter().all(|chunk| chunk.len() == CHUNK));
+    }
+}

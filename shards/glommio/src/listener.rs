@@ -1,0 +1,69 @@
+//! A listening socket at work.
+
+use std::io::{self, ErrorKind};
+use std::os::fd::{AsFd, OwnedFd};
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+
+use rustix::io::Errno;
+use waterwheel_os::{accept, duplicate};
+use waterwheel_reactor::{Address, Bound, Handle, Incoming, ListenOptions, Listener};
+
+use crate::core::Core;
+use crate::wait::Wait;
+
+/// Accepts by itself, and waits through glommio on a duplicate. glommio's own listener loses a connection when a
+/// pending accept is dropped, leaks descriptors to child processes, and makes four system calls per attempt.
+#[derive(Debug)]
+pub(crate) struct GlommioListener {
+    core: Rc<Core>,
+    local: Address,
+    options: ListenOptions,
+    /// `None` once it was given back.
+    serving: Option<Serving>,
+}
+
+#[derive(Debug)]
+struct Serving {
+    socket: OwnedFd,
+    wait: Wait,
+    /// An attempt may succeed: the last one did, or the wait ended.
+    ready: bool,
+}
+
+impl GlommioListener {
+    pub(crate) fn new(core: Rc<Core>, bound: Bound) -> io::Result<GlommioListener> {
+        let socket = waterwheel_os::open(bound.handle)?;
+        let wait = Wait::new(duplicate(socket.as_fd())?);
+        let serving = Some(Serving { socket, wait, ready: true });
+        Ok(GlommioListener { core, local: bound.local, options: bound.options, serving })
+    }
+}
+
+impl Listener for GlommioListener {
+    fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Incoming>> {
+        let Some(serving) = &mut self.serving else { return Poll::Ready(Err(Errno::NOTCONN.into())) };
+        loop {
+            if !serving.ready {
+                ready!(serving.wait.poll(&self.core, cx))?;
+                serving.ready = true;
+            }
+            match accept(serving.socket.as_fd()) {
+                Ok((socket, peer)) => {
+                    let handle = Handle::Os(socket);
+                    return Poll::Ready(Ok(Incoming { handle, bytes: Vec::new(), peer: Some(peer) }));
+                }
+                // Another shard took it, or there was none. A wait that begins now is pending: this ends.
+                Err(error) if error.kind() == ErrorKind::WouldBlock => serving.ready = false,
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
+    }
+
+    fn poll_close(&mut self, _: &mut Context<'_>) -> Poll<Bound> {
+        // Never ready again once it gave its socket back: there is nothing to give.
+        let Some(Serving { socket, .. }) = self.serving.take() else { return Poll::Pending };
+        let handle = Handle::Os(socket);
+        Poll::Ready(Bound { local: self.local.clone(), handle, options: self.options })
+    }
+}

@@ -1,0 +1,202 @@
+//! What glommio 0.9 gets wrong, and that none of it reaches a shard.
+
+use std::future::{Future, poll_fn};
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
+use std::task::{Poll, Waker};
+use std::time::Duration;
+
+use waterwheel_glommio::Glommio;
+use waterwheel_reactor::{
+    Address, Backend, Launch, ListenOptions, Listener, Reactor, Root, Sink, Source, Time, Transport,
+};
+
+type Made = Pin<Box<dyn Future<Output = ()>>>;
+
+fn launch(mut start: impl FnMut(Rc<dyn Reactor>) -> Option<Made> + Send + 'static) -> Launch {
+    Launch {
+        shard: 0,
+        name: "hazard-0".into(),
+        prepare: Box::new(|| {}),
+        start: Box::new(move |reactor| start(reactor).map(|root| -> Root { root })),
+    }
+}
+
+/// One shard, one life.
+fn once<F: Future<Output = ()> + 'static>(root: impl FnOnce(Rc<dyn Reactor>) -> F + Send + 'static) {
+    let mut root = Some(root);
+    Glommio
+        .run(vec![launch(move |reactor| root.take().map(|root| -> Made { Box::pin(root(reactor)) }))])
+        .expect("it works on this machine");
+}
+
+/// Each test counts descriptors or time, so only one runs.
+fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+async fn sleep(reactor: &Rc<dyn Reactor>, duration: Duration) {
+    let until = reactor.now() + duration;
+    poll_fn(|cx| reactor.poll_until(cx, until)).await;
+}
+
+async fn accept(listener: &mut dyn Listener) -> waterwheel_reactor::Incoming {
+    poll_fn(|cx| listener.poll_accept(cx)).await.expect("it works on this machine")
+}
+
+async fn echo(source: &mut dyn Source, sink: &mut dyn Sink) {
+    loop {
+        let bytes = poll_fn(|cx| source.poll_fill(cx).map_ok(<[u8]>::to_vec))
+            .await
+            .expect("it works on this machine");
+        if bytes.is_empty() {
+            break;
+        }
+        let taken = poll_fn(|cx| sink.poll_write(cx, &bytes)).await.expect("it works on this machine");
+        source.consume(taken);
+    }
+    poll_fn(|cx| sink.poll_shutdown(cx)).await.expect("it works on this machine");
+}
+
+#[test]
+fn a_peer_gets_back_what_it_sends() {
+    let _alone = alone();
+    let at: Address = std::net::SocketAddr::from(([127, 0, 0, 1], 0)).into();
+    let mut bound = Glommio.bind(&at, &ListenOptions::default(), 1).unwrap();
+    let at = bound[0].local.inet().unwrap();
+    let peer = std::thread::scope(|scope| {
+        let peer = scope.spawn(move || {
+            let mut peer = TcpStream::connect(at).unwrap();
+            let sent: Vec<u8> = (0..1_000_003_u32).map(|n| (n >> 3) as u8).collect();
+            let mut back = Vec::new();
+            let mut writer = peer.try_clone().unwrap();
+            std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    writer.write_all(&sent).unwrap();
+                    writer.shutdown(std::net::Shutdown::Write).unwrap();
+                });
+                peer.read_to_end(&mut back).unwrap();
+            });
+            sent == back
+        });
+        let bound = bound.remove(0);
+        once(async move |reactor| {
+            let mut listener = reactor.listen(bound).unwrap();
+            let incoming = accept(&mut *listener).await;
+            let Transport { mut source, mut sink } = reactor.adopt(incoming).unwrap();
+            echo(&mut *source, &mut *sink).await;
+        });
+        peer.join().unwrap()
+    });
+    assert!(peer);
+}
+
+#[test]
+fn a_waker_may_be_cloned_more_often_than_an_i16_counts() {
+    let _alone = alone();
+    once(async |_| {
+        let wakers = poll_fn(|cx| Poll::Ready(vec![cx.waker().clone(); 40_000])).await;
+        assert!(wakers[0].will_wake(&wakers[39_999]));
+    });
+}
+
+#[test]
+fn a_deadline_centuries_away_neither_panics_nor_delays_a_wake() {
+    let _alone = alone();
+    once(async |reactor| {
+        let (waker, receive) = mpsc::channel::<Waker>();
+        let ringer = std::thread::Builder::new()
+            .spawn(move || {
+                for waker in receive {
+                    waker.wake();
+                }
+            })
+            .unwrap();
+        let before = reactor.now();
+        for _ in 0..100 {
+            let mut rung = false;
+            poll_fn(|cx| {
+                assert!(reactor.poll_until(cx, Time::NEVER).is_pending());
+                if rung {
+                    return Poll::Ready(());
+                }
+                rung = true;
+                waker.send(cx.waker().clone()).unwrap();
+                Poll::Pending
+            })
+            .await;
+        }
+        assert!(reactor.now().since(before) < Duration::from_secs(1));
+        drop(waker);
+        ringer.join().unwrap();
+    });
+}
+
+#[test]
+fn a_shard_that_panics_or_ends_lives_again_and_holds_no_more_descriptors_than_before() {
+    let _alone = alone();
+    let open = |kind: &str| {
+        let links = std::fs::read_dir("/proc/self/fd").unwrap().flatten();
+        links.filter_map(|link| std::fs::read_link(link.path()).ok()).filter(|to| to.ends_with(kind)).count()
+    };
+    let (lives, held) = (Arc::new(AtomicUsize::new(0)), Arc::new(Mutex::new(Vec::new())));
+    let (counted, noted) = (lives.clone(), held.clone());
+    let ended = Glommio.run(vec![launch(move |reactor| {
+        let life = counted.fetch_add(1, SeqCst);
+        noted.lock().unwrap().push((open("anon_inode:[eventfd]"), open("anon_inode:[io_uring]")));
+        if life == 20 {
+            return None;
+        }
+        Some(Box::pin(async move {
+            sleep(&reactor, Duration::from_millis(1)).await;
+            assert!(life.is_multiple_of(2), "life {life}");
+        }))
+    })]);
+    assert_eq!(lives.load(SeqCst), 21);
+    assert_eq!(ended.unwrap_err()[0].to_string(), "shard 0 panicked: life 19");
+    let held = held.lock().unwrap();
+    assert!(held.iter().all(|count| *count == held[0]), "eventfds and rings in each life: {held:?}");
+    assert_eq!(open("anon_inode:[io_uring]"), 0);
+}
+
+#[test]
+fn a_root_that_always_wakes_itself_still_sees_its_alarm_and_its_connections() {
+    let _alone = alone();
+    let at: Address = std::net::SocketAddr::from(([127, 0, 0, 1], 0)).into();
+    let bound = Glommio.bind(&at, &ListenOptions::default(), 1).unwrap().remove(0);
+    let at = bound.local.inet().unwrap();
+    once(async move |reactor| {
+        let mut listener = reactor.listen(bound).unwrap();
+        let peer = TcpStream::connect(at).unwrap();
+        let mut polls = 0;
+        let incoming = poll_fn(|cx| {
+            polls += 1;
+            cx.waker().wake_by_ref();
+            listener.poll_accept(cx)
+        })
+        .await
+        .unwrap();
+        let Transport { mut source, .. } = reactor.adopt(incoming).unwrap();
+        (&peer).write_all(b"x").unwrap();
+        polls = 0;
+        poll_fn(|cx| {
+            polls += 1;
+            cx.waker().wake_by_ref();
+            source.poll_fill(cx).map(|lent| assert_eq!(lent.unwrap(), b"x"))
+        })
+        .await;
+        assert!(polls < 50, "input was looked at after {polls} polls");
+        let until = reactor.now() + Duration::from_millis(2);
+        poll_fn(|cx| {
+            cx.waker().wake_by_ref();
+            reactor.poll_until(cx, until)
+        })
+        .await;
+        assert!(reactor.now() >= until);
+    });
+}
