@@ -48,7 +48,7 @@ pub fn begin_connect(to: &Address, options: &ConnectOptions) -> io::Result<(Owne
 
 /// Chooses the address to come from. With port 0 the choice of a port is left to connect(2), which may use one that
 /// is in use towards other peers: 64 000 ports for each peer, not for all of them.
-fn bind_source(socket: &Socket, from: SocketAddr) -> io::Result<()> {
+pub(crate) fn bind_source(socket: &Socket, from: SocketAddr) -> io::Result<()> {
     if from.port() == 0 {
         bind_address_no_port(socket.as_fd())?;
     } else {

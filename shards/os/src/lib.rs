@@ -27,6 +27,8 @@ mod interrupt;
 mod options;
 mod plain;
 mod stream;
+#[cfg(test)]
+mod tests;
 
 pub use accept::accept;
 pub use address::{is_internet, local, peer};
