@@ -1,6 +1,7 @@
 //! The runtime floor.
 
 mod cgroup;
+mod choose;
 mod config;
 mod cpus;
 mod knob;
@@ -8,6 +9,7 @@ mod plan;
 mod signal;
 mod topology;
 
+pub use choose::{Choice, choose, reactors};
 pub use config::{Config, ConfigError};
 pub use cpus::{CpuList, CpuListError};
 pub use knob::Knob;
