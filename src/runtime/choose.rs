@@ -20,6 +20,8 @@ pub fn reactors() -> Vec<&'static dyn Backend> {
     let mut all: Vec<&'static dyn Backend> = vec![
         #[cfg(feature = "epoll")]
         &waterwheel_epoll::Epoll,
+        #[cfg(feature = "glommio")]
+        &waterwheel_glommio::Glommio,
     ];
     all.sort_by_key(|backend| ORDER.iter().position(|name| *name == backend.name()));
     all
@@ -194,6 +196,8 @@ mod tests {
         assert!(names.iter().all(|name| ORDER.contains(name) && *name != AUTO), "{names:?}");
         names.dedup();
         assert_eq!(names.len(), reactors().len());
+        let compiled = usize::from(cfg!(feature = "epoll")) + usize::from(cfg!(feature = "glommio"));
+        assert_eq!(names.len(), compiled, "{names:?}");
         assert!(names.is_sorted_by_key(|name| ORDER.iter().position(|known| known == name)));
     }
 
