@@ -50,12 +50,18 @@ const LAWS: &[&[Law]] =
 /// sense. In a child process, which runs one law, it does not return.
 #[must_use = "it is what `main` has to return"]
 pub fn main(reactors: &[&dyn Backend], deviations: &[Deviation]) -> ExitCode {
-    let laws: Vec<Law> = LAWS.iter().copied().flatten().copied().collect();
-    main_with(&laws, reactors, deviations)
+    let laws = laws();
+    let held: Vec<_> = reactors.iter().map(|backend| (*backend, laws.as_slice())).collect();
+    main_with(&held, deviations)
 }
 
-/// As [`main`], with laws of the caller's own; the [`kit`] helps to write them.
+/// As [`main`], with each reactor held to laws of its own: some of [these](laws), or others, written with the [`kit`].
 #[must_use = "it is what `main` has to return"]
-pub fn main_with(laws: &[Law], reactors: &[&dyn Backend], deviations: &[Deviation]) -> ExitCode {
-    runner::run(&runner::Suite { laws, reactors, deviations })
+pub fn main_with(held: &[(&dyn Backend, &[Law])], deviations: &[Deviation]) -> ExitCode {
+    runner::run(&runner::Suite { held, deviations })
+}
+
+/// Every law of the suite, in the order of the contract.
+pub fn laws() -> Vec<Law> {
+    LAWS.iter().copied().flatten().copied().collect()
 }

@@ -29,10 +29,10 @@ pub(super) fn run(suite: &Suite<'_>, name: &str) -> ExitCode {
         eprintln!("the case may outlive its runner: {error}");
     }
     let found = name.split_once("::").and_then(|(reactor, law)| {
-        let backend = suite.reactors.iter().find(|backend| backend.name() == reactor)?;
-        Some((*backend, law))
+        let (backend, laws) = suite.held.iter().find(|(backend, _)| backend.name() == reactor)?;
+        Some((*backend, *laws, law))
     });
-    let Some((backend, id)) = found else {
+    let Some((backend, laws, id)) = found else {
         eprintln!("no such case: {name}");
         return ExitCode::from(2);
     };
@@ -42,7 +42,7 @@ pub(super) fn run(suite: &Suite<'_>, name: &str) -> ExitCode {
             Err(unavailable) => not_offered(&unavailable.to_string()),
         };
     }
-    let Some(law) = suite.laws.iter().find(|law| law.id == id) else {
+    let Some(law) = laws.iter().find(|law| law.id == id) else {
         eprintln!("no such law: {name}");
         return ExitCode::from(2);
     };

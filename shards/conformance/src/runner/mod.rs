@@ -22,8 +22,8 @@ use report::{Report, Verdict};
 /// What there is to run.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Suite<'a> {
-    pub(crate) laws: &'a [Law],
-    pub(crate) reactors: &'a [&'a dyn Backend],
+    /// Each reactor with the laws that it is held to.
+    pub(crate) held: &'a [(&'a dyn Backend, &'a [Law])],
     pub(crate) deviations: &'a [Deviation],
 }
 
@@ -63,9 +63,9 @@ fn selected<'a>(suite: &Suite<'a>, arguments: &Arguments) -> (Vec<Case<'a>>, usi
         only.as_ref().is_none_or(|only| only == case.reactor) && arguments.admit(&case.name())
     };
     let all: Vec<Case<'a>> = suite
-        .reactors
+        .held
         .iter()
-        .flat_map(|backend| suite.laws.iter().map(|law| Case { law, reactor: backend.name() }))
+        .flat_map(|(backend, laws)| laws.iter().map(|law| Case { law, reactor: backend.name() }))
         .collect();
     let count = all.len();
     (all.into_iter().filter(wanted).collect(), count)
@@ -86,7 +86,7 @@ fn run_all(suite: &Suite<'_>, arguments: &Arguments) -> ExitCode {
     report.begin(cases.len());
     report.check_list(suite);
     let mut ready = Vec::new();
-    for backend in suite.reactors {
+    for (backend, _) in suite.held {
         let mine = cases.iter().filter(|case| case.reactor == backend.name());
         let mut mine: Vec<Case<'_>> = mine.copied().collect();
         if mine.is_empty() {

@@ -7,7 +7,7 @@ use waterwheel_reactor::Clock;
 
 use super::process::Ending;
 use super::{Case, Suite};
-use crate::Deviation;
+use crate::{Deviation, Law};
 
 /// How one case came out.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,10 +46,16 @@ pub(super) struct Report {
 
 impl Report {
     pub(super) fn new(suite: &Suite<'_>, filtered_out: usize) -> Report {
+        let mut rows = Vec::new();
+        for law in suite.held.iter().flat_map(|(_, laws)| *laws) {
+            if !rows.iter().any(|(id, _)| *id == law.id) {
+                rows.push((law.id, law.hazard));
+            }
+        }
         Report {
             clock: Clock::start(),
-            laws: suite.laws.iter().map(|law| (law.id, law.hazard)).collect(),
-            reactors: suite.reactors.iter().map(|backend| backend.name()).collect(),
+            laws: rows,
+            reactors: suite.held.iter().map(|(backend, _)| backend.name()).collect(),
             deviations: suite.deviations.to_vec(),
             verdicts: BTreeMap::new(),
             failures: Vec::new(),
@@ -70,24 +76,25 @@ impl Report {
             if suite.deviations[..index].iter().any(same) {
                 wrong.push((entry, "is listed twice"));
             }
-            if !suite.laws.iter().any(|law| law.id == entry.law) {
-                wrong.push((entry, "names no law of this suite"));
-            }
-            if !self.reactors.contains(&entry.reactor) {
-                wrong.push((entry, "names no reactor of this suite"));
+            match suite.held.iter().find(|(backend, _)| backend.name() == entry.reactor) {
+                None => wrong.push((entry, "names no reactor of this suite")),
+                Some((_, laws)) if !laws.iter().any(|law| law.id == entry.law) => {
+                    wrong.push((entry, "names no law that the reactor is held to"));
+                }
+                Some(_) => {}
             }
         }
         for (entry, what) in wrong {
             self.fail(format!("deviation {}::{}", entry.reactor, entry.law), what.to_owned());
         }
-        let doubles = |names: Vec<&'static str>| {
-            let again =
-                |(index, name): (usize, &&'static str)| names[..index].contains(name).then_some(*name);
-            names.iter().enumerate().filter_map(again).collect::<Vec<_>>()
-        };
-        let ids = suite.laws.iter().map(|law| law.id).collect();
-        for name in [doubles(ids), doubles(self.reactors.clone())].concat() {
-            self.fail(format!("suite {name}"), "two of this name".to_owned());
+        for (index, (backend, laws)) in suite.held.iter().enumerate() {
+            if self.reactors[..index].contains(&backend.name()) {
+                self.fail(format!("reactor {}", backend.name()), "two of this name".to_owned());
+            }
+            let twice = |(index, law): (usize, &Law)| laws[..index].iter().any(|other| other.id == law.id);
+            if laws.iter().enumerate().any(twice) {
+                self.fail(format!("laws of {}", backend.name()), "two of one id".to_owned());
+            }
         }
     }
 
