@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::fs;
+use std::rc::Rc;
 use std::time::Duration;
 
-use waterwheel_reactor::Clock;
+use waterwheel_reactor::{Clock, Reactor};
 
-use crate::kit::pause;
+use super::{pause, sleep};
 
 /// The descriptors and threads of this process at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -35,25 +36,48 @@ impl Census {
         Census { descriptors, threads }
     }
 
-    /// Waits until the process holds again what it held at this census, and panics if that takes more than two
-    /// seconds: a thread that was joined stays listed for a moment, and sockets may be closed in the next turn.
+    /// Waits until the process holds again what it held at this census: a thread that was joined stays listed for a
+    /// moment. For use while no shard runs.
     ///
     /// # Panics
-    /// Names every descriptor and thread that was left over or lost.
+    /// After two seconds; names every descriptor and thread that was left over or lost.
     pub fn assert_restored(&self) {
-        const PATIENCE: Duration = Duration::from_secs(2);
         let clock = Clock::start();
+        let late = clock.now() + PATIENCE;
         loop {
             let now = Census::take();
             if now == *self {
                 return;
             }
-            let late = clock.now().as_nanos() > PATIENCE.as_nanos() as u64;
-            assert!(!late, "something is left over or lost:{}", Difference { before: self, after: &now });
+            assert!(
+                clock.now() < late,
+                "something is left over or lost:{}",
+                Difference { before: self, after: &now }
+            );
             pause(Duration::from_millis(5));
         }
     }
+
+    /// The same for descriptors, on a shard that goes on turning meanwhile, so that it can let go of them. Sleeps.
+    ///
+    /// # Panics
+    /// After two seconds; names every descriptor that was left over or lost.
+    pub async fn descriptors_restored(&self, reactor: &Rc<dyn Reactor>) {
+        let late = reactor.now() + PATIENCE;
+        loop {
+            let now = Census { threads: self.threads.clone(), ..Census::take() };
+            if now == *self {
+                return;
+            }
+            let difference = Difference { before: self, after: &now };
+            assert!(reactor.now() < late, "something is left over or lost:{difference}");
+            sleep(reactor, Duration::from_millis(5)).await;
+        }
+    }
 }
+
+/// How long the process may take to let go: much longer than it needs, since a busy machine is no leak.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// The numbers in a directory of `/proc`, with what `describe` says of each; those that went meanwhile left out.
 fn listed(directory: &str, describe: impl Fn(i32) -> Option<String>) -> BTreeMap<i32, String> {

@@ -5,6 +5,8 @@
 
 pub(crate) mod allocations;
 mod census;
+pub(crate) mod full;
+mod limit;
 mod mail;
 pub(crate) mod pattern;
 pub(crate) mod peer;
@@ -14,6 +16,7 @@ mod thread;
 
 pub use allocations::set_allocation_counter;
 pub use census::Census;
+pub use limit::DescriptorLimit;
 pub use mail::Mail;
 pub use run::{
     Shard, accept, bind_local, close_listener, launch, local, on_each, on_one, shard, sleep, try_each,

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
 use std::time::Duration;
 
+use super::thread::FailFast;
 use waterwheel_reactor::{
     Address, Backend, Bound, Ended, Incoming, Launch, ListenOptions, Listener, Reactor, Start,
 };
@@ -33,10 +34,10 @@ where
     Shard(Box::new(|reactor| Box::pin(root(reactor))))
 }
 
-/// Runs one shard and gives what its root gave.
+/// Runs one shard and gives what its root gave; the rest as [`on_each`].
 ///
 /// # Panics
-/// If the run ends with an error, as it does when the root panics.
+/// If the run ends with an error.
 pub fn on_one<T, F>(backend: &dyn Backend, root: impl FnOnce(Rc<dyn Reactor>) -> F + Send + 'static) -> T
 where
     T: Send + 'static,
@@ -47,10 +48,21 @@ where
 
 /// Runs one shard per element and gives what their roots gave, in order.
 ///
+/// A root that panics ends the process, since the others may wait for it.
+///
 /// # Panics
-/// If the run ends with an error, as it does when a root panics.
+/// If the run ends with an error.
 pub fn on_each<T: Send + 'static>(backend: &dyn Backend, shards: Vec<Shard<T>>) -> Vec<T> {
-    let (values, result) = try_each(backend, shards);
+    let guard = |Shard(root): Shard<T>| {
+        shard(move |reactor| {
+            let root = root(reactor);
+            async move {
+                let _guard = FailFast;
+                root.await
+            }
+        })
+    };
+    let (values, result) = try_each(backend, shards.into_iter().map(guard).collect());
     if let Err(ended) = result {
         let reasons: Vec<String> = ended.iter().map(ToString::to_string).collect();
         panic!("the run failed: {}", reasons.join("; "));

@@ -1,8 +1,7 @@
 //! Foreign threads: peers with blocking sockets, wakers from outside.
 
 use std::fmt;
-use std::panic::resume_unwind;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::Duration;
 
@@ -19,11 +18,26 @@ impl<T> fmt::Debug for Thread<T> {
     }
 }
 
-/// Runs `work` on a foreign thread.
+/// Ends the process when it is dropped by a panic, with the code of one: the law has failed, the panic's message is
+/// written, and whoever waits for the thread that panicked would make a hang of it.
+#[derive(Debug)]
+pub(super) struct FailFast;
+
+impl Drop for FailFast {
+    fn drop(&mut self) {
+        const PANIC: i32 = 101;
+        if thread::panicking() {
+            std::process::exit(PANIC);
+        }
+    }
+}
+
+/// Runs `work` on a foreign thread. If that panics, the process ends.
 #[expect(clippy::disallowed_methods, reason = "a peer is foreign: it must not run on the reactor it tests")]
 pub fn thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Thread<T> {
     let (sender, result) = channel();
     let handle = thread::spawn(move || {
+        let _guard = FailFast;
         // Nobody listens any more only where the law has failed already.
         let _ = sender.send(work());
     });
@@ -34,16 +48,13 @@ impl<T> Thread<T> {
     /// Waits for its result.
     ///
     /// # Panics
-    /// With the thread's own panic if it panicked; if it needs more than ten seconds.
+    /// If the thread needs more than ten seconds.
     pub fn join(self) -> T {
         let result = self.result.recv_timeout(Duration::from_secs(10));
-        if matches!(result, Err(RecvTimeoutError::Timeout)) {
-            panic!("a foreign thread did not end within 10 s");
-        }
-        if let Err(panic) = self.handle.join() {
-            resume_unwind(panic);
-        }
-        result.expect("a thread that did not panic sent its result")
+        let result = result.unwrap_or_else(|_| panic!("a foreign thread did not end within 10 s"));
+        // The result is sent, so the end is near and nothing can panic any more.
+        let _ = self.handle.join();
+        result
     }
 }
 

@@ -14,6 +14,8 @@ pub(super) struct Arguments {
     exact: bool,
     /// Only what libtest calls ignored, of which there is nothing here.
     ignored: bool,
+    /// Print what deviations said, too.
+    pub(super) show_output: bool,
     /// How many cases at a time; as many as there are processors if not given.
     pub(super) threads: Option<usize>,
 }
@@ -46,6 +48,7 @@ impl Arguments {
                 CHILD => parsed.task = Task::Child(value(flag, inline, &mut rest)?),
                 "--list" => parsed.task = Task::List,
                 "--exact" => parsed.exact = true,
+                "--show-output" => parsed.show_output = true,
                 "--ignored" => parsed.ignored = true,
                 "--skip" => parsed.skips.push(value(flag, inline, &mut rest)?),
                 "--test-threads" => {

@@ -82,7 +82,7 @@ fn list(suite: &Suite<'_>, arguments: &Arguments) -> ExitCode {
 
 fn run_all(suite: &Suite<'_>, arguments: &Arguments) -> ExitCode {
     let (cases, count) = selected(suite, arguments);
-    let mut report = Report::new(suite, count - cases.len());
+    let mut report = Report::new(suite, count - cases.len(), arguments.show_output);
     report.begin(cases.len());
     report.check_list(suite);
     let mut ready = Vec::new();

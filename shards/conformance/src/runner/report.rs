@@ -39,13 +39,16 @@ pub(super) struct Report {
     verdicts: BTreeMap<(&'static str, &'static str), Verdict>,
     /// Name and full account of each failure, printed together at the end.
     failures: Vec<(String, String)>,
+    /// What deviating laws said, if that is to be printed.
+    accounts: BTreeMap<(&'static str, &'static str), String>,
+    show_output: bool,
     /// Reactors that cannot run here, with their reasons.
     unavailable: Vec<(&'static str, String)>,
     filtered_out: usize,
 }
 
 impl Report {
-    pub(super) fn new(suite: &Suite<'_>, filtered_out: usize) -> Report {
+    pub(super) fn new(suite: &Suite<'_>, filtered_out: usize, show_output: bool) -> Report {
         let mut rows = Vec::new();
         for law in suite.held.iter().flat_map(|(_, laws)| *laws) {
             if !rows.iter().any(|(id, _)| *id == law.id) {
@@ -59,6 +62,8 @@ impl Report {
             deviations: suite.deviations.to_vec(),
             verdicts: BTreeMap::new(),
             failures: Vec::new(),
+            accounts: BTreeMap::new(),
+            show_output,
             unavailable: Vec::new(),
             filtered_out,
         }
@@ -120,7 +125,10 @@ impl Report {
             (Ending::NotOffered(reason), Some(entry)) => {
                 self.fail_case(case, stale(&format!("it is not offered: {reason}"), entry));
             }
-            (Ending::Broken { .. }, Some(_)) => self.add(case, &Verdict::Deviation),
+            (Ending::Broken { how, output }, Some(_)) => {
+                self.add(case, &Verdict::Deviation);
+                self.accounts.insert((case.reactor, case.law.id), format!("{output}\n{how}"));
+            }
             (Ending::Broken { how, output }, None) => self.fail_case(case, format!("{output}\n{how}")),
         }
     }
@@ -183,7 +191,11 @@ impl Report {
 
     fn print_deviations(&self) {
         for entry in &self.deviations {
-            if self.verdicts.get(&(entry.reactor, entry.law)) == Some(&Verdict::Deviation) {
+            let key = (entry.reactor, entry.law);
+            if let (true, Some(account)) = (self.show_output, self.accounts.get(&key)) {
+                println!("\n---- {}::{} ----\n{}", entry.reactor, entry.law, account.trim());
+            }
+            if self.verdicts.get(&key) == Some(&Verdict::Deviation) {
                 println!(
                     "\n{}::{} deviates: {}. Measured: {}",
                     entry.reactor, entry.law, entry.reason, entry.measured
@@ -192,24 +204,28 @@ impl Report {
         }
     }
 
-    /// The table laws × reactors, of the cases that were selected.
+    /// The table laws × reactors, of the cases that were selected. A reactor with one case, as where a suite tries
+    /// one fault, has said all in its line above.
     fn table(&self) {
-        if self.verdicts.is_empty() {
+        let cases = |reactor: &str| self.verdicts.keys().filter(|(of, _)| *of == reactor).count();
+        let reactors: Vec<&'static str> =
+            self.reactors.iter().copied().filter(|reactor| cases(reactor) > 1).collect();
+        if reactors.is_empty() {
             return;
         }
         print!("\n{:<12}", "law");
-        for reactor in &self.reactors {
+        for reactor in &reactors {
             print!("{reactor:<13}");
         }
         println!("what it guards against");
         for (law, hazard) in &self.laws {
             let cell =
                 |reactor: &&'static str| self.verdicts.get(&(*reactor, *law)).map_or("-", Verdict::word);
-            if self.reactors.iter().all(|reactor| cell(reactor) == "-") {
+            if reactors.iter().all(|reactor| cell(reactor) == "-") {
                 continue;
             }
             print!("{law:<12}");
-            for reactor in &self.reactors {
+            for reactor in &reactors {
                 print!("{:<13}", cell(reactor));
             }
             println!("{hazard}");

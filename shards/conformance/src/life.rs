@@ -1,5 +1,0 @@
-//! The laws of life.
-
-use crate::Law;
-
-pub(crate) const LAWS: &[Law] = &[];
