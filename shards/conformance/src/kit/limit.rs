@@ -43,6 +43,6 @@ impl DescriptorLimit {
 
 impl Drop for DescriptorLimit {
     fn drop(&mut self) {
-        setrlimit(Resource::Nofile, self.before.clone()).expect("the limit there was before");
+        setrlimit(Resource::Nofile, self.before).expect("the limit there was before");
     }
 }

@@ -264,7 +264,10 @@ impl Sink for Sending {
     }
 
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.shared.established(&self.slot, cx)
+        ready!(self.shared.established(&self.slot, cx))?;
+        // Nothing is queued here; but a connection that broke meanwhile is told, also where nobody reads.
+        let broken = rustix::net::sockopt::socket_error(&*self.shared.descriptor)?;
+        Poll::Ready(broken.map_err(|error| self.shared.broke(error)))
     }
 
     fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
