@@ -195,6 +195,8 @@ impl Descriptor {
         };
         if let Some(error) = failed {
             self.error.set(error);
+            // Nothing can come of it any more, and one that met itself would even work.
+            self.file.take();
         } else if self.is(Facts::SHUT_LATER) {
             // If it fails the connection broke, which the source learns by itself.
             let _ = self.shut();

@@ -15,9 +15,15 @@ use crate::poller;
 /// The waker of the root. It owns the descriptor that it writes to, so a wake that comes after the reactor's end
 /// reaches nobody else.
 #[derive(Debug)]
-struct Bell {
+pub(crate) struct Bell {
     door: Doorbell,
-    interrupt: Interrupt,
+    pub(crate) interrupt: Interrupt,
+}
+
+impl Bell {
+    pub(crate) fn new() -> io::Result<Bell> {
+        Ok(Bell { door: Doorbell::default(), interrupt: Interrupt::new()? })
+    }
 }
 
 impl Wake for Bell {
@@ -43,7 +49,7 @@ impl Drop for End {
 
 /// One life of a shard: makes a reactor, asks for the root and drives it to its end.
 pub(crate) fn live(clock: Clock, start: &mut Start) -> io::Result<Life> {
-    let bell = Arc::new(Bell { door: Doorbell::default(), interrupt: Interrupt::new()? });
+    let bell = Arc::new(Bell::new()?);
     let core = Core::new(clock, &bell.interrupt)?;
     // Dropped after the root, whose connections then find an open reactor.
     let end = End(core);
@@ -55,7 +61,7 @@ pub(crate) fn live(clock: Clock, start: &mut Start) -> io::Result<Life> {
 
 /// One system call per turn: the wait. It sleeps only if nobody rang since the root was polled, and only looks if
 /// somebody did, so a root that always wakes itself still sees input and alarms in every turn.
-fn drive(core: &Core, bell: &Arc<Bell>, mut root: Root) -> io::Result<()> {
+pub(crate) fn drive(core: &Core, bell: &Arc<Bell>, mut root: Root) -> io::Result<()> {
     let waker = Waker::from(bell.clone());
     let mut cx = Context::from_waker(&waker);
     let mut events = poller::events();

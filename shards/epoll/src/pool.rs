@@ -29,6 +29,12 @@ impl Pool {
         }
     }
 
+    /// How many chunks nobody uses.
+    #[cfg(test)]
+    pub(crate) fn kept(&self) -> usize {
+        self.free.borrow().len()
+    }
+
     /// Frees what it keeps.
     pub(crate) fn clear(&self) {
         self.free.take();
