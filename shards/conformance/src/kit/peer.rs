@@ -124,6 +124,11 @@ impl Meeting {
         &self.local
     }
 
+    /// The listener alone, and where it listens; for places that need no directory.
+    pub(crate) fn into_listener(self) -> (Address, Box<dyn Listener>) {
+        (self.local, self.listener)
+    }
+
     /// Ends the listener and frees its place.
     pub(crate) async fn close(self) {
         drop(close_listener(self.listener).await);

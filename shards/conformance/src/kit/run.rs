@@ -151,12 +151,11 @@ pub async fn with_deadline<F: Future>(
 ) -> F::Output {
     let deadline = reactor.now() + limit;
     let mut future = pin!(future);
-    poll_fn(|cx| match future.as_mut().poll(cx) {
-        Poll::Ready(value) => Poll::Ready(value),
-        Poll::Pending => {
-            assert!(reactor.poll_until(cx, deadline).is_pending(), "not within {limit:?}: {what}");
-            Poll::Pending
-        }
+    poll_fn(|cx| {
+        // The clock first: a future that only the alarm's own wake brought to its end is as late as one that did not
+        // end, since without the alarm nobody would have polled it.
+        assert!(reactor.poll_until(cx, deadline).is_pending(), "not within {limit:?}: {what}");
+        future.as_mut().poll(cx)
     })
     .await
 }

@@ -43,9 +43,12 @@ pub(crate) async fn within<F: Future>(
 ) -> Option<F::Output> {
     let deadline = reactor.now() + limit;
     let mut future = pin!(future);
-    poll_fn(|cx| match future.as_mut().poll(cx) {
-        Poll::Ready(value) => Poll::Ready(Some(value)),
-        Poll::Pending => reactor.poll_until(cx, deadline).map(|()| None),
+    poll_fn(|cx| {
+        // The clock first: what only the alarm's own wake brought to its end would not have ended without it.
+        if reactor.poll_until(cx, deadline).is_ready() {
+            return Poll::Ready(None);
+        }
+        future.as_mut().poll(cx).map(Some)
     })
     .await
 }

@@ -46,4 +46,12 @@ pub(crate) const FAULTS: &[(&str, Fault, &str)] = &[
     ("first-alarm-wins", Fault::FirstAlarmWins, "TIME-3"),
     ("absurd-overflows", Fault::AbsurdOverflows, "TIME-4"),
     ("coarse-timer", Fault::CoarseTimer, "TIME-10"),
+    ("own-wake-ignored", Fault::OwnWakeIgnored, "WAKE-1"),
+    ("wake-lost", Fault::WakeLost, "WAKE-2"),
+    ("doorbell-blocks", Fault::DoorbellBlocks, "WAKE-3"),
+    ("first-waker-kept", Fault::FirstWakerKept, "WAKE-4"),
+    ("busy-starves", Fault::BusyStarves, "WAKE-5"),
+    ("idle-ticks", Fault::IdleTicks, "WAKE-6"),
+    ("wakes-kept-back", Fault::WakesKeptBack, "WAKE-7"),
+    ("waker-per-poll", Fault::WakerPerPoll, "WAKE-8"),
 ];

@@ -1,5 +1,0 @@
-//! The laws of waking.
-
-use crate::Law;
-
-pub(crate) const LAWS: &[Law] = &[];
