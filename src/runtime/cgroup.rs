@@ -205,7 +205,8 @@ mod tests {
         let deeper = [("sys/fs/cgroup/worker/cpu.max", "70000 100000\n")];
         assert_eq!(cpus("0::/docker/abc/worker\n", &bound, &deeper).as_deref(), Some("0.7"));
         // Moved out of its namespace's root, or mounted beside: never a path that leads elsewhere.
-        assert_eq!(cpus("0::/../other\n", V2, &file).as_deref(), Some("0.5"));
+        let elsewhere = [file[0], ("sys/fs/other/cpu.max", "10000 100000\n")];
+        assert_eq!(cpus("0::/../other\n", V2, &elsewhere).as_deref(), Some("0.5"));
         assert_eq!(cpus("0::/\n", &bound, &file).as_deref(), Some("0.5"));
     }
 
