@@ -39,7 +39,7 @@ const FLOORS: [&[&str]; 9] = [
     &["bin"],
 ];
 /// What may lie at the top level, besides dotfiles and licences.
-const TOP: [&str; 10] = [
+const TOP: [&str; 9] = [
     "Cargo.toml",
     "Cargo.lock",
     "README.md",
@@ -49,7 +49,6 @@ const TOP: [&str; 10] = [
     "examples",
     "benches",
     "deploy",
-    "target",
 ];
 /// The reactors, none of which imports another.
 const REACTORS: [&str; 4] = ["epoll", "uring", "glommio", "sim"];
@@ -69,14 +68,24 @@ fn the_repository_is_tidy() {
 }
 
 fn read(root: &Path) -> Tree {
+    // What tools leave behind is none of the repository.
+    let ignored = std::fs::read_to_string(root.join(".gitignore")).unwrap_or_default();
+    let is_ignored = |path: &Path| {
+        let name = path.file_name().unwrap_or_default();
+        let mut lines = ignored.lines().chain([".git"]);
+        lines.any(|line| match line.strip_prefix("*.") {
+            Some(ending) => path.extension().is_some_and(|own| own == ending),
+            None => {
+                name == line
+                    || path.strip_prefix(root).is_ok_and(|own| own == Path::new(line.trim_matches('/')))
+            }
+        })
+    };
     let mut tree = Tree::new();
     let mut directories = vec![root.to_owned()];
     while let Some(directory) = directories.pop() {
-        for entry in std::fs::read_dir(&directory).into_iter().flatten().flatten() {
-            let (path, name) = (entry.path(), entry.file_name());
-            if [".git", "target"].iter().any(|skipped| name == *skipped) {
-                continue;
-            }
+        let entries = std::fs::read_dir(&directory).into_iter().flatten().flatten();
+        for path in entries.map(|entry| entry.path()).filter(|path| !is_ignored(path)) {
             if path.is_dir() {
                 directories.push(path);
             } else if let (Ok(text), Ok(relative)) = (std::fs::read_to_string(&path), path.strip_prefix(root))
