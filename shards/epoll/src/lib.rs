@@ -13,7 +13,7 @@
 //! | `source`, `sink`, `listener`, `watched` | the seam's objects |
 //! | `pool` | buffers that are lent to sources |
 //!
-//! Memory: about 300 bytes per idle connection, and a buffer of 16 KiB only while received bytes are not consumed.
+//! Memory: about 200 bytes per idle connection, and a buffer of 64 KiB only while received bytes are not consumed.
 #![forbid(unsafe_code)]
 
 #[cfg(not(target_os = "linux"))]

@@ -39,7 +39,7 @@ impl Token {
 /// The end of the list of free slots; never a slot.
 const NO_SLOT: u32 = u32::MAX;
 
-/// All registrations of one reactor. Grows to the most that were ever there at once, 24 bytes each.
+/// All registrations of one reactor. Grows to the most that were ever there at once, 16 bytes each.
 #[derive(Debug)]
 pub(crate) struct Slots {
     slots: Vec<Slot>,
@@ -55,6 +55,10 @@ struct Slot {
 }
 
 impl Slots {
+    /// What one registration takes here.
+    #[cfg(test)]
+    pub(crate) const SLOT_BYTES: usize = size_of::<Slot>();
+
     pub(crate) fn new() -> Slots {
         Slots { slots: Vec::new(), free: NO_SLOT }
     }

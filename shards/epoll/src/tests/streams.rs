@@ -12,6 +12,10 @@ use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 use waterwheel_reactor::{Handle, Incoming};
 
 use super::*;
+use crate::descriptor::Descriptor;
+use crate::sink::EpollSink;
+use crate::slots::Slots;
+use crate::source::EpollSource;
 
 fn incoming(handle: impl Into<OwnedFd>) -> Incoming {
     Incoming { handle: Handle::Os(handle.into()), bytes: Vec::new(), peer: None }
@@ -261,4 +265,15 @@ fn now<T>(poll: Poll<T>) -> T {
         Poll::Ready(value) => value,
         Poll::Pending => panic!("must not wait"),
     }
+}
+
+#[test]
+fn an_idle_connection_takes_little_memory() {
+    let reference_counts = 2 * size_of::<usize>();
+    let bytes = size_of::<Descriptor>()
+        + reference_counts
+        + size_of::<EpollSource>()
+        + size_of::<EpollSink>()
+        + Slots::SLOT_BYTES;
+    assert!(bytes <= 256, "{bytes} bytes");
 }
