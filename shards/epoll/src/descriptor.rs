@@ -35,7 +35,8 @@ impl Facts {
     pub(crate) const SHUT: Facts = Facts(1 << 6);
     /// The sink was dropped before the connection was established: send FIN when it is.
     pub(crate) const SHUT_LATER: Facts = Facts(1 << 7);
-    /// Not TCP: a receive also stops short at a message that carries descriptors.
+    /// Not TCP: a receive also stops short at a message that carries descriptors, a send also for want of memory, and
+    /// no edge tells of what was left.
     pub(crate) const LOCAL: Facts = Facts(1 << 8);
     /// The same open file may have other descriptors, so that closing ours does not take it out of the set.
     pub(crate) const SHARED: Facts = Facts(1 << 9);

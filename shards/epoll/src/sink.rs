@@ -47,7 +47,7 @@ impl EpollSink {
         }
         match send(file.as_fd()) {
             Ok(count) => {
-                if count < size {
+                if count < size && !descriptor.is(Facts::LOCAL) {
                     // The buffers are full: the kernel will tell when there is room.
                     descriptor.clear(Facts::WRITABLE);
                 }
@@ -73,9 +73,11 @@ impl Sink for EpollSink {
         cx: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        // Empty slices may fill the first 1 024, which are all that one call takes.
+        // Without empty ones in front, so that what one call takes is not nothing; and no more than that, so that a
+        // short count means full buffers.
         let first = slices.iter().position(|slice| !slice.is_empty()).unwrap_or(slices.len());
         let slices = &slices[first..];
+        let slices = &slices[..slices.len().min(waterwheel_os::SLICES_MAX)];
         let size = slices.iter().map(|slice| slice.len()).sum();
         self.poll_send(cx, size, |file| waterwheel_os::send_vectored(file, slices))
     }

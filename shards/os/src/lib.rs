@@ -38,4 +38,4 @@ pub use descriptors::{Reserve, duplicate, open, raise_descriptor_limit};
 pub use disposition::Disposition;
 pub use interrupt::Interrupt;
 pub use plain::{PlainEvent, wait_plainly};
-pub use stream::{abort, receive, send, send_vectored, shutdown_write};
+pub use stream::{SLICES_MAX, abort, receive, send, send_vectored, shutdown_write};

@@ -6,8 +6,8 @@ use std::os::fd::BorrowedFd;
 use rustix::io::{Errno, retry_on_intr};
 use rustix::net::{self, RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown};
 
-/// The most slices that sendmsg(2) takes (`UIO_MAXIOV`).
-const SLICES_MAX: usize = 1024;
+/// The most slices that [`send_vectored`] takes at once, as sendmsg(2) does (`UIO_MAXIOV`).
+pub const SLICES_MAX: usize = 1024;
 
 const SENDING: SendFlags = SendFlags::NOSIGNAL.union(SendFlags::DONTWAIT);
 
@@ -28,7 +28,7 @@ pub fn send(socket: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
     Ok(retry_on_intr(|| net::send(socket, bytes, SENDING))?)
 }
 
-/// The same from several slices, in order; of more than 1 024 the first ones.
+/// The same from several slices, in order; of more than [`SLICES_MAX`] the first ones.
 ///
 /// # Errors
 /// As [`send`].

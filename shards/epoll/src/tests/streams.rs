@@ -91,6 +91,22 @@ fn bytes_behind_a_passed_descriptor_do_not_wait_for_the_next_event() {
 }
 
 #[test]
+fn more_slices_than_one_call_takes_are_not_mistaken_for_full_buffers() {
+    run(async |reactor| {
+        let (mut near, mut far) = pair(&reactor).await;
+        let mut slices = vec![IoSlice::new(b""); 2000];
+        slices.extend([IoSlice::new(b"ab"); 3000]);
+        let mut left = &mut slices[..];
+        while !left.is_empty() {
+            let taken = poll_fn(|cx| near.sink.poll_write_vectored(cx, left)).await.unwrap();
+            IoSlice::advance_slices(&mut left, taken);
+        }
+        drop(near);
+        assert_eq!(read(&mut *far.source, 10_000).await.unwrap(), b"ab".repeat(3000));
+    });
+}
+
+#[test]
 fn a_reset_that_the_sink_met_is_no_clean_end_for_the_source() {
     run(async |reactor| {
         let (mut near, far) = with_plain_peer(&reactor).await;
