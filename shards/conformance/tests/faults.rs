@@ -8,19 +8,21 @@ use std::process::ExitCode;
 use waterwheel_conformance::{Deviation, Law, laws, main_with};
 use waterwheel_reactor::Backend;
 
-use reference::{FAULTS, Reference};
+use reference::{FAULTS, Fault, MISTAKES, Reference};
 
 fn main() -> ExitCode {
     let laws = laws();
     let control = Reference::new();
-    let faulty: Vec<(Reference, Vec<Law>)> = FAULTS
+    let mistakes = MISTAKES.iter().map(|(name, mistake, broken)| (*name, Fault::Halves(*mistake), *broken));
+    let faults: Vec<(&str, Fault, &str)> = FAULTS.iter().copied().chain(mistakes).collect();
+    let faulty: Vec<(Reference, Vec<Law>)> = faults
         .iter()
         .map(|(name, fault, broken)| {
             let guard = laws.iter().filter(|law| law.id == *broken);
             (Reference::faulty(name, *fault), guard.copied().collect())
         })
         .collect();
-    let expected: Vec<Deviation> = FAULTS
+    let expected: Vec<Deviation> = faults
         .iter()
         .map(|(name, _, broken)| Deviation {
             law: broken,

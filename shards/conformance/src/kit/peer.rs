@@ -24,12 +24,13 @@ pub(crate) enum Family {
     Unix,
 }
 
-/// Small kernel buffers, so that a case fills them with little; the kernel doubles the number and tunes no more.
-pub(crate) const SMALL_BUFFER: usize = 16 << 10;
+/// Small kernel buffers, so that a case fills them with little; the kernel doubles the number and tunes no more. Twice
+/// this is still several of the loopback's segments of 64 KiB: less, and the window opens only by the probe timer.
+pub(crate) const SMALL_BUFFER: usize = 128 << 10;
 
-/// What the kernel may hold in one direction when both buffers are small: both of them doubled, and one segment of
-/// 64 KiB above each, since the kernel checks a buffer's limit only before it adds a segment. Rounded up.
-pub(crate) const KERNEL_BYTES_MAX: usize = 256 << 10;
+/// What the kernel may hold in one direction when both buffers are small: both of them doubled, and one segment above
+/// each, since the kernel checks a buffer's limit only before it adds a segment.
+pub(crate) const KERNEL_BYTES_MAX: usize = 2 * (2 * SMALL_BUFFER + (64 << 10));
 
 /// A listening socket of the backend under test, made before its shards run.
 #[derive(Debug)]
@@ -135,7 +136,10 @@ impl Meeting {
     }
 }
 
-/// The other end of a connection: a blocking socket that no reactor knows. Each call gives up after ten seconds, with
+/// Far more than the loopback takes on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// The other end of a connection: a blocking socket that no reactor knows. Each call gives up after five seconds, with
 /// a panic, so that a reactor that stalls is a failure with a place.
 #[derive(Debug)]
 pub(crate) struct Peer {
@@ -169,9 +173,8 @@ impl Peer {
     }
 
     fn from_socket(socket: Socket) -> Peer {
-        const PATIENCE: Option<Duration> = Some(Duration::from_secs(10));
-        socket.set_read_timeout(PATIENCE).expect("SO_RCVTIMEO");
-        socket.set_write_timeout(PATIENCE).expect("SO_SNDTIMEO");
+        socket.set_read_timeout(Some(PATIENCE)).expect("SO_RCVTIMEO");
+        socket.set_write_timeout(Some(PATIENCE)).expect("SO_SNDTIMEO");
         Peer { socket }
     }
 
@@ -211,7 +214,7 @@ impl Peer {
                 Err(error) => panic!("the peer could not write: {error}"),
             }
         }
-        self.socket.set_write_timeout(Some(Duration::from_secs(10))).expect("SO_SNDTIMEO");
+        self.socket.set_write_timeout(Some(PATIENCE)).expect("SO_SNDTIMEO");
         total
     }
 
@@ -250,7 +253,7 @@ impl Peer {
                     count += size;
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    panic!("the peer heard nothing for ten seconds after {count} bytes")
+                    panic!("the peer heard nothing for {PATIENCE:?} after {count} bytes")
                 }
                 Err(error) => return (count, Err(error)),
             }

@@ -1,14 +1,16 @@
 //! Many streams at once, each with bytes lent that nobody gives back yet.
 
 use std::pin::Pin;
+use std::rc::Rc;
+use std::time::Duration;
 
-use waterwheel_reactor::{Backend, Source, Transport};
+use waterwheel_reactor::{Backend, Reactor, Source, Transport};
 
 use crate::Outcome;
 use crate::kit::on_one;
 use crate::kit::pattern::Pattern;
 use crate::kit::peer::{Family, Peer, Venue, errand};
-use crate::kit::stream::{all, expect, expect_end, peek, peek_once, turn};
+use crate::kit::stream::{all, expect, expect_end, peek, peek_once, turn, within};
 
 /// More connections than a reactor would provide buffers for at once; within 1 024 descriptors with their peers.
 const CONNECTIONS: usize = 200;
@@ -16,6 +18,9 @@ const CONNECTIONS: usize = 200;
 /// What each peer sends: several buffers' worth, yet little enough that the kernel takes it from a peer whose reader
 /// waits, so that one thread can send for all.
 const SENT: usize = 40 << 10;
+
+/// To be lent something when all bytes are there, on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// STREAM-15.
 pub(super) fn all_lent_at_once(backend: &dyn Backend) -> Outcome {
@@ -33,7 +38,7 @@ pub(super) fn all_lent_at_once(backend: &dyn Backend) -> Outcome {
             assert!(peek_once(transport.source.as_mut()).await.is_pending(), "there is nothing to read yet");
         }
         let senders = errand(move || send_to_all(peers));
-        lent_by_all(&mut transports).await;
+        lent_by_all(&reactor, &mut transports).await;
         one_reads_while_the_others_hold(&mut transports).await;
         let rest = transports.iter_mut().enumerate().skip(1);
         all(rest.map(|(number, transport)| whole(number, transport.source.as_mut())).collect()).await;
@@ -51,7 +56,7 @@ fn send_to_all(peers: Vec<Peer>) {
 }
 
 /// Every source lends something while no other has given anything back, and lends it still some turns later.
-async fn lent_by_all(transports: &mut [Transport]) {
+async fn lent_by_all(reactor: &Rc<dyn Reactor>, transports: &mut [Transport]) {
     let waiting = transports.iter_mut().enumerate().map(|(number, transport)| {
         let lent: Pin<Box<dyn Future<Output = ()>>> = Box::pin(async move {
             let lent = peek(transport.source.as_mut()).await.expect("bytes");
@@ -60,7 +65,8 @@ async fn lent_by_all(transports: &mut [Transport]) {
         });
         lent
     });
-    all(waiting.collect()).await;
+    let lent = within(reactor, PATIENCE, all(waiting.collect())).await;
+    lent.unwrap_or_else(|| panic!("some of {CONNECTIONS} sources wait until others give their buffers back"));
     for _ in 0..3 {
         turn().await;
         for (number, transport) in transports.iter_mut().enumerate() {

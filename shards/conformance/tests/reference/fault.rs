@@ -1,5 +1,7 @@
 //! The mistakes to choose from, each with the law that must notice it.
 
+use super::halves::Mistake;
+
 /// One mistake of a reactor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fault {
@@ -32,6 +34,8 @@ pub(crate) enum Fault {
     RefusalUntyped,
     CancelLeaks,
     ConnectsCapped,
+    /// One with connections.
+    Halves(Mistake),
 }
 
 /// Each fault under the name that its reactor gets, and the law that it breaks.

@@ -2,6 +2,7 @@
 //! law can fail. Each fault is one `if` where a real reactor would have the mistake.
 
 mod fault;
+mod halves;
 mod socket;
 mod stream;
 
@@ -23,6 +24,7 @@ use waterwheel_reactor::{
 };
 
 pub(crate) use fault::{FAULTS, Fault};
+pub(crate) use halves::MISTAKES;
 
 /// The backend.
 #[derive(Debug)]
@@ -273,14 +275,33 @@ impl Reactor for Handle {
     }
 
     fn listen(&self, bound: Bound) -> io::Result<Box<dyn Listener>> {
-        Ok(Box::new(socket::Accepting::new(Rc::clone(&self.0), bound)?))
+        let accepting = socket::Accepting::new(Rc::clone(&self.0), bound)?;
+        match self.0.fault {
+            Fault::Halves(mistake) => Ok(halves::listener(mistake, accepting)),
+            _ => Ok(Box::new(accepting)),
+        }
     }
 
     fn connect(&self, to: &Address, options: &ConnectOptions) -> io::Result<Transport> {
-        stream::connect(Rc::clone(&self.0), to, options)
+        let transport = stream::connect(Rc::clone(&self.0), to, options)?;
+        self.spoiled(transport)
     }
 
     fn adopt(&self, incoming: Incoming) -> io::Result<Transport> {
-        stream::adopt(Rc::clone(&self.0), incoming)
+        if let Fault::Halves(mistake) = self.0.fault {
+            halves::admit(mistake, &incoming)?;
+        }
+        let transport = stream::adopt(Rc::clone(&self.0), incoming)?;
+        self.spoiled(transport)
+    }
+}
+
+impl Handle {
+    /// The connection with the reactor's mistake, if it makes one with connections.
+    fn spoiled(&self, transport: Transport) -> io::Result<Transport> {
+        match self.0.fault {
+            Fault::Halves(mistake) => halves::transport(mistake, &self.0, transport),
+            _ => Ok(transport),
+        }
     }
 }
