@@ -1,8 +1,10 @@
 //! Peers with plain blocking sockets, and the places where they and a reactor meet.
 
 use std::any::Any;
+use std::ffi::OsStr;
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
+use std::os::unix::ffi::OsStrExt;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::rc::Rc;
 use std::time::Duration;
@@ -154,7 +156,12 @@ impl Peer {
             Address::Unix(UnixName::Path(path)) => {
                 (Domain::UNIX, SockAddr::unix(path).expect("a short name"))
             }
-            Address::Unix(other) => panic!("no file to connect to: {other:?}"),
+            // A leading zero byte marks a name outside the file system (unix(7)).
+            Address::Unix(UnixName::Abstract(name)) => {
+                let marked = [b"\0", name.as_slice()].concat();
+                (Domain::UNIX, SockAddr::unix(OsStr::from_bytes(&marked)).expect("a short name"))
+            }
+            Address::Unix(UnixName::Unnamed) => panic!("nothing to connect to"),
         };
         let socket = Socket::new(domain, Type::STREAM, None).expect("a socket");
         if let Some(size) = options.receive_buffer {
@@ -230,6 +237,14 @@ impl Peer {
         let count = bytes.len();
         let read = (&self.socket).read_exact(bytes);
         read.unwrap_or_else(|error| panic!("the peer missed some of {count} bytes: {error}"));
+    }
+
+    /// Reads as many bytes as `wanted` has, and compares.
+    pub(crate) fn expect_bytes(&self, wanted: &[u8]) {
+        let mut bytes = vec![0; wanted.len()];
+        let read = (&self.socket).read_exact(&mut bytes);
+        read.unwrap_or_else(|error| panic!("the peer missed some of {wanted:?}: {error}"));
+        assert_eq!(bytes, wanted, "what the peer got");
     }
 
     /// Expects the end of the stream now.

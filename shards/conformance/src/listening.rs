@@ -1,5 +1,0 @@
-//! The laws of listening.
-
-use crate::Law;
-
-pub(crate) const LAWS: &[Law] = &[];

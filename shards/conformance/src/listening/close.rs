@@ -1,0 +1,138 @@
+//! How a listening socket is given back, given up and left alone.
+
+use std::io::ErrorKind;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::rc::Rc;
+
+use waterwheel_reactor::{Address, Backend, Bound, Handle, ListenOptions, Listener, Reactor};
+
+use crate::Outcome;
+use crate::kit::peer::Peer;
+use crate::kit::stream::{once, read, turn};
+use crate::kit::{accept, bind_local, close_listener, local, on_one};
+
+/// LISTEN-2.
+pub(super) fn gives_back(backend: &dyn Backend) -> Outcome {
+    queue_survives(backend);
+    let alone = bind_local(backend);
+    let at = local(&alone);
+    on_one(backend, move |reactor| async move {
+        let bound = close_listener(listening(&reactor, alone).await).await;
+        assert_eq!(local(&bound), at, "it listens where it did");
+        taken(at, "a listener that was closed and whose socket is still held");
+        drop(bound);
+        turn().await;
+        free(at, "the socket that a closed listener gave back was dropped");
+    });
+    dropped_at_once(backend);
+    the_last_of_a_group(backend);
+    Outcome::Holds
+}
+
+/// A listener with an accept under way.
+async fn listening(reactor: &Rc<dyn Reactor>, bound: Bound) -> Box<dyn Listener> {
+    let mut listener = reactor.listen(bound).expect("listening");
+    assert!(once(|cx| listener.poll_accept(cx)).await.is_pending(), "nobody has connected");
+    listener
+}
+
+/// What waits in the kernel's queue stays there: for connections that come after the close, and for those that came
+/// before it if nobody had asked for them.
+fn queue_survives(backend: &dyn Backend) {
+    let bound = bind_local(backend);
+    let to = Address::Inet(local(&bound));
+    on_one(backend, move |reactor| async move {
+        let early = Peer::connect(&to, Default::default());
+        let listener = reactor.listen(bound).expect("listening");
+        turn().await;
+        let bound = close_listener(listener).await;
+        let late = Peer::connect(&to, Default::default());
+        early.write_all(b"early");
+        late.write_all(b"late");
+        let mut listener = reactor.listen(bound).expect("listening again");
+        for word in [&b"early"[..], b"late"] {
+            let incoming = accept(&mut listener).await.expect("a connection that waited");
+            let mut transport = reactor.adopt(incoming).expect("adopting");
+            assert_eq!(read(&mut *transport.source).await.expect("reading"), word);
+        }
+        // And once more with an accept under way when it is closed.
+        assert!(once(|cx| listener.poll_accept(cx)).await.is_pending());
+        let bound = close_listener(listener).await;
+        let last = Peer::connect(&to, Default::default());
+        last.write_all(b"last");
+        let mut listener = reactor.listen(bound).expect("listening a third time");
+        let incoming = accept(&mut listener).await.expect("a connection that waited");
+        let mut transport = reactor.adopt(incoming).expect("adopting");
+        assert_eq!(read(&mut *transport.source).await.expect("reading"), b"last");
+    });
+}
+
+/// Without a close: a multishot accept in flight must not keep the socket open.
+fn dropped_at_once(backend: &dyn Backend) {
+    let bound = bind_local(backend);
+    let at = local(&bound);
+    on_one(backend, move |reactor| async move {
+        drop(listening(&reactor, bound).await);
+        turn().await;
+        free(at, "a listener was dropped");
+    });
+}
+
+fn the_last_of_a_group(backend: &dyn Backend) {
+    let at = Address::Inet(SocketAddr::from(([127, 0, 0, 1], 0)));
+    let mut bound = backend.bind(&at, &ListenOptions::default(), 2).expect("a free port");
+    let at = local(&bound[0]);
+    let (second, first) = (bound.pop().expect("two"), bound.pop().expect("two"));
+    on_one(backend, move |reactor| async move {
+        drop(listening(&reactor, first).await);
+        turn().await;
+        taken(at, "one of two sockets is left");
+        drop(listening(&reactor, second).await);
+        turn().await;
+        free(at, "the last socket of a group was dropped");
+    });
+}
+
+fn taken(at: SocketAddr, while_what: &str) {
+    match TcpListener::bind(at) {
+        Err(error) if error.kind() == ErrorKind::AddrInUse => {}
+        other => panic!("{while_what}, yet binding its port gives {other:?}"),
+    }
+}
+
+fn free(at: SocketAddr, after_what: &str) {
+    if let Err(error) = TcpListener::bind(at) {
+        panic!("{after_what}, yet one turn later its port is not free: {error}");
+    }
+}
+
+/// LISTEN-6: the socket is listened on by somebody else too, as where a service manager passed it on.
+pub(super) fn never_shut_down(backend: &dyn Backend) -> Outcome {
+    let owner = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
+    owner.set_nonblocking(true).expect("O_NONBLOCK");
+    let at = owner.local_addr().expect("a bound socket");
+    let bounds: Vec<Bound> = (0..4).map(|_| adopted(&owner)).collect();
+    on_one(backend, move |reactor| async move {
+        let [dropped, closed, unused, left] = bounds.try_into().expect("four");
+        drop(listening(&reactor, dropped).await);
+        turn().await;
+        drop(close_listener(listening(&reactor, closed).await).await);
+        turn().await;
+        drop(reactor.listen(unused).expect("listening"));
+        turn().await;
+        // The last one ends with the reactor.
+        let _left = listening(&reactor, left).await;
+    });
+    for _ in 0..3 {
+        let client = TcpStream::connect(at).expect("the owner still listens");
+        let (accepted, _) = owner.accept().expect("the owner still accepts");
+        drop((client, accepted));
+    }
+    Outcome::Holds
+}
+
+fn adopted(owner: &TcpListener) -> Bound {
+    let local = Address::Inet(owner.local_addr().expect("a bound socket"));
+    let duplicate = owner.try_clone().expect("a duplicate");
+    Bound { local, handle: Handle::Os(duplicate.into()), options: ListenOptions::default() }
+}
