@@ -7,6 +7,7 @@ mod report;
 
 use std::collections::VecDeque;
 use std::env;
+use std::ffi::OsString;
 use std::io::{self, Write};
 use std::process::ExitCode;
 use std::sync::{Mutex, PoisonError};
@@ -58,7 +59,7 @@ pub(crate) fn run(suite: &Suite<'_>) -> ExitCode {
 
 /// The cases that the command line and the environment leave, and how many there are without them.
 fn selected<'a>(suite: &Suite<'a>, arguments: &Arguments) -> (Vec<Case<'a>>, usize) {
-    let only = env::var_os("WATERWHEEL_REACTOR").filter(|name| !name.is_empty() && name != "auto");
+    let only = limited_to();
     let wanted = |case: &Case<'_>| {
         only.as_ref().is_none_or(|only| only == case.reactor) && arguments.admit(&case.name())
     };
@@ -69,6 +70,11 @@ fn selected<'a>(suite: &Suite<'a>, arguments: &Arguments) -> (Vec<Case<'a>>, usi
         .collect();
     let count = all.len();
     (all.into_iter().filter(wanted).collect(), count)
+}
+
+/// The one reactor that the environment asks for.
+fn limited_to() -> Option<OsString> {
+    env::var_os("WATERWHEEL_REACTOR").filter(|name| !name.is_empty() && name != "auto")
 }
 
 fn list(suite: &Suite<'_>, arguments: &Arguments) -> ExitCode {
@@ -84,6 +90,9 @@ fn run_all(suite: &Suite<'_>, arguments: &Arguments) -> ExitCode {
     let (cases, count) = selected(suite, arguments);
     let mut report = Report::new(suite, count - cases.len(), arguments.show_output);
     report.begin(cases.len());
+    if let (true, Some(only)) = (cases.is_empty(), limited_to()) {
+        println!("WATERWHEEL_REACTOR={} is none of this suite's reactors, or left no case", only.display());
+    }
     report.check_list(suite);
     let mut ready = Vec::new();
     for (backend, _) in suite.held {

@@ -1,0 +1,270 @@
+//! The runner itself, tried on laws and reactors that are broken on purpose: what must fail is reported as failed, and
+//! with the reason.
+//!
+//! This program has two roles. As cargo starts it, it is the test; with [`ROLE`] in its environment it is one of the
+//! suites that the test starts and reads.
+
+use std::env;
+use std::fs::File;
+use std::io;
+use std::mem;
+use std::process::{Command, ExitCode, Output, exit};
+use std::time::Duration;
+
+use waterwheel_conformance::kit::{pause, thread};
+use waterwheel_conformance::{Deviation, Law, Outcome, main_with};
+use waterwheel_reactor::{Address, Backend, Bound, Ended, Launch, ListenOptions, Unavailable};
+
+const ROLE: &str = "WATERWHEEL_RUNNER_TEST";
+
+fn main() -> ExitCode {
+    match env::var(ROLE).as_deref() {
+        Ok("laws") => main_with(&[(&Plain(SOUND), &BROKEN)], &[]),
+        Ok("list") => main_with(&[(&Plain(SOUND), &BROKEN)], LISTED),
+        Ok("wrong list") => main_with(&[(&Plain(SOUND), &BROKEN)], WRONG),
+        Ok("probes") => {
+            let laws = [Law::new("HOLDS", "", holds), Law::new("ANYWAY", "", holds).unprobed()];
+            let held = PROBES.iter().map(|plain| -> (&dyn Backend, &[Law]) { (plain, &laws) });
+            main_with(&held.collect::<Vec<_>>(), &[])
+        }
+        _ => test(),
+    }
+}
+
+/// Runs the checks, one line each; the first that fails ends the program with its panic.
+fn test() -> ExitCode {
+    let checks: [(&str, fn()); 6] = [
+        ("every_way_to_break_a_law_is_reported", broken_laws),
+        ("the_list_of_deviations_is_strict", strict_list),
+        ("an_entry_that_can_never_apply_fails", wrong_list),
+        ("a_reactor_that_cannot_run_is_not_passed", probes),
+        ("filters_choose_cases", filters),
+        ("a_bad_command_line_is_refused", bad_command_line),
+    ];
+    let arguments: Vec<String> = env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
+    let listed = env::args().any(|argument| argument == "--list");
+    let chosen = |name: &str| arguments.is_empty() || arguments.iter().any(|part| name.contains(&**part));
+    let (chosen, others): (Vec<_>, Vec<_>) = checks.into_iter().partition(|(name, _)| chosen(name));
+    if listed {
+        chosen.iter().for_each(|(name, _)| println!("{name}: test"));
+        return ExitCode::SUCCESS;
+    }
+    for (name, check) in &chosen {
+        check();
+        println!("test {name} ... ok");
+    }
+    let (passed, out) = (chosen.len(), others.len());
+    println!("\ntest result: ok. {passed} passed; 0 failed; 0 ignored; 0 measured; {out} filtered out\n");
+    ExitCode::SUCCESS
+}
+
+const BROKEN: [Law; 10] = [
+    Law::new("HOLDS", "", holds),
+    Law::new("LACKS", "", |_| Outcome::NotOffered("no such thing here")),
+    Law::new("PANICS", "the reason", |_| panic!("this is how it breaks")),
+    Law::new("HANGS", "", |_| {
+        loop {
+            pause(Duration::from_secs(1));
+        }
+    })
+    .within(Duration::from_millis(500)),
+    Law::new("LEAKS", "", |_| {
+        mem::forget(File::open("/dev/zero"));
+        Outcome::Holds
+    }),
+    Law::new("STAYS", "", |_| {
+        let _never_joined = thread(|| pause(Duration::from_secs(60)));
+        Outcome::Holds
+    })
+    .alone(),
+    Law::new("EXITS", "", |_| exit(0)),
+    Law::new("ABORTS", "", |_| std::process::abort()),
+    Law::new("FLOODS", "", |_| {
+        let line = "x".repeat(1 << 16);
+        (0..64).for_each(|_| println!("{line}"));
+        panic!("after four mebibytes");
+    }),
+    // Holds, and leaves a process behind that has the runner's pipe open.
+    Law::new("ORPHANS", "", |_| {
+        let child = Command::new("sleep").arg("60").spawn();
+        child.map_or(Outcome::NotOffered("no sleep(1)"), |_| Outcome::Holds)
+    }),
+];
+
+fn holds(_: &dyn Backend) -> Outcome {
+    Outcome::Holds
+}
+
+const fn deviation(law: &'static str, reactor: &'static str) -> Deviation {
+    Deviation { law, reactor, reason: "not our defect", measured: "a number" }
+}
+
+const LISTED: &[Deviation] = &[
+    deviation("PANICS", "sound"),
+    deviation("HANGS", "sound"),
+    deviation("HOLDS", "sound"),
+    deviation("LACKS", "sound"),
+];
+
+const WRONG: &[Deviation] = &[
+    deviation("PANICS", "sound"),
+    deviation("PANICS", "sound"),
+    deviation("NO-SUCH-LAW", "sound"),
+    deviation("PANICS", "no-such-reactor"),
+];
+
+/// A backend that does nothing, under a name and with a probe to choose.
+#[derive(Clone, Copy, Debug)]
+struct Plain((&'static str, fn() -> Result<(), Unavailable>));
+
+const SOUND: (&str, fn() -> Result<(), Unavailable>) = ("sound", || Ok(()));
+
+const PROBES: [Plain; 4] = [
+    Plain(SOUND),
+    Plain(("missing", || Err(Unavailable::new("no ring here")))),
+    Plain(("panicking", || panic!("the probe breaks"))),
+    Plain(("exiting", || exit(0))),
+];
+
+impl Backend for Plain {
+    fn name(&self) -> &'static str {
+        self.0.0
+    }
+
+    fn probe(&self) -> Result<(), Unavailable> {
+        self.0.1()
+    }
+
+    fn bind(&self, _: &Address, _: &ListenOptions, _: usize) -> io::Result<Vec<Bound>> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    fn run(&self, _: Vec<Launch>) -> Result<(), Vec<Ended>> {
+        Ok(())
+    }
+}
+
+/// What a suite said, and how it ended.
+struct Said {
+    text: String,
+    code: Option<i32>,
+}
+
+impl Said {
+    fn by(role: &str, arguments: &[&str], reactor: &str) -> Said {
+        let program = env::current_exe().expect("this program");
+        let mut command = Command::new(program);
+        command.args(arguments).env(ROLE, role).env("WATERWHEEL_REACTOR", reactor).env("RUST_BACKTRACE", "0");
+        let Output { status, stdout, stderr } = command.output().expect("a suite that ends");
+        let text = [stdout, stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).concat();
+        Said { text, code: status.code() }
+    }
+
+    #[track_caller]
+    fn has(&self, parts: &[&str]) {
+        for part in parts {
+            assert!(self.text.contains(part), "{part:?} is missing in:\n{}", self.text);
+        }
+    }
+
+    #[track_caller]
+    fn ended_with(&self, code: i32) {
+        assert_eq!(self.code, Some(code), "{}", self.text);
+    }
+}
+
+fn broken_laws() {
+    let said = Said::by("laws", &[], "auto");
+    said.ended_with(1);
+    said.has(&[
+        "running 10 tests",
+        "test sound::HOLDS ... ok\n",
+        "test sound::ORPHANS ... ok\n",
+        "test sound::LACKS ... not offered: no such thing here\n",
+        "this is how it breaks",
+        "---- sound::PANICS (the reason) ----",
+        "did not end within 500ms and was killed",
+        "left over: descriptor",
+        "(/dev/zero)",
+        "left over: thread",
+        "ended the process with code 0 before the law came to its end",
+        "was killed by signal 6",
+        "test result: FAILED. 2 passed; 7 failed; 1 ignored; 0 measured; 0 filtered out",
+    ]);
+    for law in ["PANICS", "HANGS", "LEAKS", "STAYS", "EXITS", "ABORTS", "FLOODS"] {
+        said.has(&[&format!("test sound::{law} ... FAILED\n")]);
+    }
+    let width = said.text.len();
+    assert!(width < 2 << 20, "a law that floods its output floods ours: {width} bytes");
+}
+
+fn strict_list() {
+    let said = Said::by("list", &["HOLDS", "LACKS", "PANICS", "HANGS"], "");
+    said.ended_with(1);
+    said.has(&[
+        "test sound::PANICS ... deviation\n",
+        "test sound::HANGS ... deviation\n",
+        "sound::PANICS deviates: not our defect. Measured: a number",
+        "test sound::HOLDS ... FAILED\n",
+        "listed as a deviation (not our defect), but it holds",
+        "test sound::LACKS ... FAILED\n",
+        "but it is not offered: no such thing here",
+        "0 passed; 2 failed; 2 ignored; 0 measured; 6 filtered out",
+    ]);
+    let said = Said::by("list", &["PANICS", "HANGS"], "auto");
+    said.ended_with(0);
+    said.has(&["test result: ok. 0 passed; 0 failed; 2 ignored"]);
+}
+
+fn wrong_list() {
+    let said = Said::by("wrong list", &["PANICS"], "auto");
+    said.ended_with(1);
+    said.has(&[
+        "is listed twice",
+        "names no law that the reactor is held to",
+        "names no reactor of this suite",
+        "test result: FAILED. 0 passed; 3 failed; 1 ignored",
+    ]);
+}
+
+fn probes() {
+    let said = Said::by("probes", &[], "auto");
+    said.ended_with(1);
+    said.has(&[
+        "test sound::HOLDS ... ok\n",
+        "reactor missing cannot run here: no ring here\n",
+        "test missing::HOLDS ... not offered: no ring here\n",
+        "test missing::ANYWAY ... ok\n",
+        "NOT TESTED: reactor missing cannot run here: no ring here\n",
+        "test panicking::probe ... FAILED\n",
+        "the probe breaks",
+        "test panicking::HOLDS ... not offered: its probe gave no answer\n",
+        "test exiting::probe ... FAILED\n",
+        "test result: FAILED. 5 passed; 2 failed; 3 ignored",
+    ]);
+    let said = Said::by("probes", &["missing::HOLDS"], "auto");
+    said.ended_with(0);
+    said.has(&["NOT TESTED", "test result: ok. 0 passed; 0 failed; 1 ignored; 0 measured; 7 filtered out"]);
+}
+
+fn filters() {
+    let said = Said::by("probes", &["--list"], "auto");
+    said.ended_with(0);
+    assert_eq!(said.text.lines().filter(|line| line.ends_with(": test")).count(), 8, "{}", said.text);
+    let said = Said::by("probes", &["--exact", "sound::HOLDS", "--nocapture", "--test-threads=1"], "auto");
+    said.has(&["running 1 test\n", "1 passed; 0 failed; 0 ignored; 0 measured; 7 filtered out"]);
+    // The environment limits the suite to one reactor, as it limits the programs.
+    let said = Said::by("probes", &[], "sound");
+    said.ended_with(0);
+    said.has(&["2 passed; 0 failed; 0 ignored; 0 measured; 6 filtered out"]);
+    let said = Said::by("probes", &[], "another");
+    said.ended_with(0);
+    said.has(&["running 0 tests", "WATERWHEEL_REACTOR=another", "0 passed"]);
+}
+
+fn bad_command_line() {
+    for arguments in [&["--test-threads", "many"][..], &["--skip"]] {
+        Said::by("probes", arguments, "auto").ended_with(2);
+    }
+    Said::by("probes", &["--one-law", "sound::NO-SUCH-LAW"], "auto").ended_with(2);
+}
