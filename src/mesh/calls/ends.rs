@@ -1,0 +1,267 @@
+//! A shard's end of a call port: its own calls, and the requests of others. Without the handle of the shard, so that
+//! loom's models run this same code.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Poll, Waker};
+
+use super::slots::{Slots, Ticket};
+use super::{CallError, CallShared, Reply, Request};
+use crate::mesh::ledger::Ledger;
+use crate::mesh::member::End;
+use crate::mesh::stats::PortStats;
+use crate::mesh::sync::{Consumer, Producer};
+use crate::mesh::waiters::{Place, Waiters};
+
+/// See the module's text.
+pub(in crate::mesh) struct CallEnds<Q, R> {
+    pub(in crate::mesh) port: Arc<CallShared<Q, R>>,
+    pub(in crate::mesh) ledger: Rc<Ledger>,
+    /// By shard.
+    peers: Box<[RefCell<Peer<Q, R>>]>,
+    calls: RefCell<Slots<R>>,
+    serving: RefCell<Serving<Q>>,
+    called: Cell<u64>,
+    served: Cell<u64>,
+}
+
+/// What becomes of requests.
+enum Serving<Q> {
+    /// They wait in their lanes until somebody serves the port here.
+    NotYet,
+    By(Rc<dyn Serve<Q>>),
+    /// They are answered with `NotServed`.
+    Ended,
+}
+
+/// Takes requests in.
+pub(in crate::mesh) trait Serve<Q> {
+    /// A request to be handled; not inside this call.
+    fn start(&self, call: Arrived<Q>);
+    /// No more will come.
+    fn end(&self);
+}
+
+/// A request that arrived, to be answered with [`CallEnds::reply`].
+#[derive(Debug)]
+pub(in crate::mesh) struct Arrived<Q> {
+    pub(in crate::mesh) from: usize,
+    pub(in crate::mesh) ticket: Ticket,
+    pub(in crate::mesh) request: Q,
+}
+
+/// The lanes to and from one other shard. Each is made (or fetched) when it is first used.
+struct Peer<Q, R> {
+    requests_to: Option<Producer<Request<Q>>>,
+    requests_from: Option<Consumer<Request<Q>>>,
+    replies_to: Option<Producer<Reply<R>>>,
+    replies_from: Option<Consumer<Reply<R>>>,
+    /// Calls to it whose reply has not come: the credits in use.
+    outstanding: usize,
+    /// Tasks that wait for a credit.
+    credit: Waiters,
+}
+
+impl<Q: Send + 'static, R: Send + 'static> CallEnds<Q, R> {
+    pub(in crate::mesh) fn new(port: Arc<CallShared<Q, R>>, ledger: Rc<Ledger>) -> CallEnds<Q, R> {
+        let peer = |_| {
+            RefCell::new(Peer {
+                requests_to: None,
+                requests_from: None,
+                replies_to: None,
+                replies_from: None,
+                outstanding: 0,
+                credit: Waiters::new(),
+            })
+        };
+        CallEnds {
+            port,
+            peers: (0..ledger.mesh.shards()).map(peer).collect(),
+            ledger,
+            calls: RefCell::new(Slots::new()),
+            serving: RefCell::new(Serving::NotYet),
+            called: Cell::new(0),
+            served: Cell::new(0),
+        }
+    }
+
+    // ---- the caller's side
+
+    /// Sends the request as soon as there is a credit for it. `place` is to be left when the wait is given up
+    /// ([`CallEnds::leave_credit`]).
+    pub(in crate::mesh) fn poll_start(
+        &self,
+        target: usize,
+        request: &mut Option<Q>,
+        place: &mut Option<Place>,
+        waker: &Waker,
+    ) -> Poll<Result<Ticket, CallError>> {
+        let mut peer = self.peers[target].borrow_mut();
+        if self.ledger.has_ended(target) {
+            peer.credit.leave(place);
+            return Poll::Ready(Err(CallError::Closed));
+        }
+        if peer.outstanding < self.port.credits()
+            && peer.credit.is_first(place.as_ref())
+            && let Some(request) = request.take()
+        {
+            peer.credit.leave(place);
+            return Poll::Ready(Ok(self.start(target, &mut peer, request)));
+        }
+        peer.credit.wait(place, waker);
+        Poll::Pending
+    }
+
+    fn start(&self, target: usize, peer: &mut Peer<Q, R>, request: Q) -> Ticket {
+        let lanes = &self.port.requests;
+        let lane = lanes.between(self.ledger.id, target);
+        let producer = peer.requests_to.get_or_insert_with(|| lane.make(lanes.capacity()));
+        peer.outstanding += 1;
+        let ticket = self.calls.borrow_mut().insert(target);
+        let pushed = producer.push(Request { ticket, request });
+        assert!(pushed.is_ok(), "a credit is a slot in the lane of requests");
+        self.ledger.will_ring(target);
+        self.called.set(self.called.get() + 1);
+        ticket
+    }
+
+    /// Gives up a wait for credit.
+    pub(in crate::mesh) fn leave_credit(&self, target: usize, place: &mut Option<Place>) {
+        self.peers[target].borrow_mut().credit.leave(place);
+    }
+
+    pub(in crate::mesh) fn poll_reply(&self, ticket: Ticket, waker: &Waker) -> Poll<Result<R, CallError>> {
+        self.calls.borrow_mut().poll(ticket, waker)
+    }
+
+    /// The caller went away. Does nothing for a call whose outcome was fetched.
+    pub(in crate::mesh) fn cancel(&self, ticket: Ticket) {
+        let unwanted = self.calls.borrow_mut().cancel(ticket);
+        drop(unwanted);
+    }
+
+    // Replies are no more than the credits, which bounds this.
+    fn take_replies(&self, source: usize) {
+        loop {
+            let mut peer = self.peers[source].borrow_mut();
+            if peer.replies_from.is_none() {
+                peer.replies_from = self.port.replies.between(source, self.ledger.id).take_consumer();
+            }
+            let Some(reply) = peer.replies_from.as_mut().and_then(Consumer::pop) else { return };
+            peer.outstanding -= 1;
+            peer.credit.wake_first();
+            drop(peer);
+            let unwanted = self.calls.borrow_mut().complete(reply.ticket, reply.outcome);
+            drop(unwanted);
+        }
+    }
+
+    // The target ended and its replies are in: what else was on the way to it fails.
+    fn fail_calls_to(&self, target: usize) {
+        self.port.fail(self.port.requests.between(self.ledger.id, target).sweep());
+        self.port.fail(self.port.replies.between(self.ledger.id, target).sweep());
+        self.calls.borrow_mut().fail_all_to(target);
+        let mut peer = self.peers[target].borrow_mut();
+        peer.outstanding = 0;
+        peer.credit.wake_all();
+    }
+
+    // ---- the server's side
+
+    /// Begins to serve; false if this shard did before.
+    pub(in crate::mesh) fn serve(&self, server: Rc<dyn Serve<Q>>) -> bool {
+        let mut serving = self.serving.borrow_mut();
+        if !matches!(*serving, Serving::NotYet) {
+            return false;
+        }
+        *serving = Serving::By(server);
+        // Requests may wait already.
+        self.ledger.to_look.fill();
+        true
+    }
+
+    /// Ends serving: requests are answered with `NotServed` from now on.
+    pub(in crate::mesh) fn end_serving(&self) {
+        self.forget_server();
+        self.ledger.to_look.fill();
+    }
+
+    // The server holds this, and its tasks hold the shard.
+    fn forget_server(&self) {
+        let before = std::mem::replace(&mut *self.serving.borrow_mut(), Serving::Ended);
+        if let Serving::By(server) = before {
+            server.end();
+        }
+    }
+
+    /// Answers a request. Never waits: the caller's credit has reserved a slot.
+    pub(in crate::mesh) fn reply(&self, to: usize, ticket: Ticket, outcome: Result<R, CallError>) {
+        if self.ledger.has_ended(to) {
+            return self.port.fail([outcome]);
+        }
+        let lanes = &self.port.replies;
+        let lane = lanes.between(self.ledger.id, to);
+        let mut peer = self.peers[to].borrow_mut();
+        let producer = peer.replies_to.get_or_insert_with(|| lane.make(lanes.capacity()));
+        let pushed = producer.push(Reply { ticket, outcome });
+        assert!(pushed.is_ok(), "a credit is a slot in the lane of replies");
+        self.ledger.will_ring(to);
+    }
+
+    // True if the budget ended before the requests did.
+    fn take_requests(&self, source: usize) -> bool {
+        let server = match &*self.serving.borrow() {
+            Serving::NotYet => return false,
+            Serving::By(server) => Some(server.clone()),
+            Serving::Ended => None,
+        };
+        let mut peer = self.peers[source].borrow_mut();
+        if peer.requests_from.is_none() {
+            peer.requests_from = self.port.requests.between(source, self.ledger.id).take_consumer();
+        }
+        drop(peer);
+        for _ in 0..self.ledger.mesh.budget() {
+            let next = self.peers[source].borrow_mut().requests_from.as_mut().and_then(Consumer::pop);
+            let Some(Request { ticket, request }) = next else { return false };
+            match &server {
+                Some(server) => {
+                    self.served.set(self.served.get() + 1);
+                    server.start(Arrived { from: source, ticket, request });
+                }
+                None => self.reply(source, ticket, Err(CallError::NotServed(self.port.name))),
+            }
+        }
+        self.peers[source].borrow().requests_from.as_ref().is_some_and(|requests| !requests.is_empty())
+    }
+}
+
+impl<Q: Send + 'static, R: Send + 'static> End for CallEnds<Q, R> {
+    fn look(&self, source: usize, ended: bool) -> bool {
+        self.take_replies(source);
+        let more = self.take_requests(source);
+        if ended {
+            self.fail_calls_to(source);
+        }
+        more
+    }
+
+    fn stats(&self) -> PortStats {
+        PortStats { name: self.port.name, sent: self.called.get(), received: self.served.get() }
+    }
+
+    fn renew(&self) {}
+
+    fn retire(&self) {
+        for (shard, peer) in self.peers.iter().enumerate() {
+            let mut peer = peer.borrow_mut();
+            if let Some(requests) = peer.requests_from.take() {
+                self.port.requests.between(shard, self.ledger.id).give_consumer(requests);
+            }
+            if let Some(replies) = peer.replies_from.take() {
+                self.port.replies.between(shard, self.ledger.id).give_consumer(replies);
+            }
+        }
+        self.forget_server();
+    }
+}

@@ -1,0 +1,122 @@
+//! What all shards of a runtime share: their bells, their queues of jobs, and the registry of ports.
+
+use std::any::Any;
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use super::bell::Bell;
+use super::calls::CallPort;
+use super::jobs::{Job, Jobs};
+use super::port::DeclareError;
+use super::run_on::{self, Errand, Parcel};
+
+/// The shards of one runtime and the ports between them. Made before the shards start; ports are declared on it.
+pub struct Mesh {
+    /// Different in each mesh of the process.
+    id: u64,
+    stations: Box<[Station]>,
+    /// Messages that a port takes from one source in one turn.
+    budget: usize,
+    /// Every port that was declared, by its id. Locked when one is declared and when a shard ends.
+    ports: Mutex<Vec<Arc<dyn AnyPort>>>,
+    /// Carries closures; always there, served by every shard.
+    run_on: OnceLock<CallPort<Errand, Parcel>>,
+}
+
+/// What a mesh keeps for each shard, and anybody may use.
+struct Station {
+    bell: Arc<Bell>,
+    /// What outside threads left for the shard.
+    jobs: Jobs<Job>,
+}
+
+/// A port as the registry sees it, whatever its messages are.
+pub(super) trait AnyPort: Any + Send + Sync + fmt::Debug {
+    fn name(&self) -> &'static str;
+    /// Fails what is left in the lanes to a shard that ended.
+    fn sweep_to(&self, target: usize);
+}
+
+impl Mesh {
+    /// A mesh of `shards` shards, numbered from 0, that take at most `budget` messages per source and port in a turn.
+    ///
+    /// # Panics
+    /// If there is no shard at all, or no budget.
+    pub(crate) fn new(shards: usize, budget: usize) -> Arc<Mesh> {
+        assert!(shards > 0, "a mesh has at least one shard");
+        assert!(budget > 0, "without a budget no message is ever received");
+        let stations = (0..shards).map(|_| Station { bell: Arc::new(Bell::new()), jobs: Jobs::new(JOBS) });
+        let id = NEXT_ID.fetch_add(1, Relaxed);
+        let mesh = Mesh {
+            id,
+            stations: stations.collect(),
+            budget,
+            ports: Mutex::default(),
+            run_on: OnceLock::new(),
+        };
+        mesh.run_on();
+        Arc::new(mesh)
+    }
+
+    /// How many shards there are.
+    pub fn shards(&self) -> usize {
+        self.stations.len()
+    }
+
+    pub(super) fn id(&self) -> u64 {
+        self.id
+    }
+
+    pub(super) fn budget(&self) -> usize {
+        self.budget
+    }
+
+    /// The bell of a shard, also for what rings it from outside.
+    pub(crate) fn bell(&self, shard: usize) -> &Arc<Bell> {
+        &self.stations[shard].bell
+    }
+
+    pub(super) fn jobs(&self, shard: usize) -> &Jobs<Job> {
+        &self.stations[shard].jobs
+    }
+
+    pub(super) fn run_on(&self) -> &CallPort<Errand, Parcel> {
+        self.run_on.get_or_init(|| run_on::declare(self).expect("the first port of a mesh"))
+    }
+
+    /// Registers a port that `make` makes of its id.
+    pub(super) fn declare<P: AnyPort>(
+        &self,
+        name: &'static str,
+        make: impl FnOnce(usize) -> P,
+    ) -> Result<Arc<P>, DeclareError> {
+        let mut ports = self.ports.lock().unwrap_or_else(PoisonError::into_inner);
+        if ports.iter().any(|port| port.name() == name) {
+            return Err(DeclareError::NameTaken(name));
+        }
+        let port = Arc::new(make(ports.len()));
+        ports.push(port.clone());
+        Ok(port)
+    }
+
+    /// After `shard` set STOPPED: fails everything that was sent to it and nobody received.
+    pub(super) fn sweep_to(&self, shard: usize) {
+        // Messages are dropped with the registry unlocked, since dropping one may run anything.
+        let ports = self.ports.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        ports.iter().for_each(|port| port.sweep_to(shard));
+        self.jobs(shard).sweep();
+    }
+}
+
+/// The id of the next mesh of this process.
+static NEXT_ID: AtomicU64 = AtomicU64::new(0);
+
+/// Jobs that may wait for one shard: a signal, a reload, a finished piece of blocking work each are one.
+const JOBS: usize = 1024;
+
+impl fmt::Debug for Mesh {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Mesh").field("shards", &self.shards()).finish_non_exhaustive()
+    }
+}

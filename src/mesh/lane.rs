@@ -1,0 +1,154 @@
+//! Lanes: for one port, one bounded ring per ordered pair of shards, made when its sender first uses it.
+//!
+//! A [`Lane`] is what both ends share. The producer lives with the sending shard and the consumer with the receiving
+//! one; the consumer gets there through the lane's slot, and goes back into it when the receiver ends, so that
+//! whoever finds what is left can fail it. Two may find it, the shard that ends and a sender that pushed meanwhile;
+//! the slot's lock makes sure that each message is failed by one of them.
+
+use std::fmt;
+use std::sync::PoisonError;
+use std::sync::atomic::Ordering::Relaxed;
+
+#[cfg(loom)]
+use super::broken::{Break, broken};
+use super::sync::{AtomicBool, AtomicUsize, Consumer, Mutex, Producer, ring};
+
+/// What the two ends of one ring share.
+pub(super) struct Lane<T> {
+    /// The consumer while nobody receives: before the target first looked, and after it ended.
+    slot: Mutex<Option<Consumer<T>>>,
+    /// The ring exists. Spares the target a lock for each lane that nobody ever used.
+    made: AtomicBool,
+    /// The sender found the lane full and waits for room. Set before it rings; cleared by the target when it made
+    /// room and will ring back. Ordered by the bells, hence `Relaxed`.
+    waiting: AtomicBool,
+    /// Messages that the target took out and holds until their time; they still count against the capacity.
+    /// Written by the target only.
+    held: AtomicUsize,
+}
+
+/// The lanes of one port: from each shard to each, also to itself.
+pub(super) struct Lanes<T> {
+    shards: usize,
+    capacity: usize,
+    lanes: Box<[Lane<T>]>,
+}
+
+impl<T> Lanes<T> {
+    /// Lanes of `capacity` messages between `shards` shards. No ring is made yet.
+    pub(super) fn new(shards: usize, capacity: usize) -> Lanes<T> {
+        Lanes { shards, capacity, lanes: (0..shards * shards).map(|_| Lane::new()).collect() }
+    }
+
+    /// The lane from one shard to one other.
+    pub(super) fn between(&self, source: usize, target: usize) -> &Lane<T> {
+        assert!(source < self.shards && target < self.shards, "no such shard in this runtime");
+        &self.lanes[source * self.shards + target]
+    }
+
+    pub(super) fn shards(&self) -> usize {
+        self.shards
+    }
+
+    pub(super) fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    /// Takes out what is left in the lanes to `target`, which ended.
+    pub(super) fn sweep_to(&self, target: usize) -> Vec<T> {
+        (0..self.shards).flat_map(|source| self.between(source, target).sweep()).collect()
+    }
+}
+
+impl<T> Lane<T> {
+    fn new() -> Lane<T> {
+        Lane {
+            slot: Mutex::new(None),
+            made: AtomicBool::new(false),
+            waiting: AtomicBool::new(false),
+            held: AtomicUsize::new(0),
+        }
+    }
+
+    /// The sender's first use: makes the ring and leaves its consumer for the target.
+    pub(super) fn make(&self, capacity: usize) -> Producer<T> {
+        let (producer, consumer) = ring(capacity);
+        *self.slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(consumer);
+        self.made.store(true, Relaxed);
+        producer
+    }
+
+    /// The target: the consumer, if the ring was made and nobody holds it.
+    pub(super) fn take_consumer(&self) -> Option<Consumer<T>> {
+        if !self.made.load(Relaxed) {
+            return None;
+        }
+        self.slot.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// The target, when it ends.
+    pub(super) fn give_consumer(&self, consumer: Consumer<T>) {
+        *self.slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(consumer);
+    }
+
+    /// After the target's bell said STOPPED, by the target or by the sender: takes out what nobody will receive.
+    /// The caller drops it, with no lock held, and counts it.
+    pub(super) fn sweep(&self) -> Vec<T> {
+        let mut left = Vec::new();
+        if let Some(consumer) = &mut *self.slot.lock().unwrap_or_else(PoisonError::into_inner) {
+            while let Some(message) = consumer.pop() {
+                left.push(message);
+            }
+        }
+        left
+    }
+
+    /// The sender: whether one more message fits, counting those that the target holds until their time.
+    pub(super) fn has_room(&self, producer: &Producer<T>) -> bool {
+        // A message is counted as held before its slot is free, so of a free slot that was seen the count is known.
+        producer.room_at_least() > self.held() || producer.room() > self.held()
+    }
+
+    /// Messages that the target holds until their time.
+    pub(super) fn held(&self) -> usize {
+        #[cfg(loom)]
+        if broken(Break::HeldUncounted) {
+            return 0;
+        }
+        self.held.load(Relaxed)
+    }
+
+    /// The target: holds `count` messages now.
+    pub(super) fn set_held(&self, count: usize) {
+        self.held.store(count, Relaxed);
+    }
+
+    /// The sender found no room and will ring the target.
+    pub(super) fn wait(&self) {
+        self.waiting.store(true, Relaxed);
+    }
+
+    /// The target made room: true if it must ring the sender.
+    pub(super) fn take_waiting(&self) -> bool {
+        self.waiting.load(Relaxed) && self.waiting.swap(false, Relaxed)
+    }
+}
+
+impl<T> fmt::Debug for Lane<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lane")
+            .field("made", &self.made.load(Relaxed))
+            .field("waiting", &self.waiting.load(Relaxed))
+            .field("held", &self.held.load(Relaxed))
+            .finish_non_exhaustive()
+    }
+}
+
+impl<T> fmt::Debug for Lanes<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lanes")
+            .field("shards", &self.shards)
+            .field("capacity", &self.capacity)
+            .finish_non_exhaustive()
+    }
+}

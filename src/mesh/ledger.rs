@@ -1,0 +1,143 @@
+//! What the ends that a shard has open share among themselves.
+
+use std::cell::Cell;
+use std::sync::Arc;
+
+use super::bell::Bell;
+use super::hub::Mesh;
+use super::set::ShardSet;
+
+/// A shard's notes between and within its turns: whom to ring, whom to look at, who ended.
+#[derive(Debug)]
+pub(super) struct Ledger {
+    /// The shard's number.
+    pub(super) id: usize,
+    pub(super) mesh: Arc<Mesh>,
+    /// How many turns began. Budgets are per turn.
+    turn: Cell<u64>,
+    /// Shards to ring at the end of this turn.
+    to_ring: ShardSet,
+    /// Sources to look at in the next turn, rung or not: those whose budget ended, and the shard itself.
+    pub(super) to_look: ShardSet,
+    /// Some end has tasks that wait for the next turn's budget.
+    renew: Cell<bool>,
+    /// Shards known to have ended.
+    ended: ShardSet,
+    /// This shard ended: its ends answer `Closed`.
+    retired: Cell<bool>,
+    /// How often this shard went to sleep.
+    pub(super) parks: Cell<u64>,
+    /// Bells of other shards that it rang.
+    pub(super) rings: Cell<u64>,
+    /// Rings that woke their target.
+    pub(super) wakes: Cell<u64>,
+}
+
+impl Ledger {
+    pub(super) fn new(mesh: Arc<Mesh>, id: usize) -> Ledger {
+        let shards = mesh.shards();
+        Ledger {
+            id,
+            mesh,
+            turn: Cell::new(0),
+            to_ring: ShardSet::new(shards),
+            to_look: ShardSet::new(shards),
+            renew: Cell::new(false),
+            ended: ShardSet::new(shards),
+            retired: Cell::new(false),
+            parks: Cell::new(0),
+            rings: Cell::new(0),
+            wakes: Cell::new(0),
+        }
+    }
+
+    /// The shard's own bell.
+    pub(super) fn bell(&self) -> &Bell {
+        self.mesh.bell(self.id)
+    }
+
+    /// Begins a turn and answers its number.
+    pub(super) fn begin_turn(&self) -> u64 {
+        self.turn.set(self.turn.get() + 1);
+        self.turn.get()
+    }
+
+    /// The number of this turn.
+    pub(super) fn turn(&self) -> u64 {
+        self.turn.get()
+    }
+
+    /// Something was done that concerns `target`, which learns of it when the turn ends.
+    pub(super) fn will_ring(&self, target: usize) {
+        self.to_ring.insert(target);
+    }
+
+    /// As [`will_ring`](Ledger::will_ring), for all shards.
+    pub(super) fn will_ring_all(&self) {
+        self.to_ring.fill();
+    }
+
+    /// The end of a turn: rings each shard once. To itself a shard needs no bell.
+    pub(super) fn ring(&self) {
+        while let Some(target) = self.to_ring.first_from(0) {
+            self.to_ring.remove(target);
+            if target == self.id {
+                self.to_look.insert(target);
+                continue;
+            }
+            let answer = self.mesh.bell(target).ring(self.id);
+            self.rings.set(self.rings.get() + 1);
+            self.wakes.set(self.wakes.get() + u64::from(answer.woke));
+            if answer.stopped {
+                #[cfg(loom)]
+                if super::broken::broken(super::broken::Break::SenderNeverSweeps) {
+                    continue;
+                }
+                // What it sent before it ended is received first, then what waits for it fails; both in the next turn.
+                self.ended.insert(target);
+                self.to_look.insert(target);
+            }
+        }
+    }
+
+    /// Nothing is left over from this turn, as far as messages are concerned.
+    pub(super) fn is_settled(&self) -> bool {
+        #[cfg(loom)]
+        if super::broken::broken(super::broken::Break::CarryForgotten) {
+            return true;
+        }
+        self.to_look.is_empty() && !self.renew.get() && self.to_ring.is_empty()
+    }
+
+    /// Some tasks wait for the next turn's budget.
+    pub(super) fn ask_renewal(&self) {
+        self.renew.set(true);
+    }
+
+    /// Whether that was so, once.
+    pub(super) fn take_renewal(&self) -> bool {
+        self.renew.take()
+    }
+
+    /// Whether `shard` ended, asked before its lanes are drained.
+    pub(super) fn learn_end(&self, shard: usize) -> bool {
+        if !self.has_ended(shard) && self.mesh.bell(shard).has_ended() {
+            self.ended.insert(shard);
+        }
+        self.has_ended(shard)
+    }
+
+    /// Whether `shard` is known to have ended. For this shard itself: whether it is over.
+    pub(super) fn has_ended(&self, shard: usize) -> bool {
+        self.ended.contains(shard) || self.retired.get()
+    }
+
+    /// This shard is over; its ends answer `Closed` from now on.
+    pub(super) fn retire(&self) {
+        self.retired.set(true);
+    }
+
+    pub(super) fn is_retired(&self) -> bool {
+        self.retired.get()
+    }
+}

@@ -1,0 +1,199 @@
+//! A shard's part in the mesh: what it does for messages at the beginning and at the end of a turn.
+
+use std::any::Any;
+use std::cell::RefCell;
+use std::fmt;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Waker;
+
+#[cfg(loom)]
+use super::broken::{Break, broken};
+use super::hub::Mesh;
+use super::ledger::Ledger;
+use super::set::ShardSet;
+use super::stats::{MeshStats, PortStats};
+use crate::shard::Shard;
+use crate::shard::between::{Between, Taken};
+
+/// One shard's member of the mesh, reached from its handle. Lives as long as the shard's root; ended by
+/// [`retire`](Member::retire).
+pub(crate) struct Member {
+    pub(super) ledger: Rc<Ledger>,
+    /// The ends that this shard opened, by the ids of their ports.
+    ends: RefCell<Vec<Option<Rc<dyn End>>>>,
+    /// What this turn looks at; empty between turns, kept for its memory.
+    looking: ShardSet,
+    /// Wakes the task that runs jobs from outside.
+    jobs: RefCell<Option<Waker>>,
+}
+
+/// A shard's end of one port, whatever its messages are.
+pub(super) trait End: Any {
+    /// Looks at everything that concerns `source`: its lanes to this shard, room in the lanes to it, and, if it
+    /// `ended` (which was asked before), what waits for it. True: the budget ended first, look again in the next turn.
+    fn look(&self, source: usize, ended: bool) -> bool;
+
+    /// What passed through.
+    fn stats(&self) -> PortStats;
+
+    /// A new turn began: wakes the tasks that used up the last one's budget.
+    fn renew(&self);
+
+    /// The shard ends, its tasks are gone: consumers go back into their slots, so that what is left can be swept.
+    fn retire(&self);
+}
+
+impl Member {
+    /// The member of shard `id`. One per shard; see [`super::StopGuard`].
+    pub(super) fn new(mesh: Arc<Mesh>, id: usize) -> Member {
+        let looking = ShardSet::new(mesh.shards());
+        Member {
+            ledger: Rc::new(Ledger::new(mesh, id)),
+            ends: RefCell::default(),
+            looking,
+            jobs: RefCell::default(),
+        }
+    }
+
+    /// The member of a shard that a runtime made.
+    pub(super) fn of(shard: &Shard) -> Rc<Member> {
+        let between: Rc<dyn Any> = shard.between().clone();
+        between.downcast().expect("the shards of a runtime are members of its mesh")
+    }
+
+    /// The end of port `id` that this shard has, if it is of this kind; made by `make` at its first use.
+    pub(super) fn end<E: End>(&self, id: usize, make: impl FnOnce() -> E) -> Rc<E> {
+        let mut ends = self.ends.borrow_mut();
+        if ends.len() <= id {
+            ends.resize_with(id + 1, || None);
+        }
+        let end: Rc<dyn Any> = match &ends[id] {
+            Some(end) => end.clone(),
+            None => {
+                let end = Rc::new(make());
+                ends[id] = Some(end.clone());
+                // What was sent before is found by looking at everybody.
+                self.ledger.to_look.fill();
+                end
+            }
+        };
+        end.downcast().expect("a port's id belongs to one type of messages")
+    }
+
+    /// The waker of the task that runs jobs from outside threads: invoked when some were left.
+    pub(super) fn wait_for_jobs(&self, waker: &Waker) {
+        match &mut *self.jobs.borrow_mut() {
+            Some(kept) => kept.clone_from(waker),
+            none => *none = Some(waker.clone()),
+        }
+    }
+
+    fn wake_jobs(&self) {
+        if let Some(waker) = &*self.jobs.borrow() {
+            waker.wake_by_ref();
+        }
+    }
+
+    // Looking may open an end or drop a message that does, so the list is not borrowed meanwhile.
+    fn for_each_end(&self, mut f: impl FnMut(&dyn End)) {
+        for id in 0..self.ends.borrow().len() {
+            let end = self.ends.borrow().get(id).cloned().flatten();
+            if let Some(end) = end {
+                f(&*end);
+            }
+        }
+    }
+
+    fn look_at(&self, source: usize) {
+        let ledger = &*self.ledger;
+        // Asked before the lanes are drained: what it sent before its end is then seen.
+        let ended = ledger.learn_end(source);
+        let mut more = false;
+        #[cfg(loom)]
+        let ended = ended && !broken(Break::EndedSeenLate);
+        self.for_each_end(|end| more |= end.look(source, ended));
+        #[cfg(loom)]
+        if broken(Break::EndedSeenLate) && ledger.learn_end(source) {
+            self.for_each_end(|end| more |= end.look(source, true));
+        }
+        if more {
+            ledger.to_look.insert(source);
+        }
+    }
+
+    /// A copy of the counters.
+    pub(super) fn stats(&self) -> MeshStats {
+        let ledger = &*self.ledger;
+        let mut ports = Vec::new();
+        self.for_each_end(|end| ports.push(end.stats()));
+        MeshStats {
+            parks: ledger.parks.get(),
+            woken: ledger.bell().wakes(),
+            rings: ledger.rings.get(),
+            wakes: ledger.wakes.get(),
+            ports,
+        }
+    }
+
+    /// The end of the shard, after its tasks are gone: everything that others may want is put where they find it.
+    pub(super) fn retire(&self) {
+        self.ledger.retire();
+        self.for_each_end(End::retire);
+        // Ends hold handles of the shard, which holds this.
+        self.ends.borrow_mut().clear();
+        self.jobs.borrow_mut().take();
+    }
+}
+
+impl Between for Member {
+    fn take(&self) -> Taken {
+        let ledger = &*self.ledger;
+        let turn = ledger.begin_turn();
+        let rung = ledger.bell().take();
+        if rung.foreign() && !ledger.mesh.jobs(ledger.id).is_empty() {
+            self.wake_jobs();
+        }
+        if ledger.take_renewal() {
+            self.for_each_end(End::renew);
+        }
+        self.looking.insert_sources(rung.sources());
+        self.looking.take_all_of(&ledger.to_look);
+        // The start rotates, so that no source is always served last.
+        let mut next = usize::try_from(turn).unwrap_or_default() % ledger.mesh.shards();
+        while let Some(source) = self.looking.first_from(next) {
+            self.looking.remove(source);
+            self.look_at(source);
+            next = source + 1;
+        }
+        #[cfg(loom)]
+        if broken(Break::TakeAfterLook) {
+            ledger.bell().take();
+        }
+        Taken { more: !ledger.to_look.is_empty(), foreign: rung.foreign() }
+    }
+
+    fn ring(&self) {
+        self.ledger.ring();
+    }
+
+    fn park(&self) -> bool {
+        let parked = self.ledger.is_settled() && self.ledger.bell().park();
+        self.ledger.parks.set(self.ledger.parks.get() + u64::from(parked));
+        parked
+    }
+
+    fn rung(&self) -> bool {
+        self.ledger.bell().is_rung()
+    }
+
+    fn set_waker(&self, waker: &Waker) {
+        self.ledger.bell().set_waker(waker);
+    }
+}
+
+impl fmt::Debug for Member {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Member").field("id", &self.ledger.id).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,175 @@
+//! Tasks of one shard that wait for the same thing, first come, first served.
+
+use std::task::Waker;
+
+/// A queue of wakers. Only the first may go on; when it leaves, it wakes the next, so that nobody is passed over.
+/// A doubly linked list in a slab: joining and leaving cost no allocation once the slab has grown to the largest
+/// number of tasks that ever waited at once, which is its only limit.
+#[derive(Debug)]
+pub(super) struct Waiters {
+    entries: Vec<Entry>,
+    first: u32,
+    last: u32,
+    free: u32,
+}
+
+/// A place in the queue. Whoever holds it must give it back with [`Waiters::leave`].
+#[derive(Debug)]
+pub(super) struct Place(u32);
+
+#[derive(Debug)]
+struct Entry {
+    /// `None`: the entry is free.
+    waker: Option<Waker>,
+    /// Of a free entry: unused.
+    before: u32,
+    /// Of a free entry: the next free one.
+    after: u32,
+}
+
+const NONE: u32 = u32::MAX;
+
+impl Waiters {
+    pub(super) const fn new() -> Waiters {
+        Waiters { entries: Vec::new(), first: NONE, last: NONE, free: NONE }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.first == NONE
+    }
+
+    /// Whether the holder of `place`, or a newcomer without one, is the next to go on.
+    pub(super) fn is_first(&self, place: Option<&Place>) -> bool {
+        match place {
+            Some(place) => self.first == place.0,
+            None => self.first == NONE,
+        }
+    }
+
+    /// Waits: at the end of the queue, or where it was.
+    pub(super) fn wait(&mut self, place: &mut Option<Place>, waker: &Waker) {
+        match place {
+            Some(Place(index)) => {
+                let kept = self.entries[*index as usize].waker.as_mut();
+                kept.expect("a place is held until it is left").clone_from(waker);
+            }
+            None => *place = Some(self.join(waker.clone())),
+        }
+    }
+
+    fn join(&mut self, waker: Waker) -> Place {
+        let entry = Entry { waker: Some(waker), before: self.last, after: NONE };
+        let index = match self.free {
+            NONE => {
+                self.entries.push(entry);
+                u32::try_from(self.entries.len() - 1).expect("fewer than 2^32 tasks wait")
+            }
+            index => {
+                self.free = self.entries[index as usize].after;
+                self.entries[index as usize] = entry;
+                index
+            }
+        };
+        match self.last {
+            NONE => self.first = index,
+            last => self.entries[last as usize].after = index,
+        }
+        self.last = index;
+        Place(index)
+    }
+
+    /// Gives a place up, having got what was waited for or wanting it no more. The next in the queue is woken if this
+    /// one was the first: it finds out for itself whether there is anything left.
+    pub(super) fn leave(&mut self, place: &mut Option<Place>) {
+        let Some(Place(index)) = place.take() else { return };
+        let was_first = self.first == index;
+        let Entry { before, after, .. } = self.entries[index as usize];
+        match before {
+            NONE => self.first = after,
+            before => self.entries[before as usize].after = after,
+        }
+        match after {
+            NONE => self.last = before,
+            after => self.entries[after as usize].before = before,
+        }
+        self.entries[index as usize] = Entry { waker: None, before: NONE, after: self.free };
+        self.free = index;
+        if was_first {
+            self.wake_first();
+        }
+    }
+
+    /// Wakes whoever is first.
+    pub(super) fn wake_first(&self) {
+        if let Some(Entry { waker: Some(waker), .. }) = self.entries.get(self.first as usize) {
+            waker.wake_by_ref();
+        }
+    }
+
+    /// Wakes all: what they wait for will never come.
+    pub(super) fn wake_all(&self) {
+        self.entries.iter().filter_map(|entry| entry.waker.as_ref()).for_each(Waker::wake_by_ref);
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+    use std::task::Wake;
+
+    #[derive(Default)]
+    struct Count(AtomicUsize);
+    impl Wake for Count {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Relaxed);
+        }
+    }
+
+    struct Task {
+        count: Arc<Count>,
+        place: Option<Place>,
+    }
+
+    fn three(waiters: &mut Waiters) -> Vec<Task> {
+        let mut tasks: Vec<_> = (0..3).map(|_| Task { count: Arc::default(), place: None }).collect();
+        for task in &mut tasks {
+            waiters.wait(&mut task.place, &Waker::from(task.count.clone()));
+        }
+        tasks
+    }
+
+    fn woken(tasks: &[Task]) -> Vec<usize> {
+        tasks.iter().map(|task| task.count.0.load(Relaxed)).collect()
+    }
+
+    #[test]
+    fn the_first_goes_on_and_a_newcomer_waits_behind() {
+        let mut waiters = Waiters::new();
+        assert!(waiters.is_first(None));
+        let mut tasks = three(&mut waiters);
+        assert!(!waiters.is_first(None) && waiters.is_first(tasks[0].place.as_ref()));
+        waiters.wake_first();
+        assert_eq!(woken(&tasks), [1, 0, 0]);
+        waiters.leave(&mut tasks[0].place);
+        assert_eq!(woken(&tasks), [1, 1, 0], "who leaves wakes the next");
+        assert!(waiters.is_first(tasks[1].place.as_ref()));
+    }
+
+    #[test]
+    fn leaving_from_the_middle_wakes_nobody_and_keeps_the_order() {
+        let mut waiters = Waiters::new();
+        let mut tasks = three(&mut waiters);
+        waiters.leave(&mut tasks[1].place);
+        assert_eq!(woken(&tasks), [0, 0, 0]);
+        waiters.leave(&mut tasks[0].place);
+        assert_eq!(woken(&tasks), [0, 0, 1]);
+        waiters.leave(&mut tasks[2].place);
+        assert!(waiters.is_empty());
+        let again = three(&mut waiters);
+        assert_eq!(waiters.entries.len(), 3, "places are used again");
+        waiters.wake_all();
+        assert_eq!(woken(&again), [1, 1, 1]);
+    }
+}
