@@ -159,6 +159,11 @@ impl Idle {
 }
 
 impl Pump {
+    /// How many bytes went so far: from the connection that was pumped, and back.
+    pub fn moved(&self) -> (u64, u64) {
+        (self.forth.bytes, self.back.bytes)
+    }
+
     fn finish(&mut self, end: End) -> Poll<Exchange> {
         let both = [self.near.take(), self.far.take()];
         if matches!(end, End::Broken(_)) {

@@ -1,7 +1,8 @@
 //! One core's world: its tasks, its timers, its reactor, and what it knows of the other shards.
 
+use std::any::{Any, TypeId};
 use std::cell::{Cell, OnceCell, RefCell};
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
@@ -53,6 +54,8 @@ pub(crate) struct Core {
     /// Tasks that wait for the phase to change.
     pub(super) phase_waiters: RefCell<Waiters>,
     pub(super) stats: Stats,
+    /// What the program keeps for this shard, one value a type.
+    kept: RefCell<BTreeMap<TypeId, Rc<dyn Any>>>,
 }
 
 impl Core {
@@ -85,6 +88,7 @@ impl Core {
             phase: Cell::new(Phase::Running),
             phase_waiters: RefCell::default(),
             stats: Stats::default(),
+            kept: RefCell::default(),
         })
     }
 
@@ -134,6 +138,22 @@ impl Core {
             if current.as_ref().is_some_and(|core| Rc::ptr_eq(core, self)) { current.take() } else { None }
         });
         drop(left);
+    }
+
+    // ---- what the program keeps here
+
+    pub(super) fn keep(&self, value: Rc<dyn Any>) -> Option<Rc<dyn Any>> {
+        self.kept.borrow_mut().insert((*value).type_id(), value)
+    }
+
+    pub(super) fn kept(&self, id: TypeId) -> Option<Rc<dyn Any>> {
+        self.kept.borrow().get(&id).cloned()
+    }
+
+    /// At the end of the shard: what is kept may hold the shard.
+    pub(super) fn forget_kept(&self) {
+        let kept = std::mem::take(&mut *self.kept.borrow_mut());
+        drop(kept);
     }
 
     // ---- tasks

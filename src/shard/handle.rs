@@ -1,5 +1,6 @@
 //! The handle that a shard's tasks hold.
 
+use std::any::TypeId;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
@@ -123,6 +124,18 @@ impl Shard {
     /// Gives way if the turn has used up its time or messages wait; else goes on at once. For long work.
     pub fn yield_if_needed(&self) -> YieldNow {
         YieldNow::new(self.core.should_yield())
+    }
+
+    // ---- what the program keeps here
+
+    /// Keeps one value of its type for this shard, for tasks and messages that come later. Answers the one before.
+    pub fn keep<T: 'static>(&self, value: Rc<T>) -> Option<Rc<T>> {
+        self.core.keep(value).and_then(|before| before.downcast().ok())
+    }
+
+    /// The value of this type that is kept for this shard.
+    pub fn kept<T: 'static>(&self) -> Option<Rc<T>> {
+        self.core.kept(TypeId::of::<T>()).and_then(|value| value.downcast().ok())
     }
 
     // ---- time

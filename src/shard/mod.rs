@@ -45,8 +45,8 @@ pub struct Budgets {
     pub turn: Duration,
     /// How long an idle shard looks for work before it sleeps. Default 0.
     pub spin: Duration,
-    /// A turn longer than this is reported. Default 100 ms.
-    pub stall: Duration,
+    /// A turn longer than this is reported; `None`: none is. Default 100 ms.
+    pub stall: Option<Duration>,
 }
 
 impl Default for Budgets {
@@ -57,7 +57,7 @@ impl Default for Budgets {
             tasks: 512,
             turn: Duration::from_micros(500),
             spin: Duration::ZERO,
-            stall: Duration::from_millis(100),
+            stall: Some(Duration::from_millis(100)),
         }
     }
 }
@@ -97,7 +97,7 @@ pub(crate) struct Stats {
 }
 
 /// A copy of a shard's counters.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
 #[non_exhaustive]
 pub struct ShardStats {
     /// Turns of the root.

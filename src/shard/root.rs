@@ -65,7 +65,9 @@ impl RootFuture {
         core.between().ring();
         core.end_turn();
         core.stats.turns.set(core.stats.turns.get() + 1);
-        core.report_stall(core.budgets.stall);
+        if let Some(limit) = core.budgets.stall {
+            core.report_stall(limit);
+        }
         if self.over.get() || self.out_of_time(now) {
             return Poll::Ready(());
         }
@@ -140,6 +142,7 @@ impl Future for RootFuture {
 impl Drop for RootFuture {
     fn drop(&mut self) {
         self.core.drop_tasks();
+        self.core.forget_kept();
         drop(self.guard.take());
         self.core.leave();
     }

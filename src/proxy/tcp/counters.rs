@@ -1,0 +1,199 @@
+//! What a proxy counts, per shard, and the table it makes of it.
+
+use std::cell::Cell;
+use std::fmt;
+
+use serde::Serialize;
+
+use crate::mesh::MeshStats;
+use crate::net::AcceptStats;
+use crate::shard::ShardStats;
+
+/// One shard's counters. Plain cells: only the shard's own tasks touch them.
+#[derive(Debug, Default)]
+pub(super) struct Cells {
+    pub(super) accepted: Cell<u64>,
+    pub(super) active: Cell<u64>,
+    pub(super) finished: Cell<u64>,
+    pub(super) idle_closed: Cell<u64>,
+    pub(super) client_broke: Cell<u64>,
+    pub(super) upstream_broke: Cell<u64>,
+    pub(super) connect_failed: Cell<u64>,
+    pub(super) no_upstream: Cell<u64>,
+    pub(super) cut_short: Cell<u64>,
+    pub(super) bytes_up: Cell<u64>,
+    pub(super) bytes_down: Cell<u64>,
+}
+
+/// Adds to a counter.
+pub(super) fn add(cell: &Cell<u64>, by: u64) {
+    cell.set(cell.get() + by);
+}
+
+/// A copy of one shard's counters, or the sum over all. `accepted` is the sum of `active` and the ways to end.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct Counters {
+    /// Client connections that this shard owned.
+    pub accepted: u64,
+    /// Of these, those that are being served.
+    pub active: u64,
+    /// Ended in order by both sides.
+    pub finished: u64,
+    /// Closed because nothing moved for the idle time.
+    pub idle_closed: u64,
+    /// Ended by an error of the client's side.
+    pub client_broke: u64,
+    /// Ended by an error of the upstream's side.
+    pub upstream_broke: u64,
+    /// Reset because no upstream could be connected.
+    pub no_upstream: u64,
+    /// Ended by the end of the drain time.
+    pub cut_short: u64,
+    /// Attempts to connect to an upstream that failed; the next one may have succeeded.
+    pub connect_failed: u64,
+    /// Bytes from clients to upstreams.
+    pub bytes_up: u64,
+    /// Bytes from upstreams to clients.
+    pub bytes_down: u64,
+}
+
+impl Cells {
+    pub(super) fn copy(&self) -> Counters {
+        Counters {
+            accepted: self.accepted.get(),
+            active: self.active.get(),
+            finished: self.finished.get(),
+            idle_closed: self.idle_closed.get(),
+            client_broke: self.client_broke.get(),
+            upstream_broke: self.upstream_broke.get(),
+            no_upstream: self.no_upstream.get(),
+            cut_short: self.cut_short.get(),
+            connect_failed: self.connect_failed.get(),
+            bytes_up: self.bytes_up.get(),
+            bytes_down: self.bytes_down.get(),
+        }
+    }
+}
+
+impl std::ops::Add for Counters {
+    type Output = Counters;
+
+    fn add(self, other: Counters) -> Counters {
+        Counters {
+            accepted: self.accepted + other.accepted,
+            active: self.active + other.active,
+            finished: self.finished + other.finished,
+            idle_closed: self.idle_closed + other.idle_closed,
+            client_broke: self.client_broke + other.client_broke,
+            upstream_broke: self.upstream_broke + other.upstream_broke,
+            no_upstream: self.no_upstream + other.no_upstream,
+            cut_short: self.cut_short + other.cut_short,
+            connect_failed: self.connect_failed + other.connect_failed,
+            bytes_up: self.bytes_up + other.bytes_up,
+            bytes_down: self.bytes_down + other.bytes_down,
+        }
+    }
+}
+
+/// One shard's dealings with one upstream.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct UpstreamCounters {
+    /// Where it is.
+    pub address: String,
+    /// Connections and attempts at the moment.
+    pub active: u64,
+    /// Connections made.
+    pub connected: u64,
+    /// Attempts that failed.
+    pub failed: u64,
+}
+
+/// All that one shard counted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct ShardReport {
+    /// Its number.
+    pub shard: usize,
+    /// The proxy's own counters.
+    pub counters: Counters,
+    /// The listeners' counters, summed.
+    pub accepting: AcceptStats,
+    /// The upstreams'.
+    pub upstreams: Vec<UpstreamCounters>,
+    /// Tasks and turns.
+    pub tasks: ShardStats,
+    /// Messages, parks and wakes.
+    pub messages: MeshStats,
+}
+
+/// What all shards counted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct Report {
+    /// The version of this shape: 1.
+    pub schema: u32,
+    /// The reactor's name.
+    pub reactor: &'static str,
+    /// The sum over the shards that answered.
+    pub total: Counters,
+    /// Each shard that answered, in order.
+    pub shards: Vec<ShardReport>,
+    /// Shards that did not answer in time.
+    pub silent: Vec<usize>,
+}
+
+impl Report {
+    pub(super) fn new(reactor: &'static str, shards: Vec<ShardReport>, silent: Vec<usize>) -> Report {
+        let total = shards.iter().map(|shard| shard.counters).fold(Counters::default(), std::ops::Add::add);
+        Report { schema: 1, reactor, total, shards, silent }
+    }
+}
+
+impl fmt::Display for Report {
+    /// A table, a row per shard and one for all.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(
+            f,
+            "{:>5} {:>9} {:>7} {:>9} {:>6} {:>7} {:>9} {:>11} {:>9} {:>10} {:>10} {:>8} {:>8}",
+            "shard", "accepted", "active", "finished", "idle", "client!", "upstream!", "no-upstream", "cut-short", "MiB-up",
+            "MiB-down", "handed", "shed"
+        )?;
+        let row = |f: &mut fmt::Formatter<'_>, name: &dyn fmt::Display, c: &Counters, handed: u64, shed: u64| {
+            let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
+            writeln!(
+                f,
+                "{name:>5} {:>9} {:>7} {:>9} {:>6} {:>7} {:>9} {:>11} {:>9} {:>10.1} {:>10.1} {handed:>8} {shed:>8}",
+                c.accepted,
+                c.active,
+                c.finished,
+                c.idle_closed,
+                c.client_broke,
+                c.upstream_broke,
+                c.no_upstream,
+                c.cut_short,
+                mib(c.bytes_up),
+                mib(c.bytes_down),
+            )
+        };
+        let (mut handed, mut shed) = (0, 0);
+        for shard in &self.shards {
+            handed += shard.accepting.handed_over;
+            shed += shard.accepting.shed;
+            row(f, &shard.shard, &shard.counters, shard.accepting.handed_over, shard.accepting.shed)?;
+        }
+        row(f, &"all", &self.total, handed, shed)?;
+        for (place, upstream) in self.shards.first().map_or(&[][..], |shard| &shard.upstreams).iter().enumerate() {
+            let sum = |of: fn(&UpstreamCounters) -> u64| -> u64 {
+                self.shards.iter().filter_map(|shard| shard.upstreams.get(place)).map(of).sum()
+            };
+            let (active, connected, failed) = (sum(|u| u.active), sum(|u| u.connected), sum(|u| u.failed));
+            writeln!(f, "upstream {}: active {active}, connected {connected}, failed {failed}", upstream.address)?;
+        }
+        for shard in &self.silent {
+            writeln!(f, "shard {shard} did not answer")?;
+        }
+        Ok(())
+    }
+}

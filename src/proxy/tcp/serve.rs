@@ -1,0 +1,255 @@
+//! The proxy at work: one task per client connection.
+
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use waterwheel_reactor::{Address, ConnectOptions, ListenOptions, Side};
+
+use super::counters::{Cells, Report, ShardReport, add};
+use super::itself::reaches;
+use super::settings::{ProxyError, Settings};
+use super::upstreams::{Lease, Upstreams};
+use crate::mesh::Remote;
+use crate::net::{AcceptStats, AcceptCounters, Connection, End, Listening};
+use crate::runtime::Runtime;
+use crate::shard::{Shard, ShardId};
+
+/// How long the asking thread waits for a shard's counters.
+const ANSWER_WITHIN: Duration = Duration::from_secs(1);
+
+/// A proxy that is bound and checked, but does not run yet.
+#[derive(Clone, Debug)]
+pub struct Proxy {
+    plan: Arc<Plan>,
+}
+
+#[derive(Debug)]
+struct Plan {
+    settings: Settings,
+    listeners: Vec<Listening>,
+    upstreams: Vec<Address>,
+    reactor: &'static str,
+}
+
+/// What one shard of the proxy shares among its connections.
+#[derive(Debug)]
+struct State {
+    plan: Arc<Plan>,
+    upstreams: Upstreams,
+    cells: Cells,
+    accepting: Vec<Rc<AcceptCounters>>,
+}
+
+impl Proxy {
+    /// Resolves the upstreams and binds the listeners. Clients may connect from here on.
+    ///
+    /// # Errors
+    /// No listener or no upstream, a name that is not known, a port in use, or an upstream that is the proxy itself.
+    pub fn bind(runtime: &Runtime, settings: Settings) -> Result<Proxy, ProxyError> {
+        if settings.listen.is_empty() {
+            return Err(ProxyError::NoListener);
+        }
+        if settings.upstreams.is_empty() {
+            return Err(ProxyError::NoUpstream);
+        }
+        let mut resolved = Vec::new();
+        for endpoint in &settings.upstreams {
+            resolved.extend(endpoint.resolve_blocking()?.into_iter().map(|address| (endpoint, address)));
+        }
+        let mut listeners = Vec::new();
+        for listen in &settings.listen {
+            let listening = runtime.listen_with(listen, &ListenOptions::default())?;
+            if let Some((upstream, _)) = resolved.iter().find(|(_, address)| reaches(address, listening.local())) {
+                return Err(ProxyError::Itself { upstream: (*upstream).clone(), listener: listen.clone() });
+            }
+            listeners.push(listening);
+        }
+        let upstreams = resolved.into_iter().map(|(_, address)| address).collect();
+        let reactor = runtime.choice().backend().name();
+        Ok(Proxy { plan: Arc::new(Plan { settings, listeners, upstreams, reactor }) })
+    }
+
+    /// Where it listens, ports resolved, in the order of the settings.
+    pub fn local(&self) -> Vec<Address> {
+        self.plan.listeners.iter().map(|listening| listening.local().clone()).collect()
+    }
+
+    /// Serves this shard's part until the shard is asked to stop and its connections have ended; answers what it
+    /// counted.
+    ///
+    /// # Errors
+    /// A listener that the reactor refuses.
+    pub async fn serve(&self, shard: &Shard) -> anyhow::Result<ShardReport> {
+        let plan = &self.plan;
+        let mut acceptors = Vec::new();
+        for listening in &plan.listeners {
+            acceptors.push(shard.accept_on(listening)?);
+        }
+        let state = Rc::new(State {
+            plan: plan.clone(),
+            upstreams: Upstreams::new(&plan.upstreams, plan.settings.balance, shard.id().index()),
+            cells: Cells::default(),
+            accepting: acceptors.iter().map(|acceptor| acceptor.counters()).collect(),
+        });
+        shard.keep(state.clone());
+        let part = plan.settings.connections.div_ceil(shard.count() * acceptors.len()).max(1);
+        let serving = acceptors.into_iter().map(|acceptor| {
+            let state = state.clone();
+            acceptor.serve(part, move |client| serve_client(state.clone(), client))
+        });
+        futures_util::future::join_all(serving).await;
+        Ok(state.report(shard))
+    }
+
+    /// What all shards have counted so far, asked for from a thread that is no shard. A shard that does not answer
+    /// within a second is named as silent.
+    pub fn report(&self, remote: &Remote, shards: usize) -> Report {
+        let (answer, answers) = flume::bounded(shards);
+        for shard in 0..shards {
+            let answer = answer.clone();
+            // A shard that has ended, or is too busy to hear, is silent: the table says so.
+            let _ = remote.try_run(ShardId::new(shard), move |shard| {
+                if let Some(state) = shard.kept::<State>() {
+                    let _ = answer.try_send(state.report(shard));
+                }
+            });
+        }
+        drop(answer);
+        let mut reports: Vec<ShardReport> = Vec::new();
+        while let Ok(report) = answers.recv_timeout(ANSWER_WITHIN) {
+            reports.push(report);
+        }
+        reports.sort_by_key(|report| report.shard);
+        let silent = (0..shards).filter(|shard| reports.iter().all(|report| report.shard != *shard)).collect();
+        Report::new(self.plan.reactor, reports, silent)
+    }
+
+    /// The report of a run that has ended.
+    pub fn final_report(&self, shards: Vec<ShardReport>) -> Report {
+        Report::new(self.plan.reactor, shards, Vec::new())
+    }
+}
+
+/// Runs a proxy until it is stopped by a signal, and answers what it counted. `ready` is called once clients may
+/// connect; `report` on each SIGUSR1.
+///
+/// # Errors
+/// As [`Proxy::bind`] and [`Runtime::run`].
+pub fn run(
+    runtime: Runtime,
+    settings: Settings,
+    ready: impl FnOnce(&Proxy),
+    report: impl Fn(Report) + Send + 'static,
+) -> Result<Report, ProxyError> {
+    let proxy = Proxy::bind(&runtime, settings)?;
+    let (asked, shards, serving) = (proxy.clone(), runtime.shards(), proxy.clone());
+    let runtime = runtime.on_report(move |remote| report(asked.report(remote, shards)));
+    ready(&proxy);
+    let reports = runtime.run(move |shard| {
+        let proxy = serving.clone();
+        async move { proxy.serve(&shard).await }
+    })?;
+    Ok(proxy.final_report(reports))
+}
+
+impl State {
+    fn report(&self, shard: &Shard) -> ShardReport {
+        let accepting = self.accepting.iter().map(|counters| counters.copy());
+        ShardReport {
+            shard: shard.id().index(),
+            counters: self.cells.copy(),
+            accepting: accepting.fold(AcceptStats::default(), std::ops::Add::add),
+            upstreams: self.upstreams.counters(),
+            tasks: shard.stats(),
+            messages: shard.mesh_stats(),
+        }
+    }
+}
+
+/// Counts a connection as active, and as cut short unless another end was counted.
+struct Open {
+    state: Rc<State>,
+    ended: bool,
+}
+
+impl Open {
+    fn new(state: Rc<State>) -> Open {
+        add(&state.cells.accepted, 1);
+        add(&state.cells.active, 1);
+        Open { state, ended: false }
+    }
+
+    fn end(mut self, how: impl FnOnce(&Cells) -> &std::cell::Cell<u64>) {
+        self.ended = true;
+        add(how(&self.state.cells), 1);
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        let cells = &self.state.cells;
+        cells.active.set(cells.active.get() - 1);
+        if !self.ended {
+            add(&cells.cut_short, 1);
+        }
+    }
+}
+
+async fn serve_client(state: Rc<State>, client: Connection) -> anyhow::Result<()> {
+    let open = Open::new(state.clone());
+    let (upstream, lease) = match connect(&state, client.shard()).await {
+        Ok(connected) => connected,
+        Err(error) => {
+            // The upstream's refusal is passed on as what it was: a reset.
+            client.abort();
+            open.end(|cells| &cells.no_upstream);
+            return Err(anyhow::Error::new(error).context("no upstream could be connected"));
+        }
+    };
+    let mut pump = client.pump(upstream, state.plan.settings.idle_timeout);
+    let (mut up, mut down) = (0, 0);
+    let exchange = std::future::poll_fn(|cx| {
+        let polled = Pin::new(&mut pump).poll(cx);
+        let (forth, back) = pump.moved();
+        add(&state.cells.bytes_up, forth - std::mem::replace(&mut up, forth));
+        add(&state.cells.bytes_down, back - std::mem::replace(&mut down, back));
+        polled
+    })
+    .await;
+    drop(lease);
+    match exchange.end {
+        End::Finished => open.end(|cells| &cells.finished),
+        End::Idle => open.end(|cells| &cells.idle_closed),
+        End::Broken(Side::Source(_)) => open.end(|cells| &cells.client_broke),
+        End::Broken(Side::Sink(_)) => open.end(|cells| &cells.upstream_broke),
+    }
+    Ok(())
+}
+
+/// Connects to an upstream: the chosen one, then the next ones, as often as the settings allow.
+async fn connect(state: &State, shard: &Shard) -> io::Result<(Connection, Lease)> {
+    let settings = &state.plan.settings;
+    let first = state.upstreams.choose();
+    let attempts = (settings.retries + 1).min(state.upstreams.len());
+    let mut last = io::Error::from(io::ErrorKind::NotConnected);
+    for attempt in 0..attempts {
+        let lease = state.upstreams.nth(first, attempt);
+        let connecting = shard.connect(&lease.address, &ConnectOptions::default());
+        match shard.timeout(settings.connect_timeout, connecting).await {
+            Ok(Ok(connection)) => {
+                add(&lease.connected, 1);
+                return Ok((connection, lease));
+            }
+            Ok(Err(error)) => last = error,
+            Err(elapsed) => last = elapsed.into(),
+        }
+        add(&lease.failed, 1);
+        add(&state.cells.connect_failed, 1);
+        tracing::debug!(upstream = %lease.address, "connecting failed: {last}");
+    }
+    Err(last)
+}

@@ -1,0 +1,101 @@
+//! What a TCP proxy is asked to do.
+
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+use crate::net::{Endpoint, ResolveError};
+use crate::runtime::{RunError, StartError};
+
+/// The settings of one TCP proxy. Every field has a default but the endpoints.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// Where clients connect. At least one.
+    pub listen: Vec<Endpoint>,
+    /// Where connections go. At least one; a name that has several addresses is as many upstreams.
+    pub upstreams: Vec<Endpoint>,
+    /// How an upstream is chosen.
+    pub balance: Balance,
+    /// How long a connect may take. Default 5 s.
+    pub connect_timeout: Duration,
+    /// How many other upstreams are tried when one cannot be connected. Default 2; never more than there are.
+    pub retries: usize,
+    /// A connection over which nothing moves for so long is closed; `None`: never. Default 300 s.
+    pub idle_timeout: Option<Duration>,
+    /// The most connections served at once, over all shards; each shard takes its even part, and those beyond it wait
+    /// in the kernel's backlog. Default 100 000.
+    pub connections: usize,
+}
+
+impl Settings {
+    /// With the defaults.
+    pub fn new(listen: Vec<Endpoint>, upstreams: Vec<Endpoint>) -> Settings {
+        Settings {
+            listen,
+            upstreams,
+            balance: Balance::default(),
+            connect_timeout: Duration::from_secs(5),
+            retries: 2,
+            idle_timeout: Some(Duration::from_secs(300)),
+            connections: 100_000,
+        }
+    }
+}
+
+/// How the upstream of a connection is chosen. Each shard chooses for itself, from what it knows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Balance {
+    /// One after the other.
+    #[default]
+    RoundRobin,
+    /// The one with the fewest connections from this shard; of equals, the next in turn.
+    LeastConnections,
+}
+
+impl fmt::Display for Balance {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Balance::RoundRobin => "round-robin",
+            Balance::LeastConnections => "least-connections",
+        })
+    }
+}
+
+impl FromStr for Balance {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Balance, String> {
+        let known = [Balance::RoundRobin, Balance::LeastConnections];
+        let found = known.into_iter().find(|balance| balance.to_string() == text);
+        found.ok_or_else(|| format!("{text:?} is no way to balance; allowed: round-robin, least-connections"))
+    }
+}
+
+/// Why a proxy could not be started, or did not end well.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ProxyError {
+    /// No listener was given.
+    #[error("a proxy needs at least one endpoint to listen on")]
+    NoListener,
+    /// No upstream was given.
+    #[error("a proxy needs at least one upstream")]
+    NoUpstream,
+    /// It would connect to itself, and each connection would take all that there are.
+    #[error("upstream {upstream} is this proxy's own listener {listener}: every connection would come back for ever")]
+    Itself {
+        /// The upstream as it was given.
+        upstream: Endpoint,
+        /// The listener that it reaches.
+        listener: Endpoint,
+    },
+    /// An upstream's name is not known.
+    #[error(transparent)]
+    Resolve(#[from] ResolveError),
+    /// A listener or a setting.
+    #[error(transparent)]
+    Start(#[from] StartError),
+    /// The run.
+    #[error(transparent)]
+    Run(#[from] RunError),
+}

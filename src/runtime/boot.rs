@@ -1,0 +1,125 @@
+//! From a plan to running shards, and from what they left to a result.
+
+use std::future::Future;
+use std::rc::Rc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use waterwheel_reactor::{Launch, Reactor, Root, Start};
+
+use super::runtime::RunError;
+use super::stop::Stopper;
+use super::plan::Plan;
+use crate::mesh::{Mesh, StopGuard};
+use crate::shard::core::Core;
+use crate::shard::root::RootFuture;
+use crate::shard::{Budgets, Shard, ShardId};
+
+/// How the main future of a shard came out.
+#[derive(Debug)]
+pub(super) enum Outcome<T> {
+    /// It was not asked, or was dropped before it had finished.
+    None,
+    Panicked,
+    Returned(anyhow::Result<T>),
+}
+
+pub(super) type Outcomes<T> = Arc<Mutex<Vec<Outcome<T>>>>;
+
+/// What all launches share.
+pub(super) struct Crew<T, M> {
+    pub(super) mesh: Arc<Mesh>,
+    pub(super) stopper: Stopper,
+    pub(super) budgets: Budgets,
+    pub(super) drain: Duration,
+    pub(super) outcomes: Outcomes<T>,
+    pub(super) main: M,
+}
+
+impl<T, F, M> Crew<T, M>
+where
+    T: Send + 'static,
+    F: Future<Output = anyhow::Result<T>> + 'static,
+    M: Fn(Shard) -> F + Send + Sync + 'static,
+{
+    /// One launch per shard of the plan.
+    pub(super) fn launches(self, plan: &Plan) -> Vec<Launch> {
+        let crew = Arc::new(self);
+        let launch = |shard| Launch {
+            shard,
+            name: format!("waterwheel-{shard}"),
+            prepare: plan.prepare(shard),
+            start: start(crew.clone(), shard),
+        };
+        (0..plan.shards.len()).map(launch).collect()
+    }
+}
+
+/// Makes the root once; a second life is supervision's business.
+fn start<T, F, M>(crew: Arc<Crew<T, M>>, shard: usize) -> Box<Start>
+where
+    T: Send + 'static,
+    F: Future<Output = anyhow::Result<T>> + 'static,
+    M: Fn(Shard) -> F + Send + Sync + 'static,
+{
+    // Dropped with this closure if the shard never starts, and then tells the others too.
+    let mut guard = Some(StopGuard::new(&crew.mesh, shard));
+    Box::new(move |reactor: Rc<dyn Reactor>| -> Option<Root> {
+        let joined = guard.take()?.join();
+        let id = ShardId::new(shard);
+        let member = joined.member().clone();
+        let foreign = crew.stopper.foreign(shard);
+        let core = Core::new(id, crew.mesh.shards(), reactor, member, foreign, crew.budgets);
+        let main = run_main(crew.clone(), Shard::from_core(core.clone()));
+        Some(Box::pin(RootFuture::new(core, main, Box::new(joined))))
+    })
+}
+
+/// The main task: what the program gave, and a note of how it came out.
+async fn run_main<T, F, M>(crew: Arc<Crew<T, M>>, shard: Shard)
+where
+    F: Future<Output = anyhow::Result<T>>,
+    M: Fn(Shard) -> F,
+{
+    let note = Note { outcomes: &crew.outcomes, shard: shard.id().index() };
+    let result = (crew.main)(shard).await;
+    if result.is_err() {
+        crew.stopper.stop(crew.drain);
+    }
+    note.write(Outcome::Returned(result));
+}
+
+/// Writes down that a main task panicked, if it did.
+struct Note<'a, T> {
+    outcomes: &'a Outcomes<T>,
+    shard: usize,
+}
+
+impl<T> Note<'_, T> {
+    fn write(&self, outcome: Outcome<T>) {
+        self.outcomes.lock().unwrap_or_else(PoisonError::into_inner)[self.shard] = outcome;
+    }
+}
+
+impl<T> Drop for Note<'_, T> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.write(Outcome::Panicked);
+        }
+    }
+}
+
+/// What all main futures returned, or the worst of what went wrong.
+pub(super) fn results<T>(outcomes: Vec<Outcome<T>>) -> Result<Vec<T>, RunError> {
+    let mut values = Vec::with_capacity(outcomes.len());
+    let mut stopped = Vec::new();
+    for (shard, outcome) in outcomes.into_iter().enumerate() {
+        match outcome {
+            Outcome::Returned(Ok(value)) => values.push(value),
+            Outcome::Returned(Err(error)) => return Err(RunError::Main { shard, error }),
+            Outcome::Panicked => return Err(RunError::Panicked { shard }),
+            Outcome::None => stopped.push(shard),
+        }
+    }
+    if stopped.is_empty() { Ok(values) } else { Err(RunError::Stopped { shards: stopped }) }
+}

@@ -1,0 +1,314 @@
+//! All shards, started together.
+
+use std::future::Future;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use waterwheel_reactor::{Backend, Ended, ListenOptions};
+
+use super::boot::{self, Crew, Outcome};
+use super::choose::{self, Choice};
+use super::config::{Config, ConfigError};
+use super::signal::{Signal, SignalError, Signals};
+use super::stop::Stopper;
+use super::plan::Plan;
+use crate::mesh::{CallPort, DeclareError, Mesh, Port, PortOptions, Remote};
+use crate::net::{Endpoint, EndpointError, Listening, ResolveError};
+use crate::shard::Shard;
+use crate::steer::random_seed;
+
+/// All shards of a program: one pinned thread per core, each with a reactor of the chosen kind.
+///
+/// To be used in this order: make it ([`from_env`](Runtime::from_env)), declare ports ([`port`](Runtime::port)) and
+/// listeners ([`listen`](Runtime::listen)), then [`run`](Runtime::run).
+#[derive(Debug)]
+pub struct Runtime {
+    config: Config,
+    plan: Plan,
+    choice: Choice,
+    mesh: Arc<Mesh>,
+    stopper: Stopper,
+    seed: u32,
+    signals: bool,
+    on_report: Option<Box<dyn Report>>,
+}
+
+/// What a program does when it is asked for a report (SIGUSR1).
+trait Report: Fn(&Remote) + Send {}
+impl<F: Fn(&Remote) + Send> Report for F {}
+
+impl std::fmt::Debug for dyn Report {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Report")
+    }
+}
+
+/// Why a runtime could not start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// A setting makes no sense, here or anywhere.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// An endpoint cannot be read.
+    #[error(transparent)]
+    Endpoint(#[from] EndpointError),
+    /// A port of this name is there already.
+    #[error(transparent)]
+    Port(#[from] DeclareError),
+    /// A name could not be resolved.
+    #[error(transparent)]
+    Resolve(#[from] ResolveError),
+    /// The system refuses a listener: the port is in use, there is no permission.
+    #[error("cannot listen on {endpoint}: {error}")]
+    Listen {
+        /// Where.
+        endpoint: Endpoint,
+        /// The system's reason.
+        error: std::io::Error,
+    },
+}
+
+/// Why a run did not end well.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RunError {
+    /// The main future of a shard returned an error, and the others were asked to stop.
+    #[error("shard {shard}: {error:#}")]
+    Main {
+        /// Which shard.
+        shard: usize,
+        /// Its error.
+        error: anyhow::Error,
+    },
+    /// The main task of a shard panicked. The others went on.
+    #[error("the main task of shard {shard} panicked")]
+    Panicked {
+        /// Which shard.
+        shard: usize,
+    },
+    /// Shards were stopped before their main future had returned: the drain ran out of time, or it was cut short.
+    #[error("shards {shards:?} were stopped before they had finished")]
+    Stopped {
+        /// Which shards.
+        shards: Vec<usize>,
+    },
+    /// Reactors failed or roots panicked.
+    #[error("{}", list(.0))]
+    Reactors(Vec<Ended>),
+    /// The signals cannot be had.
+    #[error(transparent)]
+    Signals(#[from] SignalError),
+}
+
+fn list(ended: &[Ended]) -> String {
+    ended.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+}
+
+impl Runtime {
+    /// A runtime as the environment says.
+    ///
+    /// # Errors
+    /// A variable that makes no sense; nothing was started.
+    pub fn from_env() -> Result<Runtime, StartError> {
+        Runtime::new(Config::from_env()?)
+    }
+
+    /// The same, with backends of the program's own that the environment may choose by name.
+    ///
+    /// # Errors
+    /// As [`from_env`](Runtime::from_env).
+    pub fn from_env_with(backends: &[&'static dyn Backend]) -> Result<Runtime, StartError> {
+        Runtime::with_backends(Config::from_env()?, backends)
+    }
+
+    /// A runtime as `config` says.
+    ///
+    /// # Errors
+    /// A setting that does not suit this machine.
+    pub fn new(config: Config) -> Result<Runtime, StartError> {
+        Runtime::with_backends(config, &[])
+    }
+
+    /// The same, with backends of the program's own.
+    ///
+    /// # Errors
+    /// As [`new`](Runtime::new).
+    pub fn with_backends(config: Config, backends: &[&'static dyn Backend]) -> Result<Runtime, StartError> {
+        let plan = Plan::here(&config)?;
+        let choice = choose::choose(&config, backends)?;
+        let mesh = Mesh::new(plan.shards.len(), config.budgets.messages.max(1));
+        let stopper = Stopper::new(&mesh);
+        let seed = config.steer_seed.unwrap_or_else(random_seed);
+        Ok(Runtime { config, plan, choice, mesh, stopper, seed, signals: true, on_report: None })
+    }
+
+    /// Leaves SIGINT, SIGTERM and SIGUSR1 to somebody else: for programs that embed a runtime. Then
+    /// [`stopper`](Runtime::stopper) is the way to end it.
+    #[must_use]
+    pub fn without_signals(mut self) -> Runtime {
+        self.signals = false;
+        self
+    }
+
+    /// What to do on SIGUSR1. Called on the signals' thread; ask the shards through the [`Remote`].
+    #[must_use]
+    pub fn on_report(mut self, report: impl Fn(&Remote) + Send + 'static) -> Runtime {
+        self.on_report = Some(Box::new(report));
+        self
+    }
+
+    /// How many shards it has.
+    pub fn shards(&self) -> usize {
+        self.plan.shards.len()
+    }
+
+    /// Where each shard runs, and what was decided on the way.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// Which backend was taken, and why the others were not.
+    pub fn choice(&self) -> &Choice {
+        &self.choice
+    }
+
+    /// The settings.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Declares a port: a typed channel between all shards, opened on each with [`Shard::open`].
+    ///
+    /// # Errors
+    /// The name is taken.
+    pub fn port<M: Send + 'static>(&self, name: &'static str) -> Result<Port<M>, DeclareError> {
+        self.port_with(name, PortOptions::default())
+    }
+
+    /// The same with other limits.
+    ///
+    /// # Errors
+    /// The name is taken, or a limit makes no sense.
+    pub fn port_with<M: Send + 'static>(
+        &self,
+        name: &'static str,
+        options: PortOptions,
+    ) -> Result<Port<M>, DeclareError> {
+        Port::declare(&self.mesh, name, options)
+    }
+
+    /// Declares a port for requests with replies: served with [`Shard::serve`], called through [`Shard::caller`].
+    ///
+    /// # Errors
+    /// The name is taken.
+    pub fn call_port<Q, R>(&self, name: &'static str) -> Result<CallPort<Q, R>, DeclareError>
+    where
+        Q: Send + 'static,
+        R: Send + 'static,
+    {
+        CallPort::declare(&self.mesh, name, PortOptions::default())
+    }
+
+    /// A handle for threads that are not shards.
+    pub fn remote(&self) -> Remote {
+        Remote::new(&self.mesh)
+    }
+
+    /// Stops the runtime from any thread.
+    pub fn stopper(&self) -> Stopper {
+        self.stopper.clone()
+    }
+
+    /// Binds an endpoint for all shards. Clients may connect from here on; they are served once a shard calls
+    /// [`Shard::accept_on`].
+    ///
+    /// # Errors
+    /// The endpoint makes no sense, its name is unknown, or the system refuses it: port in use, no permission.
+    pub fn listen(&self, endpoint: &str) -> Result<Listening, StartError> {
+        self.listen_with(&endpoint.parse()?, &ListenOptions::default())
+    }
+
+    /// The same with options. Of several addresses the first one counts.
+    ///
+    /// # Errors
+    /// As [`listen`](Runtime::listen).
+    pub fn listen_with(&self, endpoint: &Endpoint, options: &ListenOptions) -> Result<Listening, StartError> {
+        let refused = |error| StartError::Listen { endpoint: endpoint.clone(), error };
+        let addresses = endpoint.resolve_blocking()?;
+        let Some(address) = addresses.first() else {
+            return Err(refused(std::io::ErrorKind::AddrNotAvailable.into()));
+        };
+        let bounds = self.choice.backend().bind(address, options, self.shards()).map_err(refused)?;
+        // Port names live as long as the program; there is one per listener.
+        let name: &'static str = format!("hand-off of {endpoint} #{}", bounds[0].local).leak();
+        let handoff = self.port(name)?;
+        Listening::new(bounds, handoff, self.config.steer, self.seed)
+            .ok_or_else(|| refused(std::io::Error::other("the backend bound nothing")))
+    }
+
+    /// Runs `main` on every shard and returns what each returned, in shard order, after the last one ended. A shard
+    /// ends when its main future has returned; its other tasks are dropped then.
+    ///
+    /// SIGINT or SIGTERM asks all shards to stop ([`Shard::stopping`]) and ends what still runs after the drain time;
+    /// a second one ends at once.
+    ///
+    /// # Errors
+    /// A main future that returned an error (the other shards are asked to stop then) or panicked; shards that were
+    /// ended before they had finished; reactors that failed.
+    pub fn run<T, F, M>(mut self, main: M) -> Result<Vec<T>, RunError>
+    where
+        T: Send + 'static,
+        F: Future<Output = anyhow::Result<T>> + 'static,
+        M: Fn(Shard) -> F + Send + Sync + 'static,
+    {
+        self.announce();
+        let signals = if self.signals { Some(self.own_signals()?) } else { None };
+        let outcomes: Arc<Mutex<Vec<Outcome<T>>>> = Arc::default();
+        outcomes.lock().unwrap_or_else(PoisonError::into_inner).resize_with(self.plan.shards.len(), || Outcome::None);
+        let crew = Crew {
+            mesh: self.mesh.clone(),
+            stopper: self.stopper.clone(),
+            budgets: self.config.turn_budgets(),
+            drain: self.config.drain,
+            outcomes: outcomes.clone(),
+            main,
+        };
+        let launches = crew.launches(&self.plan);
+        let ended = self.choice.backend().run(launches);
+        drop(signals);
+        ended.map_err(RunError::Reactors)?;
+        let outcomes = std::mem::take(&mut *outcomes.lock().unwrap_or_else(PoisonError::into_inner));
+        boot::results(outcomes)
+    }
+
+    /// What runs where, and why.
+    fn announce(&self) {
+        let cpus: Vec<String> = self.plan.shards.iter().map(|cpu| cpu.map_or("any".into(), |cpu| cpu.to_string())).collect();
+        let (reactor, shards, steer) = (self.choice.backend().name(), cpus.len(), self.config.steer);
+        tracing::info!(reactor, shards, cpus = cpus.join(","), %steer, "{}", self.choice);
+        self.plan.notes.iter().for_each(|note| tracing::info!("{note}"));
+    }
+
+    fn own_signals(&mut self) -> Result<Signals, SignalError> {
+        let (stopper, remote, drain) = (self.stopper.clone(), self.remote(), self.config.drain);
+        let on_report = self.on_report.take();
+        let asked = AtomicBool::new(false);
+        Signals::own(move |signal| match signal {
+            Signal::Report => match &on_report {
+                Some(report) => report(&remote),
+                None => tracing::info!("asked for a report, but this program has none"),
+            },
+            Signal::Interrupt | Signal::Terminate if asked.swap(true, Relaxed) => {
+                tracing::info!("{signal} again: ending at once");
+                stopper.stop(Duration::ZERO);
+            }
+            Signal::Interrupt | Signal::Terminate => {
+                tracing::info!("{signal}: what runs may finish within {drain:?}; a second signal ends it at once");
+                stopper.stop(drain);
+            }
+        })
+    }
+}

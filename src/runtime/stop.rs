@@ -1,0 +1,39 @@
+//! Stopping all shards, from any thread.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::mesh::Mesh;
+use crate::shard::task::{Foreign, StopWish};
+
+/// Stops a runtime from any thread, before its shards run, while they do, and after.
+#[derive(Clone)]
+pub struct Stopper {
+    shards: Arc<[Arc<Foreign>]>,
+}
+
+impl Stopper {
+    pub(crate) fn new(mesh: &Arc<Mesh>) -> Stopper {
+        let shards = (0..mesh.shards()).map(|shard| Arc::new(Foreign::new(mesh.bell(shard).clone())));
+        Stopper { shards: shards.collect() }
+    }
+
+    /// Asks every shard to stop: what runs may finish within `drain`. Zero ends all at once, also a drain that was
+    /// begun before.
+    pub fn stop(&self, drain: Duration) {
+        let wish = if drain.is_zero() { StopWish::AtOnce } else { StopWish::Drain(drain) };
+        self.shards.iter().for_each(|shard| shard.ask_to_stop(wish));
+    }
+
+    /// What other threads leave for one shard.
+    pub(crate) fn foreign(&self, shard: usize) -> Arc<Foreign> {
+        self.shards[shard].clone()
+    }
+}
+
+impl fmt::Debug for Stopper {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Stopper").field("shards", &self.shards.len()).finish()
+    }
+}
