@@ -1,0 +1,64 @@
+//! The flags that set what the environment can set too.
+
+use clap::Args;
+
+use super::Failure;
+use crate::runtime::{Config, Knob};
+
+/// Each overrides its environment variable.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Runtime")]
+pub(super) struct Knobs {
+    /// How many shards: a number or `auto` (WATERWHEEL_CORES).
+    #[arg(long, global = true, value_name = "COUNT")]
+    cores: Option<String>,
+    /// The CPUs to pin shards to, as in `0-3,8` (WATERWHEEL_CPUS).
+    #[arg(long, global = true, value_name = "LIST")]
+    cpus: Option<String>,
+    /// `auto`, or a name that `waterwheel reactors` lists (WATERWHEEL_REACTOR).
+    #[arg(long, global = true, value_name = "NAME")]
+    reactor: Option<String>,
+    /// How connections are assigned to shards: `flow`, `source`, `kernel` (WATERWHEEL_STEER).
+    #[arg(long, global = true, value_name = "MODE")]
+    steer: Option<String>,
+    /// Microseconds that an idle shard spins before it parks (WATERWHEEL_SPIN_US).
+    #[arg(long, global = true, value_name = "US")]
+    spin_us: Option<String>,
+    /// Report turns longer than so many milliseconds; 0: none (WATERWHEEL_STALL_MS).
+    #[arg(long, global = true, value_name = "MS")]
+    stall_ms: Option<String>,
+    /// Seconds that connections may take to end when stopping (WATERWHEEL_DRAIN_S).
+    #[arg(long, global = true, value_name = "SECONDS")]
+    drain_s: Option<String>,
+    /// What is logged, as in `info` or `warn,waterwheel::net=debug` (WATERWHEEL_LOG).
+    #[arg(long, global = true, value_name = "FILTER")]
+    log: Option<String>,
+    /// Fixes the steering hash's seed (WATERWHEEL_STEER_SEED).
+    #[arg(long, global = true, value_name = "SEED")]
+    steer_seed: Option<String>,
+}
+
+impl Knobs {
+    /// The environment, overridden by the flags that were given.
+    pub(super) fn config(&self) -> Result<Config, Failure> {
+        let flags = [
+            (Knob::Cores, "--cores", &self.cores),
+            (Knob::Cpus, "--cpus", &self.cpus),
+            (Knob::Reactor, "--reactor", &self.reactor),
+            (Knob::Steer, "--steer", &self.steer),
+            (Knob::SpinUs, "--spin-us", &self.spin_us),
+            (Knob::StallMs, "--stall-ms", &self.stall_ms),
+            (Knob::DrainS, "--drain-s", &self.drain_s),
+            (Knob::Log, "--log", &self.log),
+            (Knob::SteerSeed, "--steer-seed", &self.steer_seed),
+        ];
+        let usage = |error: crate::runtime::ConfigError| Failure::Usage(error.to_string());
+        let mut config = Config::from_env().map_err(usage)?;
+        for (knob, flag, value) in flags {
+            if let Some(value) = value {
+                config.set(knob, flag, value).map_err(usage)?;
+            }
+        }
+        Ok(config)
+    }
+}

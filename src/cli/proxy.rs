@@ -1,0 +1,87 @@
+//! `waterwheel proxy tcp`.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+
+use super::{Failure, output};
+use crate::load::units::parse_duration;
+use crate::net::Endpoint;
+use crate::proxy::tcp::{self, Balance, ProxyError, Settings};
+use crate::runtime::{Config, RunError, Runtime};
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Moves bytes between clients and upstreams. SIGUSR1 prints the counters, SIGTERM drains.
+    Tcp(Tcp),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Tcp {
+    /// Where clients connect: `tcp:HOST:PORT` or `unix:PATH`. May be given several times.
+    #[arg(long, required = true, value_name = "ENDPOINT")]
+    listen: Vec<Endpoint>,
+    /// Where connections go. May be given several times.
+    #[arg(long, required = true, value_name = "ENDPOINT")]
+    upstream: Vec<Endpoint>,
+    /// How an upstream is chosen: `round-robin` or `least-connections`.
+    #[arg(long, default_value_t, value_name = "WAY")]
+    balance: Balance,
+    /// How long a connect may take.
+    #[arg(long, default_value = "5s", value_parser = parse_duration, value_name = "TIME")]
+    connect_timeout: Duration,
+    /// How many other upstreams are tried when one cannot be connected.
+    #[arg(long, default_value_t = 2, value_name = "COUNT")]
+    retries: usize,
+    /// Close a connection over which nothing moved for so long; `0s`: never.
+    #[arg(long, default_value = "300s", value_parser = parse_duration, value_name = "TIME")]
+    idle_timeout: Duration,
+    /// The most connections served at once, over all shards.
+    #[arg(long, default_value_t = 100_000, value_name = "COUNT")]
+    connections: usize,
+    /// Print counters as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+impl Command {
+    pub(super) fn run(self, config: Config) -> Result<ExitCode, Failure> {
+        let Command::Tcp(tcp) = self;
+        tcp.run(config)
+    }
+}
+
+impl Tcp {
+    fn run(self, config: Config) -> Result<ExitCode, Failure> {
+        if self.connections == 0 {
+            return Err(Failure::Usage("--connections 0: nobody could be served; allowed: 1 or more".to_owned()));
+        }
+        let json = self.json;
+        let print = move |report: &tcp::Report| if json { output::json(report) } else { output::out(&report.to_string()) };
+        let settings = Settings {
+            balance: self.balance,
+            connect_timeout: self.connect_timeout,
+            retries: self.retries,
+            idle_timeout: Some(self.idle_timeout).filter(|idle| !idle.is_zero()),
+            connections: self.connections,
+            ..Settings::new(self.listen, self.upstream)
+        };
+        let runtime = Runtime::new(config)?;
+        let ready = |proxy: &tcp::Proxy| {
+            proxy.local().iter().for_each(|at| output::err(&format!("waterwheel: listening on {at}\n")));
+        };
+        match tcp::run(runtime, settings, ready, move |report| print(&report)) {
+            Ok(report) => {
+                print(&report);
+                Ok(ExitCode::SUCCESS)
+            }
+            Err(ProxyError::Start(error)) => Err(error.into()),
+            Err(error @ (ProxyError::NoListener | ProxyError::NoUpstream | ProxyError::Itself { .. })) => {
+                Err(Failure::Usage(error.to_string()))
+            }
+            Err(ProxyError::Run(error @ RunError::Stopped { .. })) => Err(Failure::Run(error.to_string())),
+            Err(error) => Err(Failure::Run(error.to_string())),
+        }
+    }
+}
