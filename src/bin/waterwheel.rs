@@ -1,4 +1,8 @@
 //! The `waterwheel` command.
 #![forbid(unsafe_code)]
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    waterwheel::cli::main()
+}

@@ -3,11 +3,11 @@
 use std::process::ExitCode;
 
 use super::{Failure, output};
-use crate::runtime::{Config, backends};
+use crate::runtime::{Config, reactors};
 
 pub(super) fn run(_: &Config) -> Result<ExitCode, Failure> {
     let mut text = String::new();
-    for backend in backends() {
+    for backend in reactors() {
         let answer = match backend.probe() {
             Ok(()) => "can run here".to_owned(),
             Err(unavailable) => format!("cannot run here: {unavailable}"),

@@ -78,6 +78,27 @@ impl Histogram {
         (self.count() > 0).then(|| self.counts.mean())
     }
 
+    /// How the values spread: for each doubling from the smallest to the largest, its upper end and how many values are
+    /// below it and not below the one before.
+    pub fn doublings(&self) -> Vec<(u64, u64)> {
+        let mut spread: Vec<(u64, u64)> = Vec::new();
+        for value in self.counts.iter_recorded() {
+            let below = (value.value_iterated_to() + 1).next_power_of_two();
+            match spread.last_mut() {
+                Some((last, count)) if *last == below => *count += value.count_at_value(),
+                last => {
+                    let mut between = last.map_or(below, |(last, _)| *last * 2);
+                    while between < below {
+                        spread.push((between, 0));
+                        between *= 2;
+                    }
+                    spread.push((below, value.count_at_value()));
+                }
+            }
+        }
+        spread
+    }
+
     /// The value at a percentile, if enough values lie beyond it.
     pub fn at(&self, percentile: Percentile) -> Option<u64> {
         let rank = percentile.supported_rank(self.count())?;

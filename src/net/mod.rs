@@ -5,11 +5,13 @@ mod connection;
 mod endpoint;
 mod futures;
 pub mod http1;
+mod listener;
 mod lookup;
 mod pump;
 pub(crate) mod quoted;
 
 pub use connection::{Connection, Receiving, Sending};
 pub use endpoint::{Endpoint, EndpointError, EndpointFault};
+pub use listener::{AcceptCounters, AcceptStats, Acceptor, Listening};
 pub use lookup::{Lookups, ResolveError};
 pub use pump::{End, Exchange, Pump, pump};

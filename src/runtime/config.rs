@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::CpuList;
 use super::knob::{self, DRAIN_S_MAX, Knob, SHARDS_MAX, SPIN_US_MAX, STALL_MS_MAX};
 use crate::net::quoted::Quoted;
+use crate::shard::Budgets;
 use crate::steer::Mode;
 
 /// What every variable of ours begins with.
@@ -41,6 +42,8 @@ pub struct Config {
     pub(crate) log: Given<String>,
     /// `None`: random in each run.
     pub(crate) steer_seed: Option<u32>,
+    /// Without `spin` and `stall`, which have knobs of their own.
+    budgets: Budgets,
 }
 
 /// A value and who gave it, for errors that are found later.
@@ -77,6 +80,7 @@ impl Default for Config {
             drain: Duration::from_secs(30),
             log: Given::by(Knob::Log.variable(), "info".to_owned()),
             steer_seed: None,
+            budgets: Budgets::default(),
         }
     }
 }
@@ -262,6 +266,19 @@ impl Config {
     pub fn steer_seed(mut self, seed: u32) -> Config {
         self.steer_seed = Some(seed);
         self
+    }
+
+    /// Other limits for a turn. The idle spin and the stall report have settings of their own ([`Config::spin`],
+    /// [`Config::stall`]), which count.
+    pub fn budgets(mut self, budgets: Budgets) -> Config {
+        self.budgets = budgets;
+        self
+    }
+
+    /// The limits of a turn, everything considered.
+    pub(crate) fn turn_budgets(&self) -> Budgets {
+        let messages = self.budgets.messages.max(1);
+        Budgets { spin: self.spin, stall: self.stall, messages, ..self.budgets }
     }
 
     /// What is logged: levels, each for everything or for one target, between commas.

@@ -1,12 +1,16 @@
-//! The runtime floor.
+//! All shards together: settings, placement, start, signals, stop.
 
+mod boot;
 mod cgroup;
 mod choose;
 mod config;
 mod cpus;
 mod knob;
 mod plan;
+#[expect(clippy::module_inception, reason = "the type that the floor is named after")]
+mod runtime;
 mod signal;
+mod stop;
 mod topology;
 
 pub use choose::{Choice, choose, reactors};
@@ -14,4 +18,6 @@ pub use config::{Config, ConfigError};
 pub use cpus::{CpuList, CpuListError};
 pub use knob::Knob;
 pub use plan::Plan;
+pub use runtime::{RunError, Runtime, StartError};
 pub use signal::{Signal, SignalError, Signals};
+pub use stop::Stopper;

@@ -9,12 +9,12 @@ use std::time::Duration;
 use waterwheel_reactor::{Backend, Ended, ListenOptions};
 
 use super::boot::{self, Crew, Outcome};
-use super::choose::{self, Choice};
+use super::choose::{Choice, choose};
 use super::config::{Config, ConfigError};
 use super::signal::{Signal, SignalError, Signals};
 use super::stop::Stopper;
 use super::plan::Plan;
-use crate::mesh::{CallPort, DeclareError, Mesh, Port, PortOptions, Remote};
+use crate::mesh::{CallOptions, CallPort, DeclareError, Mesh, Port, PortOptions, Remote};
 use crate::net::{Endpoint, EndpointError, Listening, ResolveError};
 use crate::shard::Shard;
 use crate::steer::random_seed;
@@ -27,7 +27,7 @@ use crate::steer::random_seed;
 pub struct Runtime {
     config: Config,
     plan: Plan,
-    choice: Choice,
+    choice: Choice<'static>,
     mesh: Arc<Mesh>,
     stopper: Stopper,
     seed: u32,
@@ -138,8 +138,8 @@ impl Runtime {
     /// As [`new`](Runtime::new).
     pub fn with_backends(config: Config, backends: &[&'static dyn Backend]) -> Result<Runtime, StartError> {
         let plan = Plan::here(&config)?;
-        let choice = choose::choose(&config, backends)?;
-        let mesh = Mesh::new(plan.shards.len(), config.budgets.messages.max(1));
+        let choice = choose(&config, backends)?;
+        let mesh = Mesh::new(plan.shards.len(), config.turn_budgets().messages);
         let stopper = Stopper::new(&mesh);
         let seed = config.steer_seed.unwrap_or_else(random_seed);
         Ok(Runtime { config, plan, choice, mesh, stopper, seed, signals: true, on_report: None })
@@ -171,7 +171,7 @@ impl Runtime {
     }
 
     /// Which backend was taken, and why the others were not.
-    pub fn choice(&self) -> &Choice {
+    pub fn choice(&self) -> &Choice<'static> {
         &self.choice
     }
 
@@ -209,7 +209,7 @@ impl Runtime {
         Q: Send + 'static,
         R: Send + 'static,
     {
-        CallPort::declare(&self.mesh, name, PortOptions::default())
+        CallPort::declare(&self.mesh, name, CallOptions::default())
     }
 
     /// A handle for threads that are not shards.
@@ -241,7 +241,7 @@ impl Runtime {
         let Some(address) = addresses.first() else {
             return Err(refused(std::io::ErrorKind::AddrNotAvailable.into()));
         };
-        let bounds = self.choice.backend().bind(address, options, self.shards()).map_err(refused)?;
+        let bounds = self.choice.backend.bind(address, options, self.shards()).map_err(refused)?;
         // Port names live as long as the program; there is one per listener.
         let name: &'static str = format!("hand-off of {endpoint} #{}", bounds[0].local).leak();
         let handoff = self.port(name)?;
@@ -277,7 +277,7 @@ impl Runtime {
             main,
         };
         let launches = crew.launches(&self.plan);
-        let ended = self.choice.backend().run(launches);
+        let ended = self.choice.backend.run(launches);
         drop(signals);
         ended.map_err(RunError::Reactors)?;
         let outcomes = std::mem::take(&mut *outcomes.lock().unwrap_or_else(PoisonError::into_inner));
@@ -287,7 +287,7 @@ impl Runtime {
     /// What runs where, and why.
     fn announce(&self) {
         let cpus: Vec<String> = self.plan.shards.iter().map(|cpu| cpu.map_or("any".into(), |cpu| cpu.to_string())).collect();
-        let (reactor, shards, steer) = (self.choice.backend().name(), cpus.len(), self.config.steer);
+        let (reactor, shards, steer) = (self.choice.backend.name(), cpus.len(), self.config.steer);
         tracing::info!(reactor, shards, cpus = cpus.join(","), %steer, "{}", self.choice);
         self.plan.notes.iter().for_each(|note| tracing::info!("{note}"));
     }

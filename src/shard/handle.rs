@@ -167,6 +167,15 @@ impl Shard {
         PhaseChange::new(self.core.clone())
     }
 
+    /// Waits until the stop's time is up: then the shard ends in this turn, whatever still runs. For a last word.
+    pub async fn time_up(&self) {
+        self.stopping().await;
+        if let Phase::Draining { until } = self.phase() {
+            let ending = PhaseChange::to_the_end(self.core.clone());
+            futures_util::future::select(ending, self.sleep_until(until)).await;
+        }
+    }
+
     /// Asks this shard to stop: what runs may finish within `drain`, then it is ended. Zero ends it at once.
     pub fn stop(&self, drain: Duration) {
         self.core.stop(if drain.is_zero() { StopWish::AtOnce } else { StopWish::Drain(drain) });

@@ -162,11 +162,17 @@ pub struct PhaseChange {
     core: Rc<Core>,
     /// Where the waker stands, once it was polled.
     place: Option<usize>,
+    /// Waits for the end, not for the drain before it.
+    to_the_end: bool,
 }
 
 impl PhaseChange {
     pub(super) fn new(core: Rc<Core>) -> PhaseChange {
-        PhaseChange { core, place: None }
+        PhaseChange { core, place: None, to_the_end: false }
+    }
+
+    pub(super) fn to_the_end(core: Rc<Core>) -> PhaseChange {
+        PhaseChange { core, place: None, to_the_end: true }
     }
 }
 
@@ -175,7 +181,12 @@ impl Future for PhaseChange {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = &mut *self;
-        if this.core.phase() != Phase::Running {
+        let there = match this.core.phase() {
+            Phase::Running => false,
+            Phase::Draining { .. } => !this.to_the_end,
+            Phase::Ending => true,
+        };
+        if there {
             return Poll::Ready(());
         }
         this.core.phase_waiters.borrow_mut().wait(&mut this.place, cx.waker());

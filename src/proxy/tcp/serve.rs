@@ -7,6 +7,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::select;
 use waterwheel_reactor::{Address, ConnectOptions, ListenOptions, Side};
 
 use super::counters::{Cells, Report, ShardReport, add};
@@ -69,7 +70,7 @@ impl Proxy {
             listeners.push(listening);
         }
         let upstreams = resolved.into_iter().map(|(_, address)| address).collect();
-        let reactor = runtime.choice().backend().name();
+        let reactor = runtime.choice().backend.name();
         Ok(Proxy { plan: Arc::new(Plan { settings, listeners, upstreams, reactor }) })
     }
 
@@ -101,8 +102,11 @@ impl Proxy {
             let state = state.clone();
             acceptor.serve(part, move |client| serve_client(state.clone(), client))
         });
-        futures_util::future::join_all(serving).await;
-        Ok(state.report(shard))
+        // Whatever still runs when the drain's time is up is cut short, and counted so.
+        select(futures_util::future::join_all(serving), shard.time_up()).await;
+        let mut report = state.report(shard);
+        report.counters.cut_short += std::mem::take(&mut report.counters.active);
+        Ok(report)
     }
 
     /// What all shards have counted so far, asked for from a thread that is no shard. A shard that does not answer

@@ -1,0 +1,242 @@
+//! One runtime, three services: an echo origin, a proxy in front of it, and clients. Each connection's tally is kept
+//! by the next shard, reached by a call, so that messages cross.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use futures_util::future::join_all;
+use waterwheel_reactor::{Address, ConnectOptions};
+
+use super::show::{Result as Outcome, ShardRow};
+use crate::load::histogram::Histogram;
+use crate::load::usage::ProcessUsage;
+use crate::mesh::{CallPort, Caller, Port};
+use crate::net::{Connection, Listening};
+use crate::proxy::tcp::{Proxy, Settings, ShardReport};
+use crate::runtime::{Runtime, Stopper};
+use crate::shard::{Phase, Shard, ShardId};
+
+/// Messages between two entries of a connection's tally.
+const TALLY_EVERY: u64 = 32;
+/// How long the services may take to end once the load is over.
+const DRAIN: Duration = Duration::from_secs(5);
+/// No message takes so long on loopback; a client that waits longer gives up.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// What to run.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Asked {
+    pub(super) length: Duration,
+    pub(super) connections: u32,
+    pub(super) size: usize,
+}
+
+/// An entry of a tally: so many messages more on this connection.
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    connection: u32,
+    messages: u64,
+}
+
+/// What all shards of the demo are given.
+#[derive(Clone)]
+struct Demo {
+    asked: Asked,
+    origin: Listening,
+    proxy: Proxy,
+    tally: CallPort<Entry, u64>,
+    done: Port<()>,
+    stopper: Stopper,
+}
+
+/// What one shard saw.
+pub(super) struct ShardResult {
+    pub(super) row: ShardRow,
+    pub(super) proxied: ShardReport,
+    pub(super) latency: Histogram,
+    pub(super) faults: Vec<String>,
+}
+
+/// What one client saw.
+#[derive(Default)]
+struct Client {
+    messages: u64,
+    fault: Option<String>,
+}
+
+/// Runs the demo and sums it up.
+pub(super) fn run(runtime: Runtime, asked: Asked) -> anyhow::Result<Outcome> {
+    let origin = runtime.listen("tcp:127.0.0.1:0")?;
+    let upstream = origin.local().to_string().parse()?;
+    let proxy = Proxy::bind(&runtime, Settings::new(vec!["tcp:127.0.0.1:0".parse()?], vec![upstream]))?;
+    let demo = Demo {
+        asked,
+        origin,
+        proxy,
+        tally: runtime.call_port("tally")?,
+        done: runtime.port("done")?,
+        stopper: runtime.stopper(),
+    };
+    let (choice, cpus) = (runtime.choice().to_string(), runtime.plan().shards.clone());
+    let before = ProcessUsage::of(std::process::id()).ok();
+    let results = runtime.run(move |shard| demo.clone().shard(shard))?;
+    let after = ProcessUsage::of(std::process::id()).ok();
+    let cpu = before.zip(after).map(|(before, after)| after.since(&before).total);
+    Ok(Outcome::new(asked, choice, cpus, results, cpu))
+}
+
+impl Demo {
+    /// One shard's part of all three services.
+    async fn shard(self, shard: Shard) -> anyhow::Result<ShardResult> {
+        let echo = shard.accept_on(&self.origin)?.serve(usize::MAX, echo);
+        let echo = shard.spawn("origin", echo);
+        let tallies = Rc::new(RefCell::new(BTreeMap::<(ShardId, u32), u64>::new()));
+        let kept = tallies.clone();
+        let _serving = shard.serve(&self.tally, move |from, entry: Entry| {
+            let mut kept = kept.borrow_mut();
+            let total = kept.entry((from, entry.connection)).or_insert(0);
+            *total += entry.messages;
+            std::future::ready(*total)
+        })?;
+        let (at, proxy) = (self.proxy.local()[0].clone(), self.proxy.clone());
+        let serving = shard.clone();
+        let proxied = shard.spawn("proxy", async move { proxy.serve(&serving).await });
+        let latency = Rc::new(RefCell::new(Histogram::default()));
+        let clients = self.load(&shard, &at, &latency).await?;
+        self.finish(&shard).await?;
+        let proxied = proxied.await.context("the proxy")??;
+        echo.await.context("the origin")?;
+        let stats = shard.mesh_stats();
+        let row = ShardRow {
+            shard: shard.id().index(),
+            connections: clients.len(),
+            proxied: proxied.counters.accepted,
+            handed_over: proxied.accepting.handed_over,
+            messages: clients.iter().map(|client| client.messages).sum(),
+            tallies: tallies.borrow().values().sum(),
+            crossed: stats.ports.iter().map(|port| port.sent).sum(),
+            parks: stats.parks,
+            wakes: stats.wakes,
+            turns: shard.stats().turns,
+        };
+        let faults = clients.into_iter().filter_map(|client| client.fault).collect();
+        let latency = latency.replace(Histogram::default());
+        Ok(ShardResult { row, proxied, latency, faults })
+    }
+
+    /// All clients of this shard, until the time is over.
+    async fn load(&self, shard: &Shard, at: &Address, latency: &Rc<RefCell<Histogram>>) -> anyhow::Result<Vec<Client>> {
+        let caller = Rc::new(shard.caller(&self.tally)?);
+        let clients: Vec<_> = (0..self.asked.connections)
+            .map(|number| {
+                let client = client(shard.clone(), at.clone(), self.asked, number, caller.clone(), latency.clone());
+                shard.spawn("client", client)
+            })
+            .collect();
+        let gone = |_| Client { fault: Some("a client panicked".to_owned()), ..Client::default() };
+        Ok(join_all(clients).await.into_iter().map(|client| client.unwrap_or_else(gone)).collect())
+    }
+
+    /// Tells the first shard that this one's load is over; the first shard stops all once all are.
+    async fn finish(&self, shard: &Shard) -> anyhow::Result<()> {
+        let first = ShardId::new(0);
+        let mailbox = shard.open(&self.done)?;
+        mailbox.send(first, ()).await.map_err(|_| anyhow::anyhow!("the first shard has ended"))?;
+        if shard.id() == first {
+            for _ in shard.ids() {
+                mailbox.receive().await;
+            }
+            self.stopper.stop(DRAIN);
+        }
+        Ok(())
+    }
+}
+
+/// The origin: what comes in goes out.
+async fn echo(connection: Connection) -> anyhow::Result<()> {
+    let (mut receiving, mut sending) = connection.split();
+    crate::net::pump(&mut receiving, &mut sending).await?;
+    Ok(())
+}
+
+async fn client(
+    shard: Shard,
+    at: Address,
+    asked: Asked,
+    number: u32,
+    tally: Rc<Caller<Entry, u64>>,
+    latency: Rc<RefCell<Histogram>>,
+) -> Client {
+    let mut client = Client::default();
+    if let Err(fault) = talk(&shard, &at, asked, number, &tally, &latency, &mut client).await {
+        client.fault = Some(format!("{:?}, connection {number}: {fault:#}", shard.id()));
+    }
+    client
+}
+
+/// Sends messages and checks every byte that comes back.
+async fn talk(
+    shard: &Shard,
+    at: &Address,
+    asked: Asked,
+    number: u32,
+    tally: &Caller<Entry, u64>,
+    latency: &RefCell<Histogram>,
+    client: &mut Client,
+) -> anyhow::Result<()> {
+    let keeper = ShardId::new((shard.id().index() + 1) % shard.count());
+    let connecting = shard.connect(at, &ConnectOptions::default());
+    let mut connection = shard.timeout(PATIENCE, connecting).await.context("connecting")??;
+    let (mut message, mut answer) = (vec![0; asked.size], vec![0; asked.size]);
+    let end = shard.now() + asked.length;
+    let mut told = 0;
+    let mut patience = shard.sleep(PATIENCE);
+    loop {
+        let start = shard.now();
+        let over = start >= end || shard.phase() != Phase::Running;
+        if over || client.messages - told >= TALLY_EVERY {
+            let entry = Entry { connection: number, messages: client.messages - told };
+            told = tally.call(keeper, entry).await.context("the tally")?;
+            anyhow::ensure!(told == client.messages, "the tally says {told} of {} messages", client.messages);
+        }
+        if over {
+            break;
+        }
+        fill(&mut message, number, client.messages);
+        patience.reset(start + PATIENCE);
+        let exchange = async {
+            connection.write_all(&message).await?;
+            connection.read_exact(&mut answer).await
+        };
+        match futures_util::future::select(std::pin::pin!(exchange), &mut patience).await {
+            futures_util::future::Either::Left((result, _)) => result.context("an exchange")?,
+            futures_util::future::Either::Right(_) => anyhow::bail!("no answer within {PATIENCE:?}"),
+        }
+        anyhow::ensure!(answer == message, "message {} came back changed", client.messages);
+        latency.borrow_mut().record(shard.now().since(start).as_nanos() as u64);
+        client.messages += 1;
+    }
+    connection.close_write().await?;
+    let rest = connection.fill().await?;
+    anyhow::ensure!(rest.is_empty(), "{} bytes too many came back", rest.len());
+    Ok(())
+}
+
+/// Bytes that are different in each message and on each connection.
+fn fill(message: &mut [u8], connection: u32, number: u64) {
+    let mut word = (u64::from(connection) << 40 | number).wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    for chunk in message.chunks_mut(8) {
+        chunk.copy_from_slice(&word.to_le_bytes()[..chunk.len()]);
+        word = word.rotate_left(9).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    }
+}
+
+/// A demo is shared by all shards.
+const _: fn() = || {
+    fn shared<T: Send + Sync>() {}
+    shared::<Arc<Demo>>();
+};
