@@ -186,7 +186,8 @@ impl Acceptor {
                 Poll::Pending
             }
         });
-        let next = select(local, pin!(self.mailbox.receive()));
+        let received = pin!(self.mailbox.receive());
+        let next = select(local, received);
         let incoming = match select(stopping, next).await {
             Either::Left(_) => return None,
             Either::Right((Either::Left((incoming, _)), _)) => {

@@ -13,7 +13,7 @@ use waterwheel_reactor::{Address, ConnectOptions};
 
 use super::show::{Result as Outcome, ShardRow};
 use crate::load::histogram::Histogram;
-use crate::load::usage::ProcessUsage;
+use crate::load::usage::ThreadUsage;
 use crate::mesh::{CallPort, Caller, Port};
 use crate::net::{Connection, Listening};
 use crate::proxy::tcp::{Proxy, Settings, ShardReport};
@@ -82,16 +82,14 @@ pub(super) fn run(runtime: Runtime, asked: Asked) -> anyhow::Result<Outcome> {
         stopper: runtime.stopper(),
     };
     let (choice, cpus) = (runtime.choice().to_string(), runtime.plan().shards.clone());
-    let before = ProcessUsage::of(std::process::id()).ok();
     let results = runtime.run(move |shard| demo.clone().shard(shard))?;
-    let after = ProcessUsage::of(std::process::id()).ok();
-    let cpu = before.zip(after).map(|(before, after)| after.since(&before).total);
-    Ok(Outcome::new(asked, choice, cpus, results, cpu))
+    Ok(Outcome::new(asked, choice, cpus, results))
 }
 
 impl Demo {
     /// One shard's part of all three services.
     async fn shard(self, shard: Shard) -> anyhow::Result<ShardResult> {
+        let before = ThreadUsage::current();
         let echo = shard.accept_on(&self.origin)?.serve(usize::MAX, echo);
         let echo = shard.spawn("origin", echo);
         let tallies = Rc::new(RefCell::new(BTreeMap::<(ShardId, u32), u64>::new()));
@@ -122,6 +120,7 @@ impl Demo {
             parks: stats.parks,
             wakes: stats.wakes,
             turns: shard.stats().turns,
+            cpu_nanos: before.zip(ThreadUsage::current()).map(|(then, now)| now.since(&then).on_cpu.as_nanos() as u64),
         };
         let faults = clients.into_iter().filter_map(|client| client.fault).collect();
         let latency = latency.replace(Histogram::default());
@@ -189,7 +188,8 @@ async fn talk(
     client: &mut Client,
 ) -> anyhow::Result<()> {
     let keeper = ShardId::new((shard.id().index() + 1) % shard.count());
-    let connecting = shard.connect(at, &ConnectOptions::default());
+    let options = ConnectOptions::default();
+    let connecting = shard.connect(at, &options);
     let mut connection = shard.timeout(PATIENCE, connecting).await.context("connecting")??;
     let (mut message, mut answer) = (vec![0; asked.size], vec![0; asked.size]);
     let end = shard.now() + asked.length;

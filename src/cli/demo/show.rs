@@ -29,12 +29,14 @@ pub(super) struct ShardRow {
     pub(super) parks: u64,
     pub(super) wakes: u64,
     pub(super) turns: u64,
+    /// User and system time of its thread, if the kernel says.
+    pub(super) cpu_nanos: Option<u64>,
 }
 
 /// One line of the percentiles, in nanoseconds.
 #[derive(Debug, Serialize)]
 struct Latency {
-    percentile: &'static str,
+    percentile: String,
     nanos: u64,
 }
 
@@ -68,7 +70,6 @@ impl Result {
         reactor: String,
         cpus: Vec<Option<usize>>,
         results: Vec<ShardResult>,
-        cpu: Option<Duration>,
     ) -> Result {
         let mut histogram = Histogram::default();
         let mut proxy = Counters::default();
@@ -79,6 +80,7 @@ impl Result {
             shards.push(result.row);
             faults.extend(result.faults);
         }
+        let cpu: Option<Duration> = shards.iter().map(|row| row.cpu_nanos.map(Duration::from_nanos)).sum();
         let messages: u64 = shards.iter().map(|row| row.messages).sum();
         let tallies: u64 = shards.iter().map(|row| row.tallies).sum();
         let opened: usize = shards.iter().map(|row| row.connections).sum();
@@ -87,10 +89,8 @@ impl Result {
         faults.extend(differs("bytes through the proxy", proxy.bytes_up, bytes));
         faults.extend(differs("bytes back through the proxy", proxy.bytes_down, bytes));
         faults.extend(differs("connections that the proxy finished", proxy.finished, opened as u64));
-        let percentiles = ["50", "90", "99", "99.9", "99.99"];
-        let latency = percentiles.iter().filter_map(|&percentile| {
-            let nanos = histogram.at(percentile.parse::<Percentile>().ok()?)?;
-            Some(Latency { percentile, nanos })
+        let latency = Percentile::COLUMNS.into_iter().filter_map(|percentile| {
+            Some(Latency { percentile: percentile.to_string(), nanos: histogram.at(percentile)? })
         });
         let seconds = asked.length.as_secs_f64();
         Result {
@@ -171,7 +171,7 @@ impl Result {
 
     /// Percentiles, and how the round trips spread: one line for each doubling.
     fn bars(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let line = self.latency.iter().map(|at| format!("p{} {}", at.percentile, units::latency(at.nanos)));
+        let line = self.latency.iter().map(|at| format!("{} {}", at.percentile, units::latency(at.nanos)));
         writeln!(f, "\nround trip   {}", line.collect::<Vec<_>>().join("   "))?;
         let buckets = self.histogram.doublings();
         let most = buckets.iter().map(|(_, count)| *count).max().unwrap_or(0).max(1);

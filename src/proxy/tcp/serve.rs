@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::io;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -103,7 +103,7 @@ impl Proxy {
             acceptor.serve(part, move |client| serve_client(state.clone(), client))
         });
         // Whatever still runs when the drain's time is up is cut short, and counted so.
-        select(futures_util::future::join_all(serving), shard.time_up()).await;
+        select(futures_util::future::join_all(serving), pin!(shard.time_up())).await;
         let mut report = state.report(shard);
         report.counters.cut_short += std::mem::take(&mut report.counters.active);
         Ok(report)
@@ -237,12 +237,13 @@ async fn serve_client(state: Rc<State>, client: Connection) -> anyhow::Result<()
 /// Connects to an upstream: the chosen one, then the next ones, as often as the settings allow.
 async fn connect(state: &State, shard: &Shard) -> io::Result<(Connection, Lease)> {
     let settings = &state.plan.settings;
+    let options = ConnectOptions::default();
     let first = state.upstreams.choose();
     let attempts = (settings.retries + 1).min(state.upstreams.len());
     let mut last = io::Error::from(io::ErrorKind::NotConnected);
     for attempt in 0..attempts {
         let lease = state.upstreams.nth(first, attempt);
-        let connecting = shard.connect(&lease.address, &ConnectOptions::default());
+        let connecting = shard.connect(&lease.address, &options);
         match shard.timeout(settings.connect_timeout, connecting).await {
             Ok(Ok(connection)) => {
                 add(&lease.connected, 1);
