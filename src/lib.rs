@@ -11,3 +11,6 @@ pub mod steer;
 
 #[cfg(feature = "cli")]
 pub mod cli;
+
+/// The seam that reactors implement, and the plain types that cross it.
+pub use waterwheel_reactor as reactor;

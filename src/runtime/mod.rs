@@ -9,6 +9,7 @@ mod knob;
 mod plan;
 #[expect(clippy::module_inception, reason = "the type that the floor is named after")]
 mod runtime;
+mod service;
 mod signal;
 mod stop;
 mod topology;
@@ -19,5 +20,6 @@ pub use cpus::{CpuList, CpuListError};
 pub use knob::Knob;
 pub use plan::Plan;
 pub use runtime::{RunError, Runtime, StartError};
+pub use service::{Service, serve};
 pub use signal::{Signal, SignalError, Signals};
 pub use stop::Stopper;

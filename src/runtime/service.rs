@@ -1,0 +1,64 @@
+//! Services: one instance per shard, with a start, connections and a stop.
+
+use std::future::Future;
+use std::pin::pin;
+use std::rc::Rc;
+
+use futures_util::future::select;
+
+use super::{RunError, Runtime};
+use crate::net::{Connection, Listening};
+use crate::shard::Shard;
+
+/// What a server does, as one instance per shard. State that connections share is the instance's own: a `Cell` or a
+/// `RefCell` is enough, since an instance never leaves its shard.
+///
+/// To be run with [`Runtime::serve`], or on one shard with [`serve`].
+pub trait Service: Sized + 'static {
+    /// What an instance is made of; shared by all shards, given to each.
+    type Settings: Clone + Send + Sync + 'static;
+
+    /// Makes this shard's instance. Nothing is accepted before it is there.
+    fn start(shard: &Shard, settings: &Self::Settings) -> impl Future<Output = anyhow::Result<Self>>;
+
+    /// Serves one connection, in a task of its own. An error ends that connection and is logged at the debug level.
+    fn connection(self: Rc<Self>, connection: Connection) -> impl Future<Output = anyhow::Result<()>>;
+
+    /// The shard is to stop and the connections have ended, or their time is up: a last word.
+    fn stop(self: Rc<Self>) -> impl Future<Output = ()> {
+        std::future::ready(())
+    }
+
+    /// The most connections that an instance serves at once; the others wait in the kernel's backlog.
+    fn limit(&self) -> usize {
+        usize::MAX
+    }
+}
+
+/// Runs one shard's instance of a service until the shard is asked to stop: start, connections, drain, stop.
+///
+/// # Errors
+/// The instance could not be made, or the listener could not be opened on this shard.
+pub async fn serve<S: Service>(shard: &Shard, listening: &Listening, settings: &S::Settings) -> anyhow::Result<()> {
+    let service = Rc::new(S::start(shard, settings).await?);
+    let acceptor = shard.accept_on(listening)?;
+    let serving = service.clone();
+    let serving = acceptor.serve(service.limit(), move |connection| serving.clone().connection(connection));
+    select(pin!(serving), pin!(shard.time_up())).await;
+    service.stop().await;
+    Ok(())
+}
+
+impl Runtime {
+    /// Runs a service on every shard until the runtime is asked to stop.
+    ///
+    /// # Errors
+    /// As [`Runtime::run`]; an instance that could not be made stops the others.
+    pub fn serve<S: Service>(self, listening: Listening, settings: S::Settings) -> Result<(), RunError> {
+        self.run(move |shard| {
+            let (listening, settings) = (listening.clone(), settings.clone());
+            async move { serve::<S>(&shard, &listening, &settings).await }
+        })?;
+        Ok(())
+    }
+}
