@@ -4,9 +4,9 @@
 //! Ctrl-C; talk to it with `nc 127.0.0.1 7000`.
 
 use waterwheel::net::{Connection, Listening, pump};
+use waterwheel::reactor::ConnectOptions;
 use waterwheel::runtime::Runtime;
 use waterwheel::shard::Shard;
-use waterwheel::reactor::ConnectOptions;
 
 /// What comes in goes out. Reading waits while the peer does not read: memory stays bounded.
 async fn echo(connection: Connection) -> anyhow::Result<()> {
@@ -45,7 +45,8 @@ fn main() -> anyhow::Result<()> {
     println!("listening on {}", listening.local());
     let (stopper, done) = (runtime.stopper(), runtime.port::<usize>("done")?);
     let results = runtime.run(move |shard| {
-        let (listening, endpoint, stopper, done) = (listening.clone(), endpoint.clone(), stopper.clone(), done.clone());
+        let (listening, endpoint, stopper, done) =
+            (listening.clone(), endpoint.clone(), stopper.clone(), done.clone());
         async move {
             let serving = shard.spawn("serve", shard.accept_on(&listening)?.serve(10_000, echo));
             if endpoint.is_none() {

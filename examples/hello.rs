@@ -11,7 +11,8 @@ fn main() -> anyhow::Result<()> {
 
     // The closure runs once on every shard, on a thread of its own that is pinned to its core. What it makes stays
     // there: nothing in it needs a lock, and nothing in it needs to be `Send`. Only what it returns comes back.
-    let greetings = runtime.run(|shard| async move { Ok(format!("hello from {:?} of {}", shard.id(), shard.count())) })?;
+    let greetings = runtime
+        .run(|shard| async move { Ok(format!("hello from {:?} of {}", shard.id(), shard.count())) })?;
 
     for greeting in greetings {
         println!("{greeting}");

@@ -21,7 +21,10 @@ async fn relay(shard: &Shard, port: &Port<Baton>) -> anyhow::Result<()> {
     let mailbox = shard.open(port)?;
     let next = ShardId::new((shard.id().index() + 1) % shard.count());
     if shard.id().index() == 0 {
-        mailbox.send(next, Baton { laps_left: 2, passed_by: Vec::new() }).await.map_err(|_| anyhow::anyhow!("it ended"))?;
+        mailbox
+            .send(next, Baton { laps_left: 2, passed_by: Vec::new() })
+            .await
+            .map_err(|_| anyhow::anyhow!("it ended"))?;
     }
     loop {
         let (from, mut baton) = mailbox.receive().await;

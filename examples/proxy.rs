@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use waterwheel::net::Connection;
 use waterwheel::proxy::tcp::{Balance, Proxy, Settings};
-use waterwheel::runtime::Runtime;
 use waterwheel::reactor::ConnectOptions;
+use waterwheel::runtime::Runtime;
 
 /// The origin: answers a line with the line in capitals, after the client has ended its side.
 async fn origin(mut connection: Connection) -> anyhow::Result<()> {

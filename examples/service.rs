@@ -12,10 +12,10 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use waterwheel::net::Connection;
+use waterwheel::reactor::Address;
 use waterwheel::runtime::{Config, Runtime, Service};
 use waterwheel::shard::{Shard, ShardId};
 use waterwheel::steer::Mode;
-use waterwheel::reactor::Address;
 
 /// One shard's part of the guest book.
 struct GuestBook {

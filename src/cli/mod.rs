@@ -89,7 +89,8 @@ fn finish(result: Result<ExitCode, Failure>) -> ExitCode {
 /// What is wrong, of a message that goes on with usage and advice.
 fn one_line(message: &str) -> String {
     let message = message.strip_prefix("error: ").unwrap_or(message);
-    let lines = message.lines().take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more"));
+    let lines =
+        message.lines().take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more"));
     let lines: Vec<&str> = lines.map(str::trim).filter(|line| !line.is_empty()).collect();
     lines.join(" ")
 }
@@ -116,7 +117,8 @@ mod tests {
 
     #[test]
     fn a_bad_value_is_told_in_one_line() {
-        let error = Arguments::try_parse_from(["waterwheel", "proxy", "tcp", "--listen", "nowhere"]).unwrap_err();
+        let error =
+            Arguments::try_parse_from(["waterwheel", "proxy", "tcp", "--listen", "nowhere"]).unwrap_err();
         let line = one_line(&error.to_string());
         assert!(!line.contains('\n') && line.contains("nowhere") && line.contains("--listen"), "{line}");
     }

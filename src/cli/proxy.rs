@@ -55,10 +55,14 @@ impl Command {
 impl Tcp {
     fn run(self, config: Config) -> Result<ExitCode, Failure> {
         if self.connections == 0 {
-            return Err(Failure::Usage("--connections 0: nobody could be served; allowed: 1 or more".to_owned()));
+            return Err(Failure::Usage(
+                "--connections 0: nobody could be served; allowed: 1 or more".to_owned(),
+            ));
         }
         let json = self.json;
-        let print = move |report: &tcp::Report| if json { output::json(report) } else { output::out(&report.to_string()) };
+        let print = move |report: &tcp::Report| {
+            if json { output::json(report) } else { output::out(&report.to_string()) }
+        };
         let settings = Settings {
             balance: self.balance,
             connect_timeout: self.connect_timeout,

@@ -46,10 +46,6 @@ impl<T> Lanes<T> {
         &self.lanes[source * self.shards + target]
     }
 
-    pub(super) fn shards(&self) -> usize {
-        self.shards
-    }
-
     pub(super) fn capacity(&self) -> usize {
         self.capacity
     }

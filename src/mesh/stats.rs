@@ -4,7 +4,7 @@ use super::member::Member;
 use crate::shard::Shard;
 
 /// A copy of a shard's counters of messages. Those of the calling shard only, hence without locks.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
 #[non_exhaustive]
 pub struct MeshStats {
     /// How often the shard went to sleep.
@@ -20,7 +20,7 @@ pub struct MeshStats {
 }
 
 /// What passed through one port on one shard.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 #[non_exhaustive]
 pub struct PortStats {
     /// The port's name.

@@ -48,7 +48,12 @@ struct Shared {
 }
 
 impl Listening {
-    pub(crate) fn new(bounds: Vec<Bound>, handoff: Port<Incoming>, mode: Mode, seed: u32) -> Option<Listening> {
+    pub(crate) fn new(
+        bounds: Vec<Bound>,
+        handoff: Port<Incoming>,
+        mode: Mode,
+        seed: u32,
+    ) -> Option<Listening> {
         let local = bounds.first()?.local.clone();
         let bounds = Mutex::new(bounds.into_iter().map(Some).collect());
         Some(Listening { shared: Arc::new(Shared { local, bounds, handoff, mode, seed }) })
@@ -62,7 +67,10 @@ impl Listening {
 
 impl fmt::Debug for Listening {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Listening").field("local", &self.shared.local).field("mode", &self.shared.mode).finish()
+        f.debug_struct("Listening")
+            .field("local", &self.shared.local)
+            .field("mode", &self.shared.mode)
+            .finish()
     }
 }
 
@@ -153,9 +161,14 @@ impl Shard {
         let bound = bounds.get_mut(self.id().index()).and_then(Option::take);
         drop(bounds);
         let Some(bound) = bound else {
-            return Err(io::Error::other(format!("{} is served by {:?} already", listening.local(), self.id())));
+            return Err(io::Error::other(format!(
+                "{} is served by {:?} already",
+                listening.local(),
+                self.id()
+            )));
         };
-        let mailbox = self.open(&listening.shared.handoff).map_err(|error: OpenError| io::Error::other(error))?;
+        let mailbox =
+            self.open(&listening.shared.handoff).map_err(|error: OpenError| io::Error::other(error))?;
         let listener = self.reactor().listen(bound)?;
         let own = Rc::new(Queue::default());
         let accepting = Accepting {
@@ -218,7 +231,9 @@ impl Acceptor {
             live.below(limit.max(1)).await;
             match self.accept().await {
                 None => break,
-                Some(Err(error)) => tracing::debug!(shard = self.shard.id().index(), "adopting failed: {error}"),
+                Some(Err(error)) => {
+                    tracing::debug!(shard = self.shard.id().index(), "adopting failed: {error}")
+                }
                 Some(Ok(connection)) => {
                     let held = live.clone().enter();
                     let served = serve(connection);
@@ -388,7 +403,11 @@ impl Accepting {
         let (shard, at) = (self.shard.id().index(), self.shard.now());
         if self.complained.is_none_or(|last| at.since(last) >= COMPLAIN_EVERY) {
             self.complained = Some(at);
-            tracing::warn!(shard, shed = self.queue.counters.shed.get(), "cannot accept, new connections are closed: {error}");
+            tracing::warn!(
+                shard,
+                shed = self.queue.counters.shed.get(),
+                "cannot accept, new connections are closed: {error}"
+            );
         }
         told > 0
     }

@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use waterwheel_reactor::{Launch, Reactor, Root, Start};
 
+use super::plan::Plan;
 use super::runtime::RunError;
 use super::stop::Stopper;
-use super::plan::Plan;
 use crate::mesh::{Mesh, StopGuard};
 use crate::shard::core::Core;
 use crate::shard::root::RootFuture;
@@ -70,7 +70,9 @@ where
         let member = joined.member().clone();
         let foreign = crew.stopper.foreign(shard);
         let core = Core::new(id, crew.mesh.shards(), reactor, member, foreign, crew.budgets);
-        let main = run_main(crew.clone(), Shard::from_core(core.clone()));
+        let shard = Shard::from_core(core.clone());
+        joined.start(&shard);
+        let main = run_main(crew.clone(), shard);
         Some(Box::pin(RootFuture::new(core, main, Box::new(joined))))
     })
 }

@@ -11,9 +11,9 @@ use waterwheel_reactor::{Backend, Ended, ListenOptions};
 use super::boot::{self, Crew, Outcome};
 use super::choose::{Choice, choose};
 use super::config::{Config, ConfigError};
+use super::plan::Plan;
 use super::signal::{Signal, SignalError, Signals};
 use super::stop::Stopper;
-use super::plan::Plan;
 use crate::mesh::{CallOptions, CallPort, DeclareError, Mesh, Port, PortOptions, Remote};
 use crate::net::{Endpoint, EndpointError, Listening, ResolveError};
 use crate::shard::Shard;
@@ -267,7 +267,10 @@ impl Runtime {
         self.announce();
         let signals = if self.signals { Some(self.own_signals()?) } else { None };
         let outcomes: Arc<Mutex<Vec<Outcome<T>>>> = Arc::default();
-        outcomes.lock().unwrap_or_else(PoisonError::into_inner).resize_with(self.plan.shards.len(), || Outcome::None);
+        outcomes
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .resize_with(self.plan.shards.len(), || Outcome::None);
         let crew = Crew {
             mesh: self.mesh.clone(),
             stopper: self.stopper.clone(),
@@ -286,7 +289,8 @@ impl Runtime {
 
     /// What runs where, and why.
     fn announce(&self) {
-        let cpus: Vec<String> = self.plan.shards.iter().map(|cpu| cpu.map_or("any".into(), |cpu| cpu.to_string())).collect();
+        let cpus: Vec<String> =
+            self.plan.shards.iter().map(|cpu| cpu.map_or("any".into(), |cpu| cpu.to_string())).collect();
         let (reactor, shards, steer) = (self.choice.backend.name(), cpus.len(), self.config.steer);
         tracing::info!(reactor, shards, cpus = cpus.join(","), %steer, "{}", self.choice);
         self.plan.notes.iter().for_each(|note| tracing::info!("{note}"));
@@ -306,7 +310,9 @@ impl Runtime {
                 stopper.stop(Duration::ZERO);
             }
             Signal::Interrupt | Signal::Terminate => {
-                tracing::info!("{signal}: what runs may finish within {drain:?}; a second signal ends it at once");
+                tracing::info!(
+                    "{signal}: what runs may finish within {drain:?}; a second signal ends it at once"
+                );
                 stopper.stop(drain);
             }
         })

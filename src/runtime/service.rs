@@ -39,7 +39,11 @@ pub trait Service: Sized + 'static {
 ///
 /// # Errors
 /// The instance could not be made, or the listener could not be opened on this shard.
-pub async fn serve<S: Service>(shard: &Shard, listening: &Listening, settings: &S::Settings) -> anyhow::Result<()> {
+pub async fn serve<S: Service>(
+    shard: &Shard,
+    listening: &Listening,
+    settings: &S::Settings,
+) -> anyhow::Result<()> {
     let service = Rc::new(S::start(shard, settings).await?);
     let acceptor = shard.accept_on(listening)?;
     let serving = service.clone();

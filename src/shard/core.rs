@@ -158,7 +158,7 @@ impl Core {
 
     // ---- tasks
 
-    pub(crate) fn spawn(
+    pub(super) fn spawn(
         &self,
         name: &'static str,
         mark: u32,

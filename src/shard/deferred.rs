@@ -50,6 +50,10 @@ pub fn deferred<T>() -> (Resolver<T>, Deferred<T>) {
 /// drop(deferred); // warns: an error that nobody looked at: the disk is full
 /// ```
 #[track_caller]
+#[expect(
+    clippy::type_complexity,
+    reason = "it is `deferred` with its value written out, as the reader expects"
+)]
 pub fn deferred_result<T, E: Display>() -> (Resolver<Result<T, E>>, Deferred<Result<T, E>>) {
     fn report<T, E: Display>(value: &Result<T, E>, made: &Location<'_>, resolved: &Location<'_>) {
         if let Err(error) = value {

@@ -34,10 +34,6 @@ impl Shard {
         Shard { core }
     }
 
-    pub(crate) fn core(&self) -> &Rc<Core> {
-        &self.core
-    }
-
     /// What the floor above keeps for this shard.
     pub(crate) fn between(&self) -> &Rc<dyn Between> {
         self.core.between()

@@ -71,9 +71,8 @@ impl RootFuture {
         if self.over.get() || self.out_of_time(now) {
             return Poll::Ready(());
         }
-        if taken.more || timers_left || !core.nothing_ready() {
-            core.wake_root();
-        } else if !self.sleeps(cx, now) {
+        let more = taken.more || timers_left || !core.nothing_ready();
+        if more || !self.sleeps(cx, now) {
             core.wake_root();
         }
         Poll::Pending

@@ -31,7 +31,8 @@ pub(super) struct Arguments {
 impl Arguments {
     pub(super) fn run(self, config: Config) -> Result<ExitCode, Failure> {
         let runtime = Runtime::new(config)?;
-        let asked = run::Asked { length: self.length, connections: self.connections, size: self.size as usize };
+        let asked =
+            run::Asked { length: self.length, connections: self.connections, size: self.size as usize };
         let result = run::run(runtime, asked).map_err(|error| Failure::Run(format!("{error:#}")))?;
         if self.json {
             output::json(&result);

@@ -120,7 +120,9 @@ impl Demo {
             parks: stats.parks,
             wakes: stats.wakes,
             turns: shard.stats().turns,
-            cpu_nanos: before.zip(ThreadUsage::current()).map(|(then, now)| now.since(&then).on_cpu.as_nanos() as u64),
+            cpu_nanos: before
+                .zip(ThreadUsage::current())
+                .map(|(then, now)| now.since(&then).on_cpu.as_nanos() as u64),
         };
         let faults = clients.into_iter().filter_map(|client| client.fault).collect();
         let latency = latency.replace(Histogram::default());
@@ -128,11 +130,17 @@ impl Demo {
     }
 
     /// All clients of this shard, until the time is over.
-    async fn load(&self, shard: &Shard, at: &Address, latency: &Rc<RefCell<Histogram>>) -> anyhow::Result<Vec<Client>> {
+    async fn load(
+        &self,
+        shard: &Shard,
+        at: &Address,
+        latency: &Rc<RefCell<Histogram>>,
+    ) -> anyhow::Result<Vec<Client>> {
         let caller = Rc::new(shard.caller(&self.tally)?);
         let clients: Vec<_> = (0..self.asked.connections)
             .map(|number| {
-                let client = client(shard.clone(), at.clone(), self.asked, number, caller.clone(), latency.clone());
+                let client =
+                    client(shard.clone(), at.clone(), self.asked, number, caller.clone(), latency.clone());
                 shard.spawn("client", client)
             })
             .collect();

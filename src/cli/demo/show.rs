@@ -102,7 +102,9 @@ impl Result {
             message_bytes: asked.size,
             messages,
             messages_per_second: messages as f64 / seconds,
-            cpu_micros_per_message: cpu.filter(|_| messages > 0).map(|cpu| cpu.as_secs_f64() * 1e6 / messages as f64),
+            cpu_micros_per_message: cpu
+                .filter(|_| messages > 0)
+                .map(|cpu| cpu.as_secs_f64() * 1e6 / messages as f64),
             latency: latency.collect(),
             shards,
             proxy,
@@ -118,7 +120,8 @@ fn differs(what: &str, found: u64, expected: u64) -> Option<String> {
 
 impl fmt::Display for Result {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let cpus: Vec<String> = self.cpus.iter().map(|cpu| cpu.map_or("any".to_owned(), |cpu| cpu.to_string())).collect();
+        let cpus: Vec<String> =
+            self.cpus.iter().map(|cpu| cpu.map_or("any".to_owned(), |cpu| cpu.to_string())).collect();
         writeln!(f, "client ──▶ proxy ──▶ origin, all on the same {} shards\n", self.cpus.len())?;
         writeln!(f, "reactor      {}", self.reactor)?;
         writeln!(f, "CPUs         {}", cpus.join(", "))?;

@@ -157,10 +157,25 @@ impl fmt::Display for Report {
         writeln!(
             f,
             "{:>5} {:>9} {:>7} {:>9} {:>6} {:>7} {:>9} {:>11} {:>9} {:>10} {:>10} {:>8} {:>8}",
-            "shard", "accepted", "active", "finished", "idle", "client!", "upstream!", "no-upstream", "cut-short", "MiB-up",
-            "MiB-down", "handed", "shed"
+            "shard",
+            "accepted",
+            "active",
+            "finished",
+            "idle",
+            "client!",
+            "upstream!",
+            "no-upstream",
+            "cut-short",
+            "MiB-up",
+            "MiB-down",
+            "handed",
+            "shed"
         )?;
-        let row = |f: &mut fmt::Formatter<'_>, name: &dyn fmt::Display, c: &Counters, handed: u64, shed: u64| {
+        let row = |f: &mut fmt::Formatter<'_>,
+                   name: &dyn fmt::Display,
+                   c: &Counters,
+                   handed: u64,
+                   shed: u64| {
             let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
             writeln!(
                 f,
@@ -184,12 +199,18 @@ impl fmt::Display for Report {
             row(f, &shard.shard, &shard.counters, shard.accepting.handed_over, shard.accepting.shed)?;
         }
         row(f, &"all", &self.total, handed, shed)?;
-        for (place, upstream) in self.shards.first().map_or(&[][..], |shard| &shard.upstreams).iter().enumerate() {
+        for (place, upstream) in
+            self.shards.first().map_or(&[][..], |shard| &shard.upstreams).iter().enumerate()
+        {
             let sum = |of: fn(&UpstreamCounters) -> u64| -> u64 {
                 self.shards.iter().filter_map(|shard| shard.upstreams.get(place)).map(of).sum()
             };
             let (active, connected, failed) = (sum(|u| u.active), sum(|u| u.connected), sum(|u| u.failed));
-            writeln!(f, "upstream {}: active {active}, connected {connected}, failed {failed}", upstream.address)?;
+            writeln!(
+                f,
+                "upstream {}: active {active}, connected {connected}, failed {failed}",
+                upstream.address
+            )?;
         }
         for shard in &self.silent {
             writeln!(f, "shard {shard} did not answer")?;

@@ -15,7 +15,7 @@ use super::itself::reaches;
 use super::settings::{ProxyError, Settings};
 use super::upstreams::{Lease, Upstreams};
 use crate::mesh::Remote;
-use crate::net::{AcceptStats, AcceptCounters, Connection, End, Listening};
+use crate::net::{AcceptCounters, AcceptStats, Connection, End, Listening};
 use crate::runtime::Runtime;
 use crate::shard::{Shard, ShardId};
 
@@ -64,7 +64,9 @@ impl Proxy {
         let mut listeners = Vec::new();
         for listen in &settings.listen {
             let listening = runtime.listen_with(listen, &ListenOptions::default())?;
-            if let Some((upstream, _)) = resolved.iter().find(|(_, address)| reaches(address, listening.local())) {
+            if let Some((upstream, _)) =
+                resolved.iter().find(|(_, address)| reaches(address, listening.local()))
+            {
                 return Err(ProxyError::Itself { upstream: (*upstream).clone(), listener: listen.clone() });
             }
             listeners.push(listening);
@@ -128,7 +130,8 @@ impl Proxy {
             reports.push(report);
         }
         reports.sort_by_key(|report| report.shard);
-        let silent = (0..shards).filter(|shard| reports.iter().all(|report| report.shard != *shard)).collect();
+        let silent =
+            (0..shards).filter(|shard| reports.iter().all(|report| report.shard != *shard)).collect();
         Report::new(self.plan.reactor, reports, silent)
     }
 

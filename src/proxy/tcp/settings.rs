@@ -82,7 +82,9 @@ pub enum ProxyError {
     #[error("a proxy needs at least one upstream")]
     NoUpstream,
     /// It would connect to itself, and each connection would take all that there are.
-    #[error("upstream {upstream} is this proxy's own listener {listener}: every connection would come back for ever")]
+    #[error(
+        "upstream {upstream} is this proxy's own listener {listener}: every connection would come back for ever"
+    )]
     Itself {
         /// The upstream as it was given.
         upstream: Endpoint,

@@ -36,7 +36,11 @@ impl Upstreams {
             let address = address.clone();
             Rc::new(Upstream { address, active: Cell::new(0), connected: Cell::new(0), failed: Cell::new(0) })
         };
-        Upstreams { all: addresses.iter().map(upstream).collect(), balance, next: Cell::new(first % addresses.len().max(1)) }
+        Upstreams {
+            all: addresses.iter().map(upstream).collect(),
+            balance,
+            next: Cell::new(first % addresses.len().max(1)),
+        }
     }
 
     /// The upstream for a new connection: the first place in the order of trying. [`nth`](Upstreams::nth) has the others.
