@@ -22,6 +22,9 @@ const POLLS_PER_TURN: usize = 4;
 /// when it is looked at.
 const BREATH: Duration = Duration::from_nanos(250);
 
+/// A pause that would have to be this long is not taken: the thread is held up so often that nothing helps.
+const BREATH_MAX: Duration = Duration::from_secs(1);
+
 /// The longest sleep asked of glommio: a deadline centuries away overflows its clock. The alarm is set again then.
 const SLEEP_MAX: Duration = Duration::from_secs(3600);
 
@@ -66,7 +69,8 @@ impl Future for Drive {
                 return Poll::Pending;
             }
             if glommio::executor().need_preempt() {
-                // glommio leaves its task queue now and looks at input and output before it comes back.
+                // glommio leaves its task queue now and looks at input and output before it comes back. Rare: its
+                // preemption timer is set to never, but other completions of its latency ring count as well.
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
             }
@@ -77,19 +81,24 @@ impl Future for Drive {
 }
 
 /// Comes back after input and output were looked at. Waking oneself would not do: glommio polls a task that does so
-/// again and again, until its preemption timer ends that after a millisecond.
+/// again and again, and looks at nothing else.
 pub(crate) fn pause(breath: &mut Option<Timer>, cx: &mut Context<'_>) {
-    let timer = match breath {
-        Some(timer) => {
-            timer.reset(BREATH);
-            timer
+    let mut length = BREATH;
+    while length < BREATH_MAX {
+        let timer = match &mut *breath {
+            Some(timer) => {
+                timer.reset(length);
+                timer
+            }
+            none => none.insert(Timer::new(length)),
+        };
+        if Pin::new(timer).poll(cx).is_pending() {
+            return;
         }
-        none => none.insert(Timer::new(BREATH)),
-    };
-    if Pin::new(timer).poll(cx).is_ready() {
-        // The thread was held up for longer than a breath.
-        cx.waker().wake_by_ref();
+        // It was over before it was set: a slow build, or the kernel held the thread up.
+        length *= 4;
     }
+    cx.waker().wake_by_ref();
 }
 
 /// glommio's timer for the shard's alarm.

@@ -26,8 +26,10 @@ const RING_DEPTH: usize = 256;
 /// shard against `RLIMIT_MEMLOCK`.
 const IO_MEMORY: usize = 64 << 10;
 
-/// After this long glommio takes the processor from a task that keeps it.
-const PREEMPT_TIMER: Duration = Duration::from_millis(1);
+/// After this long glommio takes the processor from a task that keeps it. Never, in effect: there is one task, it gives
+/// way by itself, and glommio 0.9 sleeps with tasks ready to run if the timer fires before it came to run any. With a
+/// millisecond, a thread that the kernel held up for so long between the two slept for ever.
+const PREEMPT_TIMER: Duration = Duration::from_secs(3600);
 
 /// Turns of glommio's loop after the root was dropped. The first hands the cancellations to the kernel, which then
 /// lets go of the sockets; the second collects what came of them.
