@@ -8,6 +8,8 @@ mod ends;
 mod hub;
 mod jobs;
 mod lane;
+#[cfg(all(test, not(loom)))]
+mod laws;
 mod ledger;
 mod mailbox;
 mod member;

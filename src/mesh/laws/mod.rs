@@ -1,0 +1,159 @@
+//! The laws about messages (MESSAGE-1 to MESSAGE-12 of the contract), on real threads and on every reactor that is
+//! compiled in and can run here.
+
+mod calls;
+mod ends;
+mod order;
+mod remote;
+mod room;
+mod turns;
+mod wakes;
+
+use std::future::{Future, poll_fn};
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::sync::{Arc, Mutex, mpsc};
+use std::task::{Poll, Waker};
+use std::time::Duration;
+
+use waterwheel_reactor::{Backend, Launch};
+
+use super::{Mesh, StopGuard};
+use crate::shard::core::Core;
+use crate::shard::root::RootFuture;
+use crate::shard::task::Foreign;
+use crate::shard::{Budgets, Shard, ShardId};
+
+/// Longer than any law takes on a busy machine; a law that takes longer hangs.
+const DEADLINE: Duration = Duration::from_secs(60);
+
+/// The reactors that are compiled in and can run here.
+fn reactors() -> Vec<Arc<dyn Backend>> {
+    let all: Vec<Arc<dyn Backend>> = vec![
+        #[cfg(feature = "epoll")]
+        Arc::new(waterwheel_epoll::Epoll),
+        #[cfg(feature = "glommio")]
+        Arc::new(waterwheel_glommio::Glommio),
+    ];
+    all.into_iter()
+        .filter(|backend| match backend.probe() {
+            Ok(()) => true,
+            Err(why) => {
+                println!("{} is not offered here: {why}", backend.name());
+                false
+            }
+        })
+        .collect()
+}
+
+/// Runs a law on every reactor, each under a deadline, so that a hang is a failure with a name.
+fn on_every_reactor(law: impl Fn(Bench) + Send + Sync + 'static) {
+    let law = Arc::new(law);
+    for backend in reactors() {
+        let (name, law) = (backend.name(), law.clone());
+        let (done, over) = mpsc::channel();
+        let run = move || {
+            law(Bench { backend });
+            done.send(()).expect("the test waits");
+        };
+        let thread = std::thread::Builder::new().name(name.to_owned()).spawn(run).expect("a thread");
+        match over.recv_timeout(DEADLINE) {
+            Err(mpsc::RecvTimeoutError::Timeout) => panic!("the law hangs on {name}"),
+            _ => assert!(thread.join().is_ok(), "the law fails on {name}"),
+        }
+    }
+}
+
+/// One reactor to run shards on.
+struct Bench {
+    backend: Arc<dyn Backend>,
+}
+
+impl Bench {
+    /// A mesh of `shards` shards, with the usual budget.
+    fn mesh(&self, shards: usize) -> Arc<Mesh> {
+        Mesh::new(shards, Budgets::default().messages)
+    }
+
+    /// Runs `main` on every shard of a mesh to its end.
+    fn run<F, W>(&self, mesh: &Arc<Mesh>, main: F)
+    where
+        F: Fn(Shard) -> W + Send + Sync + 'static,
+        W: Future<Output = ()> + 'static,
+    {
+        let finished = Arc::new(AtomicUsize::new(0));
+        let main = Arc::new(main);
+        let launches = (0..mesh.shards())
+            .map(|shard| {
+                let (main, finished) = (main.clone(), finished.clone());
+                launch(mesh, StopGuard::new(mesh, shard), shard, move |shard| {
+                    let finished = finished.clone();
+                    let main = main(shard);
+                    async move {
+                        main.await;
+                        finished.fetch_add(1, SeqCst);
+                    }
+                })
+            })
+            .collect();
+        self.backend.run(launches).expect("every shard ends well");
+        assert_eq!(finished.load(SeqCst), mesh.shards(), "a shard's main task panicked or was dropped");
+    }
+}
+
+/// A shard to run, with its guard.
+fn launch<W: Future<Output = ()> + 'static>(
+    mesh: &Arc<Mesh>,
+    guard: StopGuard,
+    shard: usize,
+    main: impl Fn(Shard) -> W + Send + 'static,
+) -> Launch {
+    let (mesh, mut guard) = (mesh.clone(), Some(guard));
+    Launch {
+        shard,
+        name: format!("shard-{shard}"),
+        prepare: Box::new(|| {}),
+        start: Box::new(move |reactor| {
+            let joined = guard.take()?.join();
+            let foreign = Arc::new(Foreign::new(mesh.bell(shard).clone()));
+            let (id, count) = (ShardId::new(shard), mesh.shards());
+            let core = Core::new(id, count, reactor, joined.member().clone(), foreign, Budgets::default());
+            let shard = Shard::from_core(core.clone());
+            joined.start(&shard);
+            Some(Box::pin(RootFuture::new(core, main(shard), Box::new(joined))))
+        }),
+    }
+}
+
+/// Where tasks of several shards wait for each other. Also wakes tasks from other threads, which nothing else here does.
+#[derive(Clone)]
+struct Meeting {
+    expected: usize,
+    state: Arc<Mutex<(usize, Vec<Waker>)>>,
+}
+
+impl Meeting {
+    fn of(expected: usize) -> Meeting {
+        Meeting { expected, state: Arc::default() }
+    }
+
+    /// Waits until as many as are expected are here. Once for each who comes.
+    async fn wait(&self) {
+        let mut came = false;
+        poll_fn(|cx| {
+            let mut state = self.state.lock().unwrap();
+            state.0 += usize::from(!std::mem::replace(&mut came, true));
+            if state.0 == self.expected {
+                state.1.drain(..).for_each(Waker::wake);
+                return Poll::Ready(());
+            }
+            state.1.push(cx.waker().clone());
+            Poll::Pending
+        })
+        .await;
+    }
+}
+
+/// The shard with this number.
+fn id(index: usize) -> ShardId {
+    ShardId::new(index)
+}
