@@ -2,6 +2,7 @@
 
 mod arguments;
 mod child;
+mod leaks;
 mod process;
 mod report;
 
