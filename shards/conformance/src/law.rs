@@ -57,10 +57,6 @@ pub enum Outcome {
 
 /// A law that a reactor is known to break. The list is strict: an entry whose law holds, is not offered, is unknown or
 /// stands there twice is a failure.
-///
-/// An entry for LIFE-3, that each life releases all it took, has one more effect: descriptors that a shard which does
-/// nothing leaves behind are set off, as many per shard, when the other laws look for leaks. So one defect breaks one
-/// law, and every other leak still breaks the law that made it.
 #[derive(Clone, Copy, Debug)]
 pub struct Deviation {
     /// The law's id.

@@ -11,7 +11,7 @@ use std::mem;
 use std::process::{Command, ExitCode, Output, exit};
 use std::time::Duration;
 
-use waterwheel_conformance::kit::{self, pause, thread};
+use waterwheel_conformance::kit::{pause, thread};
 use waterwheel_conformance::{Deviation, Law, Outcome, main_with};
 use waterwheel_reactor::{Address, Backend, Bound, Ended, Launch, ListenOptions, Unavailable};
 
@@ -27,19 +27,16 @@ fn main() -> ExitCode {
             let held = PROBES.iter().map(|plain| -> (&dyn Backend, &[Law]) { (plain, &laws) });
             main_with(&held.collect::<Vec<_>>(), &[])
         }
-        Ok("leaky") => main_with(&[(&Leaky, &LEAKY)], &[]),
-        Ok("leaky, listed") => main_with(&[(&Leaky, &LEAKY)], &[deviation("LIFE-3", "leaky")]),
         _ => test(),
     }
 }
 
 /// Runs the checks, one line each; the first that fails ends the program with its panic.
 fn test() -> ExitCode {
-    let checks: [(&str, fn()); 7] = [
+    let checks: [(&str, fn()); 6] = [
         ("every_way_to_break_a_law_is_reported", broken_laws),
         ("the_list_of_deviations_is_strict", strict_list),
         ("an_entry_that_can_never_apply_fails", wrong_list),
-        ("what_each_life_leaves_breaks_one_law", one_leak_one_law),
         ("a_reactor_that_cannot_run_is_not_passed", probes),
         ("filters_choose_cases", filters),
         ("a_bad_command_line_is_refused", bad_command_line),
@@ -147,45 +144,6 @@ impl Backend for Plain {
     }
 }
 
-/// A backend that leaves a descriptor behind for each shard.
-#[derive(Debug)]
-struct Leaky;
-
-const LEAKY: [Law; 4] = [
-    Law::new("LIFE-3", "", two_shards),
-    Law::new("IDLE", "", holds),
-    Law::new("RUNS", "", two_shards),
-    Law::new("LEAKS", "", |backend| {
-        // Of the same kind as what the shards leave, but one more.
-        mem::forget(File::open("/dev/zero"));
-        two_shards(backend)
-    }),
-];
-
-fn two_shards(backend: &dyn Backend) -> Outcome {
-    let launches = (0..2).map(|shard| kit::launch(shard, Box::new(|_| None)));
-    backend.run(launches.collect()).map_or(Outcome::NotOffered("no run"), |()| Outcome::Holds)
-}
-
-impl Backend for Leaky {
-    fn name(&self) -> &'static str {
-        "leaky"
-    }
-
-    fn probe(&self) -> Result<(), Unavailable> {
-        Ok(())
-    }
-
-    fn bind(&self, _: &Address, _: &ListenOptions, _: usize) -> io::Result<Vec<Bound>> {
-        Err(io::ErrorKind::Unsupported.into())
-    }
-
-    fn run(&self, launches: Vec<Launch>) -> Result<(), Vec<Ended>> {
-        launches.iter().for_each(|_| mem::forget(File::open("/dev/zero")));
-        Ok(())
-    }
-}
-
 /// What a suite said, and how it ended.
 struct Said {
     text: String,
@@ -266,21 +224,6 @@ fn wrong_list() {
         "names no law that the reactor is held to",
         "names no reactor of this suite",
         "test result: FAILED. 0 passed; 3 failed; 1 ignored",
-    ]);
-}
-
-fn one_leak_one_law() {
-    let said = Said::by("leaky", &[], "auto");
-    said.ended_with(1);
-    said.has(&["test leaky::IDLE ... ok\n", "test result: FAILED. 1 passed; 3 failed"]);
-    let said = Said::by("leaky, listed", &[], "auto");
-    said.ended_with(1);
-    said.has(&[
-        "test leaky::LIFE-3 ... deviation\n",
-        "test leaky::IDLE ... ok\n",
-        "test leaky::RUNS ... ok\n",
-        "test leaky::LEAKS ... FAILED\n",
-        "test result: FAILED. 2 passed; 1 failed; 1 ignored",
     ]);
 }
 

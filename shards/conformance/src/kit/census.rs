@@ -42,15 +42,10 @@ impl Census {
     /// # Panics
     /// After two seconds; names every descriptor and thread that was left over or lost.
     pub fn assert_restored(&self) {
-        self.assert_restored_but(&BTreeMap::new());
-    }
-
-    /// The same, where so many new descriptors of each kind are known to stay.
-    pub(crate) fn assert_restored_but(&self, known: &BTreeMap<String, usize>) {
         let clock = Clock::start();
         let late = clock.now() + PATIENCE;
         loop {
-            let now = Census::take().without(self, known);
+            let now = Census::take();
             if now == *self {
                 return;
             }
@@ -61,22 +56,6 @@ impl Census {
             );
             pause(Duration::from_millis(5));
         }
-    }
-
-    /// This census, but for so many descriptors of each kind that the one before did not have.
-    fn without(mut self, before: &Census, known: &BTreeMap<String, usize>) -> Census {
-        let mut left = known.clone();
-        self.descriptors.retain(|number, what| {
-            let spare = left.get_mut(what).filter(|count| **count > 0);
-            match spare {
-                Some(count) if before.descriptors.get(number) != Some(what) => {
-                    *count -= 1;
-                    false
-                }
-                _ => true,
-            }
-        });
-        self
     }
 
     /// The same for descriptors, on a shard that goes on turning meanwhile, so that it can let go of them. Sleeps.

@@ -1,6 +1,5 @@
 //! The child's side: one law on one reactor, then the count of what is left.
 
-use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::process::{ExitCode, exit};
 use std::time::Duration;
@@ -9,9 +8,8 @@ use rustix::process::{Signal, set_parent_process_death_signal};
 use waterwheel_reactor::Backend;
 
 use super::Suite;
-use super::leaks::{Counted, RELEASES, of_one_shard};
+use crate::Outcome;
 use crate::kit::Census;
-use crate::{Deviation, Outcome};
 
 /// In place of a law's id: ask the reactor's probe.
 pub(super) const PROBE: &str = "probe";
@@ -48,18 +46,13 @@ pub(super) fn run(suite: &Suite<'_>, name: &str) -> ExitCode {
         eprintln!("no such law: {name}");
         return ExitCode::from(2);
     };
-    let known = |entry: &Deviation| entry.law == RELEASES && entry.reactor == backend.name();
-    let leaks = suite.deviations.iter().any(known) && id != RELEASES;
-    judge(law.run, backend, leaks)
+    judge(law.run, backend)
 }
 
-/// `leaks`: each life of the reactor is known to leave something behind, and that is another law's failure.
-fn judge(law: fn(&dyn Backend) -> Outcome, backend: &dyn Backend, leaks: bool) -> ExitCode {
-    let of_one = if leaks { of_one_shard(backend) } else { BTreeMap::new() };
-    let counted = Counted::new(backend);
+fn judge(law: fn(&dyn Backend) -> Outcome, backend: &dyn Backend) -> ExitCode {
     let before = Census::take();
-    let outcome = law(&counted);
-    before.assert_restored_but(&counted.known(&of_one));
+    let outcome = law(backend);
+    before.assert_restored();
     match outcome {
         Outcome::Holds => end(HOLDS),
         Outcome::NotOffered(reason) => not_offered(reason),

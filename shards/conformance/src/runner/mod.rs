@@ -2,7 +2,6 @@
 
 mod arguments;
 mod child;
-mod leaks;
 mod process;
 mod report;
 
