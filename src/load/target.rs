@@ -134,7 +134,7 @@ mod tests {
             ("http://a/#b", "fragment"),
             ("http://", "host"),
             ("http://a:0/", "0"),
-            ("http://unix:x/", "port"),
+            ("http://unix:x/", "no URL"),
             ("tcp:0.0.0.0:80", "connect"),
             ("", "empty"),
         ] {

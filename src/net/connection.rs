@@ -170,7 +170,8 @@ impl Connection {
         self.receiving.source.as_ref()?.descriptor()
     }
 
-    pub(super) fn halves(&mut self) -> (&mut Receiving, &mut Sending) {
+    /// The two halves at once, to send and to receive at the same time without giving the connection away.
+    pub fn halves(&mut self) -> (&mut Receiving, &mut Sending) {
         (&mut self.receiving, &mut self.sending)
     }
 }

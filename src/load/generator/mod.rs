@@ -1,0 +1,397 @@
+//! The generator of one shard: plans, dispatches, keeps connections, counts.
+//!
+//! Tasks: one per connection ([`link`]), and the one that runs the phases, which also walks the schedule. They share a
+//! [`Generator`] that never leaves the shard. Once warm, a request allocates nothing.
+
+mod link;
+
+use std::cell::{Cell, RefCell};
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use futures_util::stream::{self, StreamExt};
+use waterwheel_reactor::{Address, ConnectOptions, Time};
+
+use super::plan::Plan;
+use super::pool::{Due, Offered, Pool};
+use super::progress::Interval;
+use super::schedule::{Schedule, Share};
+use super::tally::{Fault, FaultStage, Tally};
+use super::workload::Workload;
+use crate::net::Connection;
+use crate::shard::{Shard, Sleep, Task};
+
+/// Connections of one shard that are being made at the same time: well below a usual backlog, since what does not fit
+/// there is asked for again after a second.
+const CONNECTING_MAX: usize = 64;
+/// Arrivals dispatched without a look at anything else.
+const DISPATCHED_PER_LOOK: u32 = 64;
+
+/// One shard's part of a run.
+#[derive(Debug)]
+pub(super) struct Generator<W> {
+    shard: Shard,
+    workload: Arc<W>,
+    addresses: Arc<[Address]>,
+    timeout: Duration,
+    share: Share,
+    links: Box<[Link]>,
+    pool: RefCell<Pool>,
+    phase: Cell<Phase>,
+    tally: RefCell<Tally>,
+    /// What happened since the last line of progress; `None`: nobody looks.
+    interval: RefCell<Option<Box<Interval>>>,
+    /// Requests that have a connection, also one that does not know it yet, and are not answered.
+    in_flight: Cell<usize>,
+    /// Who waits for the schedule, or for the last answer.
+    conductor: RefCell<Option<Waker>>,
+    /// Connections made after the first, and those that are established now.
+    reconnects: Cell<u64>,
+    established: Cell<usize>,
+}
+
+/// What is known about one connection, for the tasks that do not own it.
+#[derive(Debug, Default)]
+struct Link {
+    /// The request that it was given while it was idle.
+    given: Cell<Option<Due>>,
+    /// The request that it is busy with, and whether it was sent.
+    busy: Cell<Option<Due>>,
+    sent: Cell<bool>,
+    idle_since: Cell<Time>,
+    waker: RefCell<Option<Waker>>,
+    /// Requests that it brought to an end in this phase.
+    done: Cell<u64>,
+}
+
+/// A stretch of time in which requests are planned.
+#[derive(Clone, Copy, Debug)]
+struct Phase {
+    number: u32,
+    start: Time,
+    end: Time,
+    closed_loop: bool,
+}
+
+/// What a phase came to.
+#[derive(Debug)]
+pub(super) struct PhaseResult {
+    pub(super) tally: Tally,
+    /// How many requests each connection brought to an end.
+    pub(super) per_link: Vec<u64>,
+    /// When planning began and ended, and when the last answer was no longer waited for.
+    pub(super) start: Time,
+    pub(super) end: Time,
+    pub(super) over: Time,
+    /// Connections that are established at the end.
+    pub(super) established: usize,
+    /// Connections made anew since the start of the run.
+    pub(super) reconnects: u64,
+}
+
+impl<W: Workload> Generator<W> {
+    pub(super) fn new(
+        shard: Shard,
+        workload: Arc<W>,
+        addresses: Arc<[Address]>,
+        plan: &Plan,
+    ) -> Rc<Generator<W>> {
+        let share = Share::of(shard.id().index(), shard.count(), plan.connections);
+        let count = share.count as usize;
+        let waiting_max = plan.waiting_max * count / plan.connections as usize;
+        Rc::new(Generator {
+            shard,
+            workload,
+            addresses,
+            timeout: plan.timeout,
+            share,
+            links: (0..count).map(|_| Link::default()).collect(),
+            pool: RefCell::new(Pool::new(count, waiting_max)),
+            phase: Cell::new(Phase { number: 0, start: Time::ZERO, end: Time::ZERO, closed_loop: false }),
+            tally: RefCell::default(),
+            interval: RefCell::new(None),
+            in_flight: Cell::new(0),
+            conductor: RefCell::new(None),
+            reconnects: Cell::new(0),
+            established: Cell::new(0),
+        })
+    }
+
+    pub(super) fn share(&self) -> Share {
+        self.share
+    }
+
+    pub(super) fn shard(&self) -> &Shard {
+        &self.shard
+    }
+
+    /// Makes all connections, a few at a time, and starts their tasks. How many there are, and why the first of the
+    /// others is not. Those go on trying.
+    pub(super) async fn connect(self: &Rc<Self>) -> (Vec<Task<()>>, Option<Fault>) {
+        let first_fault = Cell::new(None);
+        let tasks = stream::iter(0..self.links.len())
+            .map(|at| async move { (at, self.attempt().await) })
+            .buffer_unordered(CONNECTING_MAX)
+            .map(|(at, made)| {
+                let connection =
+                    made.map_err(|fault| first_fault.set(first_fault.take().or(Some(fault)))).ok();
+                self.shard.spawn("load-connection", link::keep(self.clone(), at, connection))
+            })
+            .collect()
+            .await;
+        (tasks, first_fault.take())
+    }
+
+    /// One attempt to connect, to each address until one answers.
+    async fn attempt(&self) -> Result<Connection, Fault> {
+        let mut fault = Fault::of(FaultStage::Connect, &std::io::ErrorKind::AddrNotAvailable.into());
+        let options = ConnectOptions::default();
+        for address in self.addresses.iter() {
+            let connecting = self.shard.connect(address, &options);
+            match self
+                .shard
+                .timeout(self.timeout, connecting)
+                .await
+                .unwrap_or_else(|elapsed| Err(elapsed.into()))
+            {
+                Ok(connection) => {
+                    self.established.set(self.established.get() + 1);
+                    return Ok(connection);
+                }
+                Err(error) => fault = Fault::of(FaultStage::Connect, &error),
+            }
+        }
+        Err(fault)
+    }
+
+    pub(super) fn established(&self) -> usize {
+        self.established.get()
+    }
+
+    /// Runs one phase from `start`: plans for `length`, then waits up to `drain` for the answers that are missing.
+    /// `schedule` is `None` in a closed loop, and also on a shard that has no connection.
+    pub(super) async fn run_phase(
+        self: &Rc<Self>,
+        start: Time,
+        length: Duration,
+        drain: Duration,
+        schedule: Option<Schedule>,
+        closed_loop: bool,
+    ) -> PhaseResult {
+        let number = self.phase.get().number + 1;
+        self.tally.replace(Tally::default());
+        self.links.iter().for_each(|link| link.done.set(0));
+        self.phase.set(Phase { number, start, end: start + length, closed_loop });
+        match schedule {
+            Some(schedule) => self.walk(schedule, start).await,
+            None => {
+                self.until(start).await;
+                self.release_idle();
+            }
+        }
+        self.until_end().await;
+        let drained = self.shard.now() + drain;
+        self.until_answered(drained).await;
+        self.close_phase()
+    }
+
+    /// Ends planning now; what was planned until now still gets its answers.
+    pub(super) fn interrupt(&self) {
+        let phase = self.phase.get();
+        self.phase.set(Phase { end: phase.end.min(self.shard.now()), ..phase });
+        self.wake_conductor();
+    }
+
+    /// Dispatches each request of the schedule when it is due. The clock is read once per request.
+    async fn walk(&self, schedule: Schedule, start: Time) {
+        let mut sleep = self.shard.sleep_until(start);
+        let mut since_look = 0;
+        for at in schedule {
+            let planned = start + Duration::from_nanos(at);
+            if planned >= self.phase.get().end {
+                return;
+            }
+            let mut now = self.shard.now();
+            if now < planned {
+                self.sleep_unless_interrupted(&mut sleep, planned).await;
+                if planned >= self.phase.get().end {
+                    return;
+                }
+                now = self.shard.now();
+                since_look = 0;
+            }
+            self.arrive(planned, now);
+            since_look += 1;
+            if since_look == DISPATCHED_PER_LOOK {
+                self.shard.yield_now().await;
+                since_look = 0;
+            }
+        }
+    }
+
+    fn arrive(&self, planned: Time, now: Time) {
+        let phase = self.phase.get();
+        let due = Due { planned, dispatched: now, waited: false, phase: phase.number };
+        let mut tally = self.tally.borrow_mut();
+        tally.account.planned += 1;
+        tally.late += u64::from(now >= phase.end);
+        if let Some(interval) = &mut *self.interval.borrow_mut() {
+            interval.planned += 1;
+        }
+        match self.pool.borrow_mut().arrive(due) {
+            Offered::Taken(at) => self.give(at, due),
+            Offered::Waits => {}
+            Offered::Shed => tally.account.shed += 1,
+        }
+    }
+
+    /// Gives a request to an idle connection.
+    fn give(&self, at: usize, due: Due) {
+        self.in_flight.set(self.in_flight.get() + 1);
+        self.links[at].given.set(Some(due));
+        if let Some(waker) = &*self.links[at].waker.borrow() {
+            waker.wake_by_ref();
+        }
+    }
+
+    /// A closed loop begins: every idle connection starts.
+    fn release_idle(&self) {
+        while self.phase.get().closed_loop {
+            let Some(at) = self.pool.borrow_mut().take_idle() else { return };
+            match self.next_in_loop() {
+                Some(due) => self.give(at, due),
+                None => {
+                    self.pool.borrow_mut().free(at);
+                    return;
+                }
+            }
+        }
+    }
+
+    /// The next request of a connection in a closed loop, while the phase lasts: planned when the connection is free.
+    fn next_in_loop(&self) -> Option<Due> {
+        let phase = self.phase.get();
+        if !phase.closed_loop {
+            return None;
+        }
+        let now = self.shard.now();
+        if now < phase.start || now >= phase.end {
+            return None;
+        }
+        self.tally.borrow_mut().account.planned += 1;
+        if let Some(interval) = &mut *self.interval.borrow_mut() {
+            interval.planned += 1;
+        }
+        Some(Due { planned: now, dispatched: now, waited: false, phase: phase.number })
+    }
+
+    /// Sorts what has not come to its end: waiting requests were not sent, others are in flight.
+    fn close_phase(&self) -> PhaseResult {
+        let over = self.shard.now();
+        let phase = self.phase.get();
+        let mut tally = self.tally.take();
+        let at_least = |due: &Due| over.as_nanos().saturating_sub(due.planned.as_nanos());
+        for due in self.pool.borrow_mut().give_up() {
+            tally.account.unsent += 1;
+            tally.unanswered.record(at_least(&due));
+            tally.wake_lag.record(due.dispatched.as_nanos().saturating_sub(due.planned.as_nanos()));
+        }
+        for link in &self.links {
+            let given = link.given.get().map(|due| (due, false));
+            let request = given.or_else(|| Some((link.busy.get()?, link.sent.get())));
+            let Some((due, sent)) = request.filter(|(due, _)| due.phase == phase.number) else { continue };
+            *if sent { &mut tally.account.in_flight } else { &mut tally.account.unsent } += 1;
+            tally.unanswered.record(at_least(&due));
+        }
+        // What belongs to this phase is counted; answers that still come are not.
+        self.phase.set(Phase { number: phase.number + 1, ..phase });
+        PhaseResult {
+            tally,
+            per_link: self.links.iter().map(|link| link.done.get()).collect(),
+            start: phase.start,
+            end: phase.end,
+            over,
+            established: self.established.get(),
+            reconnects: self.reconnects.get(),
+        }
+    }
+
+    // ---- progress
+
+    /// From now on intervals are counted.
+    pub(super) fn watch(&self) {
+        self.interval.replace(Some(Box::default()));
+    }
+
+    /// What happened since the last call.
+    pub(super) fn swap_interval(&self) -> Option<Box<Interval>> {
+        let mut interval = self.interval.borrow_mut().replace(Box::default())?;
+        interval.in_flight = self.in_flight.get() as u64;
+        interval.waiting = self.pool.borrow().waiting() as u64;
+        Some(interval)
+    }
+
+    // ---- waiting
+
+    async fn until(&self, moment: Time) {
+        let mut sleep = self.shard.sleep_until(moment);
+        self.sleep_unless_interrupted(&mut sleep, moment).await;
+    }
+
+    /// Waits for the end of the phase, which an interrupt brings forward.
+    async fn until_end(&self) {
+        let mut sleep = self.shard.sleep_until(self.phase.get().end);
+        while self.shard.now() < self.phase.get().end {
+            self.sleep_unless_interrupted(&mut sleep, self.phase.get().end).await;
+        }
+    }
+
+    /// Sleeps until `deadline`, or until the phase was interrupted.
+    async fn sleep_unless_interrupted(&self, sleep: &mut Sleep, deadline: Time) {
+        let end = self.phase.get().end;
+        sleep.reset(deadline);
+        poll_fn(|cx| {
+            if self.phase.get().end < end {
+                return Poll::Ready(());
+            }
+            self.conduct(cx);
+            Pin::new(&mut *sleep).poll(cx)
+        })
+        .await;
+    }
+
+    /// Waits until nothing waits or is in flight, or until `deadline`.
+    async fn until_answered(&self, deadline: Time) {
+        let mut sleep = self.shard.sleep_until(deadline);
+        poll_fn(|cx| {
+            if self.in_flight.get() == 0 && self.pool.borrow().waiting() == 0 {
+                return Poll::Ready(());
+            }
+            self.conduct(cx);
+            Pin::new(&mut sleep).poll(cx)
+        })
+        .await;
+    }
+
+    fn conduct(&self, cx: &Context<'_>) {
+        remember(&mut self.conductor.borrow_mut(), cx);
+    }
+
+    fn wake_conductor(&self) {
+        if let Some(waker) = &*self.conductor.borrow() {
+            waker.wake_by_ref();
+        }
+    }
+}
+
+/// Keeps a waker without touching its count if it is the same one.
+fn remember(place: &mut Option<Waker>, cx: &Context<'_>) {
+    match place {
+        Some(waker) => waker.clone_from(cx.waker()),
+        none => *none = Some(cx.waker().clone()),
+    }
+}
