@@ -2,6 +2,7 @@
 
 mod loops;
 mod streams;
+mod watching;
 
 use std::future::{Future, poll_fn};
 use std::io;
