@@ -68,12 +68,6 @@ impl Future for Drive {
                 this.alarm.set(&this.core, cx);
                 return Poll::Pending;
             }
-            if glommio::executor().need_preempt() {
-                // glommio leaves its task queue now and looks at input and output before it comes back. Rare: its
-                // preemption timer is set to never, but other completions of its latency ring count as well.
-                cx.waker().wake_by_ref();
-                return Poll::Pending;
-            }
         }
         pause(&mut this.breath, cx);
         Poll::Pending

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use waterwheel_glommio::Glommio;
 use waterwheel_reactor::{
-    Address, Backend, Launch, ListenOptions, Listener, Reactor, Root, Sink, Source, Time, Transport,
+    Address, Backend, Clock, Launch, ListenOptions, Listener, Reactor, Root, Sink, Source, Time, Transport,
 };
 
 type Made = Pin<Box<dyn Future<Output = ()>>>;
@@ -199,4 +199,58 @@ fn a_root_that_always_wakes_itself_still_sees_its_alarm_and_its_connections() {
         .await;
         assert!(reactor.now() >= until);
     });
+}
+
+#[test]
+fn a_root_that_is_due_when_its_thread_is_held_up_is_not_slept_on() {
+    let _alone = alone();
+    let at: Address = std::net::SocketAddr::from(([127, 0, 0, 1], 0)).into();
+    let bound = Glommio.bind(&at, &ListenOptions::default(), 1).unwrap().remove(0);
+    let at = bound.local.inet().unwrap();
+    let stop = Arc::new(AtomicUsize::new(0));
+    let root = async move |reactor: Rc<dyn Reactor>| {
+        let mut listener = reactor.listen(bound).unwrap();
+        let incoming = accept(&mut *listener).await;
+        let Transport { mut source, mut sink } = reactor.adopt(incoming).unwrap();
+        echo(&mut *source, &mut *sink).await;
+    };
+    let mut root = Some(root);
+    let mut launch = launch(move |reactor| root.take().map(|root| -> Made { Box::pin(root(reactor)) }));
+    launch.prepare = Box::new(share_a_processor);
+    std::thread::scope(|scope| {
+        let stop = &stop;
+        // The thread that shares the shard's processor, and takes it away for a few milliseconds each time.
+        scope.spawn(|| {
+            share_a_processor();
+            let clock = Clock::start();
+            while stop.load(SeqCst) == 0 {
+                if clock.now() > Time::ZERO + Duration::from_secs(30) {
+                    eprintln!("the shard slept on with its root due");
+                    // It cannot be ended, so neither can this test in any other way.
+                    std::process::abort();
+                }
+            }
+        });
+        scope.spawn(move || {
+            let mut peer = TcpStream::connect(at).unwrap();
+            peer.set_nodelay(true).unwrap();
+            let mut byte = [7];
+            for _ in 0..10_000 {
+                peer.write_all(&byte).unwrap();
+                peer.read_exact(&mut byte).unwrap();
+            }
+        });
+        Glommio.run(vec![launch]).unwrap();
+        stop.store(1, SeqCst);
+    });
+}
+
+/// Moves the calling thread to the first processor that it may use.
+fn share_a_processor() {
+    use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+    let may = sched_getaffinity(None).expect("one's own processors can be asked for");
+    let first = (0..CpuSet::MAX_CPU).find(|cpu| may.is_set(*cpu)).expect("there is one");
+    let mut only = CpuSet::new();
+    only.set(first);
+    sched_setaffinity(None, &only).expect("one of one's own processors");
 }
