@@ -5,6 +5,7 @@ compile_error!("glommio is Linux only");
 mod bell;
 mod core;
 mod drive;
+mod leak;
 mod life;
 mod link;
 mod listener;

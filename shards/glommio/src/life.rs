@@ -17,6 +17,7 @@ use waterwheel_reactor::{Clock, Life, Start};
 use crate::bell::Bell;
 use crate::core::{Core, GlommioReactor};
 use crate::drive::{Drive, pause};
+use crate::leak::Leak;
 
 /// Entries of each of glommio's three rings. More operations than that wait in memory, without a limit of their own:
 /// there are at most three per connection and one per listener.
@@ -39,9 +40,22 @@ const PREEMPT_TIMER: Duration = Duration::from_secs(24 * 3600);
 const TURNS_TO_SETTLE: usize = 2;
 
 thread_local! {
-    /// This thread's executor between two lives. glommio 0.9 leaks an eventfd with every executor that ran, so a shard
-    /// that is started again gets the same one.
-    static EXECUTOR: RefCell<Option<LocalExecutor>> = const { RefCell::new(None) };
+    /// This thread's executor between two lives: a shard that is started again gets the same one, since making one
+    /// takes time and glommio 0.9 leaks something with each.
+    static EXECUTOR: RefCell<Option<Executor>> = const { RefCell::new(None) };
+}
+
+/// An executor, and the eventfd that it leaks; dropped in this order.
+struct Executor {
+    glommio: LocalExecutor,
+    leak: Leak,
+}
+
+impl Executor {
+    fn new() -> io::Result<Executor> {
+        let (glommio, leak) = Leak::during(make)?;
+        Ok(Executor { glommio, leak })
+    }
 }
 
 /// How a life came out, told by a task that must not panic itself: glommio aborts the process in some of its drops.
@@ -58,10 +72,10 @@ enum Outcome {
 pub(crate) fn live(clock: Clock, start: &mut Start) -> io::Result<Life> {
     let executor = match EXECUTOR.take() {
         Some(executor) => executor,
-        None => make()?,
+        None => Executor::new()?,
     };
     let core = Core::new(clock)?;
-    match executor.run(life(core, start)) {
+    match executor.glommio.run(life(core, &executor.leak, start)) {
         Outcome::Over => Ok(Life::Over),
         Outcome::Ended => {
             EXECUTOR.set(Some(executor));
@@ -90,7 +104,8 @@ pub(crate) fn make() -> io::Result<LocalExecutor> {
 
 /// Asks for the root, drives it to its end, drops it and lets the kernel settle, all as one task of glommio's, since
 /// its sockets can be made and dropped only there.
-async fn life(core: Rc<Core>, start: &mut Start) -> Outcome {
+async fn life(core: Rc<Core>, leak: &Leak, start: &mut Start) -> Outcome {
+    leak.find(|| glommio::executor().need_preempt());
     let reactor = Rc::new(GlommioReactor { core: Rc::clone(&core) });
     let bell = Arc::new(Bell::default());
     let outcome = match catch_unwind(AssertUnwindSafe(|| start(reactor))) {

@@ -3,9 +3,10 @@
 
 use std::ffi::c_long;
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 
 use rustix::process::{Resource, getrlimit};
+use waterwheel_os::duplicate;
 use waterwheel_reactor::Unavailable;
 
 /// The operations that glommio 0.9 asks for, by their number in `linux/io_uring.h`.
@@ -46,13 +47,24 @@ const REGISTER_PROBE: libc::c_uint = 8;
 /// `IO_URING_OP_SUPPORTED`.
 const OP_SUPPORTED: u16 = 1;
 
-/// Makes the rings that glommio makes, enters one, asks for the operations and for the limit on locked memory.
+/// What else needs a descriptor while an executor is made: its eventfd, and looking for that one.
+const SPARE_DESCRIPTORS: usize = 4;
+
+/// Makes the rings that glommio makes, enters one, asks for the operations, for descriptors and for the limit on
+/// locked memory.
 ///
 /// # Errors
 /// Names the first thing that is missing.
 pub(crate) fn probe() -> Result<(), Unavailable> {
     let ring = setup(0).map_err(|error| missing("io_uring_setup", &error))?;
-    setup(SETUP_IOPOLL).map_err(|error| missing("io_uring_setup with IORING_SETUP_IOPOLL", &error))?;
+    let _second = setup(0).map_err(|error| missing("io_uring_setup", &error))?;
+    let _third =
+        setup(SETUP_IOPOLL).map_err(|error| missing("io_uring_setup with IORING_SETUP_IOPOLL", &error))?;
+    // All at once: without a descriptor glommio panics where it asks for the operations, and never recovers.
+    let _spare = (0..SPARE_DESCRIPTORS)
+        .map(|_| duplicate(ring.as_fd()))
+        .collect::<io::Result<Vec<OwnedFd>>>()
+        .map_err(|error| missing("dup", &error))?;
     enter(&ring).map_err(|error| missing("io_uring_enter", &error))?;
     let mut answer = Probe::default();
     ask(&ring, &mut answer)

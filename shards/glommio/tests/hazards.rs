@@ -161,7 +161,7 @@ fn a_shard_that_panics_or_ends_lives_again_and_holds_no_more_descriptors_than_be
     assert_eq!(ended.unwrap_err()[0].to_string(), "shard 0 panicked: life 19");
     let held = held.lock().unwrap();
     assert!(held.iter().all(|count| *count == held[0]), "eventfds and rings in each life: {held:?}");
-    assert_eq!(open("anon_inode:[io_uring]"), 0);
+    assert_eq!((open("anon_inode:[eventfd]"), open("anon_inode:[io_uring]")), (0, 0), "left by the run");
 }
 
 #[test]

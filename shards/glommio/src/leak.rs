@@ -1,0 +1,132 @@
+//! The eventfd that glommio 0.9 leaks with every executor that ran, found and closed.
+//!
+//! glommio frees a task's memory without dropping its header, which holds a share of the executor's eventfd, and every
+//! run is a task. Nothing tells the descriptor's number. So the eventfds of the process are listed before and after an
+//! executor is made, and of those that came, the executor itself shows its own: it reads what is written to it.
+
+use std::cell::Cell;
+use std::fs;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+
+use rustix::io::write;
+use waterwheel_os::duplicate;
+
+/// The eventfd of one executor, closed when this is dropped: after the executor.
+pub(crate) struct Leak {
+    /// Those that may be it, until [`find`](Leak::find) is called.
+    suspects: Cell<Vec<Eventfd>>,
+    /// `None`: not found, or it never ran and so leaks nothing.
+    found: Cell<Option<Eventfd>>,
+}
+
+impl Leak {
+    /// Makes an executor, and remembers which eventfds came meanwhile. One executor at a time, so that there is rarely
+    /// more than one.
+    pub(crate) fn during<T>(make: impl FnOnce() -> io::Result<T>) -> io::Result<(T, Leak)> {
+        static MAKING: Mutex<()> = Mutex::new(());
+        let _making = MAKING.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = Eventfd::all();
+        let made = make()?;
+        let came = Eventfd::all().into_iter().filter(|now| !before.contains(now)).collect();
+        Ok((made, Leak { suspects: Cell::new(came), found: Cell::new(None) }))
+    }
+
+    /// For a task of the executor: finds its eventfd. `preempted` is glommio's flag that one of its rings has news; a
+    /// read of the eventfd is under way in that ring, and ends within a write to it.
+    pub(crate) fn find(&self, preempted: impl Fn() -> bool) {
+        let suspects = self.suspects.take();
+        if let Some(found) = suspects.into_iter().find(|suspect| suspect.answers(&preempted)) {
+            self.found.set(Some(found));
+        }
+    }
+}
+
+impl Drop for Leak {
+    fn drop(&mut self) {
+        if let Some(found) = self.found.take() {
+            found.close();
+        }
+    }
+}
+
+/// An eventfd by its number and by the number that only the kernel gives: descriptors are reused, both are not at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Eventfd {
+    number: RawFd,
+    id: u32,
+}
+
+impl Eventfd {
+    /// The eventfds of this process that look as glommio makes them: reading blocks, and nothing was written. None
+    /// where `/proc` does not tell.
+    fn all() -> Vec<Eventfd> {
+        let Ok(entries) = fs::read_dir("/proc/self/fd") else { return Vec::new() };
+        entries
+            .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+            .filter_map(Eventfd::look)
+            .collect()
+    }
+
+    /// What `number` is now, if it is such an eventfd.
+    fn look(number: RawFd) -> Option<Eventfd> {
+        let link = fs::read_link(format!("/proc/self/fd/{number}")).ok()?;
+        if link != Path::new("anon_inode:[eventfd]") {
+            return None;
+        }
+        let told = fs::read_to_string(format!("/proc/self/fdinfo/{number}")).ok()?;
+        let value = |name: &str| Some(told.lines().find_map(|line| line.strip_prefix(name))?.trim());
+        let flags = i32::from_str_radix(value("flags:")?, 8).ok()?;
+        let count = u64::from_str_radix(value("eventfd-count:")?, 16).ok()?;
+        let id = value("eventfd-id:")?.parse().ok()?;
+        (flags & libc::O_NONBLOCK == 0 && count == 0).then_some(Eventfd { number, id })
+    }
+
+    /// Whether writing to it does what `noticed` tells of. Call it while `noticed` is false.
+    fn answers(self, noticed: &impl Fn() -> bool) -> bool {
+        // SAFETY: the number was open when it was listed. If it is closed by now the call fails; whatever else it
+        // became is looked at below, before anything is done to it.
+        let Ok(own) = duplicate(unsafe { BorrowedFd::borrow_raw(self.number) }) else { return false };
+        let same = Eventfd::look(own.as_raw_fd()).is_some_and(|now| now.id == self.id);
+        same && !noticed() && write(&own, &1_u64.to_ne_bytes()).is_ok() && noticed()
+    }
+
+    /// Closes it, if it is still there.
+    fn close(self) {
+        if Eventfd::look(self.number) == Some(self) {
+            // SAFETY: it is the eventfd of an executor that is gone. Its owner is memory that nobody can reach.
+            drop(unsafe { OwnedFd::from_raw_fd(self.number) });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::event::{EventfdFlags, eventfd};
+    use std::os::fd::IntoRawFd;
+
+    #[test]
+    fn only_the_eventfd_that_answers_is_closed_and_only_while_it_is_there() {
+        let before = Eventfd::all();
+        let (mine, other) =
+            (eventfd(0, EventfdFlags::CLOEXEC).unwrap(), eventfd(0, EventfdFlags::CLOEXEC).unwrap());
+        let _not_alike = eventfd(0, EventfdFlags::NONBLOCK).unwrap();
+        let came: Vec<Eventfd> = Eventfd::all().into_iter().filter(|now| !before.contains(now)).collect();
+        let numbers: Vec<RawFd> = came.iter().map(|came| came.number).collect();
+        assert!(numbers.contains(&mine.as_raw_fd()) && numbers.contains(&other.as_raw_fd()), "{came:?}");
+        assert!(!numbers.contains(&_not_alike.as_raw_fd()));
+        let number = mine.as_raw_fd();
+        let found = came.iter().find(|came| came.number == number).unwrap();
+        assert!(!found.answers(&|| false));
+        let _ = rustix::io::read(&mine, &mut [0; 8]).unwrap();
+        assert!(!found.answers(&|| true), "noticed before anything was written");
+        let raw = mine.into_raw_fd();
+        found.close();
+        // SAFETY: only asked whether it is open.
+        assert!(duplicate(unsafe { BorrowedFd::borrow_raw(raw) }).is_err(), "still open");
+        found.close();
+    }
+}
