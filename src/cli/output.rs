@@ -27,10 +27,8 @@ pub(super) fn json(value: &impl serde::Serialize) {
 pub(super) fn log(filter: &str) {
     let filter = EnvFilter::try_new(filter).unwrap_or_else(|_| EnvFilter::new("info"));
     let colours = io::IsTerminal::is_terminal(&io::stderr());
-    // Set already: somebody embeds this command, and has a log of their own.
-    let _ = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(io::stderr)
-        .with_ansi(colours)
-        .try_init();
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(colours);
+    // A closed standard error is no reason to panic, which complaining about it on standard error would be. And if a
+    // log is set already, somebody embeds this command and has one of their own.
+    let _ = log.log_internal_errors(false).try_init();
 }
