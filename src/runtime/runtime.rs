@@ -139,6 +139,10 @@ impl Runtime {
     pub fn with_backends(config: Config, backends: &[&'static dyn Backend]) -> Result<Runtime, StartError> {
         let plan = Plan::here(&config)?;
         let choice = choose(&config, backends)?;
+        // Each connection is a descriptor, and the soft limit is low for the sake of programs that use select(2).
+        if let Err(error) = waterwheel_os::raise_descriptor_limit() {
+            tracing::warn!("the limit of open descriptors stays as it is: {error}");
+        }
         let mesh = Mesh::new(plan.shards.len(), config.turn_budgets().messages);
         let stopper = Stopper::new(&mesh);
         let seed = config.steer_seed.unwrap_or_else(random_seed);
