@@ -13,9 +13,12 @@ use waterwheel_reactor::{Root, Time};
 use crate::bell::Bell;
 use crate::core::Core;
 
-/// A root that woke itself is polled again at once, so many times at most before input and output are looked at: a
-/// turn of glommio's loop costs several times what a turn of a busy root does.
-const POLLS_PER_TURN: usize = 4;
+/// A root that woke itself is polled again at once for so long: what a turn of glommio's loop, which looks at input and
+/// output, costs. So a busy root gets at least half of the processor, and a root with long turns looks after each.
+const SPREE: Duration = Duration::from_micros(20);
+
+/// So often at most, should the clock stand still.
+const POLLS_MAX: usize = 16;
 
 /// How long the shortest pause is. glommio looks at its timers after input and output; a timer that is due by then
 /// brings the loop back without a sleep. Long enough to be ahead of the clock when it is set, short enough to be due
@@ -57,7 +60,8 @@ impl Future for Drive {
             this.bell.install(cx.waker());
             this.installed = true;
         }
-        for _ in 0..POLLS_PER_TURN {
+        let began = this.core.clock.now();
+        for _ in 0..POLLS_MAX {
             this.core.fire_alarm();
             if this.bell.door.awake()
                 && this.root.as_mut().poll(&mut Context::from_waker(&this.waker)).is_ready()
@@ -67,6 +71,9 @@ impl Future for Drive {
             if this.bell.door.may_sleep() {
                 this.alarm.set(&this.core, cx);
                 return Poll::Pending;
+            }
+            if this.core.clock.now().since(began) >= SPREE {
+                break;
             }
         }
         pause(&mut this.breath, cx);
