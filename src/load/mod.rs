@@ -12,6 +12,7 @@
 //! | [`target`] | what is loaded |
 //! | [`usage`] | what the kernel counted: CPU and memory of the target and of ourselves |
 //! | [`progress`] | the last second |
+//! | [`origin`] | servers to load |
 //!
 //! On each shard one task per connection, and one that walks the schedule. An arrival takes an idle connection or waits
 //! for one. Shards meet only between the phases of a run (connect, warm up, measure).
@@ -21,6 +22,7 @@ mod generator;
 pub mod histogram;
 pub mod job;
 mod meeting;
+pub mod origin;
 pub mod plan;
 mod pool;
 pub mod progress;
