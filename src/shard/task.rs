@@ -8,7 +8,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use std::sync::atomic::{AtomicBool, AtomicU64};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::task::{Wake, Waker};
 use std::time::Duration;
 
@@ -23,7 +23,8 @@ pub(super) struct Handle {
     slot: Slot,
     here: AtomicBool,
     away: AtomicBool,
-    foreign: Arc<Foreign>,
+    /// The shard's queue for other threads, which holds handles: hence weak. Also says which shard the task is of.
+    foreign: Weak<Foreign>,
 }
 
 impl Wake for Handle {
@@ -33,15 +34,18 @@ impl Wake for Handle {
 
     fn wake_by_ref(self: &Arc<Self>) {
         let here = Core::with_current(|core| {
-            let mine = Arc::ptr_eq(core.foreign(), &self.foreign);
+            let mine = std::ptr::eq(Arc::as_ptr(core.foreign()), self.foreign.as_ptr());
             if mine && !self.here.load(Relaxed) {
                 self.here.store(true, Relaxed);
                 core.push_ready(self.slot);
             }
             mine
         });
-        if here != Some(true) && !self.away.swap(true, AcqRel) {
-            self.foreign.push(self.clone());
+        if here != Some(true)
+            && !self.away.swap(true, AcqRel)
+            && let Some(foreign) = self.foreign.upgrade()
+        {
+            foreign.push(self.clone());
         }
     }
 }
@@ -195,7 +199,7 @@ impl Slab {
             slot,
             here: AtomicBool::new(true),
             away: AtomicBool::new(false),
-            foreign: foreign.clone(),
+            foreign: Arc::downgrade(foreign),
         });
         let entry = &mut self.entries[slot as usize];
         entry.cancelled = false;
