@@ -1,0 +1,9 @@
+//! Every law of the contract on the reactor of this example: `cargo test --test own_reactor`.
+#![deny(unsafe_code)]
+
+mod backend;
+mod socket;
+
+fn main() -> std::process::ExitCode {
+    waterwheel_conformance::main(&[&backend::Polling], &[])
+}

@@ -1,0 +1,43 @@
+//! A reactor of one's own, on the `polling` crate, and an echo through it: `cargo run --example own_reactor`.
+//!
+//! `backend.rs` is the loop and its waker, `socket.rs` what waits in it. `laws.rs` holds it to the contract:
+//! `cargo test --test own_reactor`.
+#![deny(unsafe_code)]
+
+mod backend;
+mod socket;
+
+use waterwheel::net::pump;
+use waterwheel::reactor::ConnectOptions;
+use waterwheel::runtime::{Config, Runtime};
+
+fn main() -> anyhow::Result<()> {
+    // This program names its reactor, and the environment may name another. `Runtime::from_env_with(&[&Polling])` leaves
+    // the choice to the environment alone.
+    let own = [("WATERWHEEL_REACTOR".into(), "polling".into())];
+    let config = Config::from_vars(own.into_iter().chain(std::env::vars_os()))?;
+    let runtime = Runtime::with_backends(config, &[&backend::Polling])?;
+    println!("{}", runtime.choice());
+    let (listening, stopper) = (runtime.listen("tcp:127.0.0.1:0")?, runtime.stopper());
+    runtime.run(move |shard| {
+        let (listening, stopper) = (listening.clone(), stopper.clone());
+        async move {
+            let echo = shard.accept_on(&listening)?.serve(1000, |connection| async {
+                let (mut receiving, mut sending) = connection.split();
+                pump(&mut receiving, &mut sending).await?;
+                Ok(())
+            });
+            let serving = shard.spawn("serve", echo);
+            if shard.id().index() == 0 {
+                let mut connection = shard.connect(listening.local(), &ConnectOptions::default()).await?;
+                let mut answer = [0; 15];
+                connection.write_all(b"the wheel turns").await?;
+                connection.read_exact(&mut answer).await?;
+                println!("{}", String::from_utf8_lossy(&answer));
+                stopper.stop(std::time::Duration::from_secs(5));
+            }
+            Ok(serving.await?)
+        }
+    })?;
+    Ok(())
+}
