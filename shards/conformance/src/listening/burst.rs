@@ -85,7 +85,8 @@ fn bounded(backend: &dyn Backend) -> Outcome {
     Outcome::Holds
 }
 
-/// LISTEN-4. The client's socket is there before the limit is reached, so that only the reactor's side lacks one.
+/// LISTEN-4. The client's socket is there before the limit is reached, so that only the reactor's side lacks one. EMFILE
+/// stands for its like (ENFILE, ENOBUFS, ENOMEM), which cannot be arranged without disturbing the machine.
 pub(super) fn at_the_limit(backend: &dyn Backend) -> Outcome {
     let (venue, bound) = (Venue::new(backend, Family::Tcp), bind_local(backend));
     on_one(backend, move |reactor| async move {
