@@ -338,7 +338,9 @@ fn code_outside_tests(tree: &Tree) -> Vec<(String, String)> {
             let directory = manifest.trim_end_matches("Cargo.toml");
             let targets = text.split("[[").filter(|part| part.starts_with("test]]"));
             let paths = targets.flat_map(|part| part.lines().filter_map(|line| line.strip_prefix("path = ")));
-            paths.map(move |path| format!("{directory}{}", path.trim_matches('"')))
+            // A `main.rs` takes the directory that it lies in along.
+            let whole = |path: &str| path.trim_matches('"').trim_end_matches("/main.rs").to_owned();
+            paths.map(move |path| format!("{directory}{}", whole(path)))
         })
         .collect();
     let mut outside = Vec::new();

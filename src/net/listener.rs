@@ -228,7 +228,10 @@ impl Acceptor {
     {
         let live = Rc::new(Live::default());
         loop {
-            live.below(limit.max(1)).await;
+            // At the limit too, a shard that stops lets go of its listener.
+            if let Either::Left(_) = select(self.shard.stopping(), pin!(live.below(limit.max(1)))).await {
+                break;
+            }
             match self.accept().await {
                 None => break,
                 Some(Err(error)) => {

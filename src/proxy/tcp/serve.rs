@@ -4,7 +4,8 @@ use std::future::Future;
 use std::io;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::select;
@@ -16,7 +17,7 @@ use super::settings::{ProxyError, Settings};
 use super::upstreams::{Lease, Upstreams};
 use crate::mesh::Remote;
 use crate::net::{AcceptCounters, AcceptStats, Connection, End, Listening};
-use crate::runtime::Runtime;
+use crate::runtime::{Runtime, StartError};
 use crate::shard::{Shard, ShardId};
 
 /// How long the asking thread waits for a shard's counters.
@@ -59,6 +60,7 @@ impl Proxy {
         }
         let mut resolved = Vec::new();
         for endpoint in &settings.upstreams {
+            endpoint.check_target().map_err(StartError::from)?;
             resolved.extend(endpoint.resolve_blocking()?.into_iter().map(|address| (endpoint, address)));
         }
         let mut listeners = Vec::new();
@@ -87,6 +89,11 @@ impl Proxy {
     /// # Errors
     /// A listener that the reactor refuses.
     pub async fn serve(&self, shard: &Shard) -> anyhow::Result<ShardReport> {
+        self.serve_from(shard, || {}).await
+    }
+
+    /// The same; `begun` is called once this shard serves and answers when it is asked for a report.
+    async fn serve_from(&self, shard: &Shard, begun: impl FnOnce()) -> anyhow::Result<ShardReport> {
         let plan = &self.plan;
         let mut acceptors = Vec::new();
         for listening in &plan.listeners {
@@ -99,6 +106,7 @@ impl Proxy {
             accepting: acceptors.iter().map(|acceptor| acceptor.counters()).collect(),
         });
         shard.keep(state.clone());
+        begun();
         let part = plan.settings.connections.div_ceil(shard.count() * acceptors.len()).max(1);
         let serving = acceptors.into_iter().map(|acceptor| {
             let state = state.clone();
@@ -141,24 +149,32 @@ impl Proxy {
     }
 }
 
-/// Runs a proxy until it is stopped by a signal, and answers what it counted. `ready` is called once clients may
-/// connect; `report` on each SIGUSR1.
+/// Runs a proxy until it is stopped by a signal, and answers what it counted. `ready` is called, on one of the shards,
+/// once all of them serve; `report` on each SIGUSR1.
 ///
 /// # Errors
 /// As [`Proxy::bind`] and [`Runtime::run`].
 pub fn run(
     runtime: Runtime,
     settings: Settings,
-    ready: impl FnOnce(&Proxy),
+    ready: impl FnOnce(&Proxy) + Send + 'static,
     report: impl Fn(Report) + Send + 'static,
 ) -> Result<Report, ProxyError> {
     let proxy = Proxy::bind(&runtime, settings)?;
     let (asked, shards, serving) = (proxy.clone(), runtime.shards(), proxy.clone());
     let runtime = runtime.on_report(move |remote| report(asked.report(remote, shards)));
-    ready(&proxy);
+    // Whoever hears that it is ready may stop it or ask it for a report: the signals are handled by then.
+    let (ready, begun) = (Mutex::new(Some(ready)), AtomicUsize::new(0));
+    let tell = Arc::new(move |proxy: &Proxy| {
+        if begun.fetch_add(1, Relaxed) + 1 == shards
+            && let Some(ready) = ready.lock().unwrap_or_else(PoisonError::into_inner).take()
+        {
+            ready(proxy);
+        }
+    });
     let reports = runtime.run(move |shard| {
-        let proxy = serving.clone();
-        async move { proxy.serve(&shard).await }
+        let (proxy, tell) = (serving.clone(), tell.clone());
+        async move { proxy.serve_from(&shard, || tell(&proxy)).await }
     })?;
     Ok(proxy.final_report(reports))
 }

@@ -1,0 +1,292 @@
+//! What the command says to an operator, and above all to one who asked for nonsense.
+
+use std::fs::{self, File, Permissions};
+use std::io::{BufRead, BufReader};
+use std::net::TcpListener;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::process::{Command, Stdio};
+
+use rustix::process::Signal;
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+use waterwheel::runtime::reactors;
+
+use super::kit::{self, Ended, command, run};
+
+/// What a proxy needs at least; nobody listens on port 1.
+const PROXY: [&str; 6] = ["proxy", "tcp", "--listen", "tcp:127.0.0.1:0", "--upstream", "tcp:127.0.0.1:1"];
+
+/// Checks that a command refused: one line that says all of `parts`, this exit code, and nothing began.
+#[track_caller]
+fn refused(ended: &Ended, code: i32, parts: &[&str]) {
+    assert_eq!(ended.code, Some(code), "{ended:?}");
+    assert_eq!(ended.err.lines().count(), 1, "one line: {:?}", ended.err);
+    assert!(ended.err.starts_with("waterwheel: ") && ended.err.ends_with('\n'), "{:?}", ended.err);
+    for part in parts {
+        assert!(ended.err.contains(part), "{part:?} is not said: {:?}", ended.err);
+    }
+    assert_eq!(ended.out, "");
+}
+
+#[test]
+fn a_variable_that_makes_no_sense_stops_the_start() {
+    for (name, value, wrong, allowed) in [
+        ("WATERWHEEL_CORE", "4", "no such variable, did you mean WATERWHEEL_CORES?", "WATERWHEEL_CPUS"),
+        ("WATERWHEEL_THREADPOOL", "4", "no such variable", "WATERWHEEL_CORES"),
+        ("WATERWHEEL_CORES", "0", "no shard could run", "a number from 1 to 1024"),
+        ("WATERWHEEL_CORES", "two", "not a whole number", "auto"),
+        ("WATERWHEEL_CORES", "99999", "more than 1024", "1024"),
+        ("WATERWHEEL_CPUS", "0-", "", "as in 0-3,8"),
+        ("WATERWHEEL_CPUS", "0,0", "", "as in 0-3,8"),
+        ("WATERWHEEL_CPUS", "1023", "there is no CPU 1023", "CPUs "),
+        ("WATERWHEEL_REACTOR", "kqueue", "there is no such reactor", "epoll"),
+        ("WATERWHEEL_STEER", "hash", "no such steering mode", "flow, source, kernel"),
+        ("WATERWHEEL_SPIN_US", "1ms", "not a whole number", "microseconds from 0"),
+        ("WATERWHEEL_STALL_MS", "-1", "not a whole number", "milliseconds from 1"),
+        ("WATERWHEEL_DRAIN_S", "30s", "not a whole number", "seconds from 0"),
+        ("WATERWHEEL_LOG", "loud", "\"loud\" is not one of the levels", "info"),
+        ("WATERWHEEL_STEER_SEED", "random", "not a whole number", "4294967295"),
+    ] {
+        let ended = run(command().args(PROXY).env(name, value));
+        refused(&ended, 2, &[&format!("{name}={value:?}: {wrong}"), "; allowed: ", allowed]);
+    }
+}
+
+#[test]
+fn a_flag_that_makes_no_sense_stops_the_start_and_overrides_its_variable() {
+    for (flags, parts) in [
+        (&["--cores", "0"][..], &["--cores=\"0\": no shard could run; allowed: "][..]),
+        (&["--cpus", "7-3"], &["--cpus=\"7-3\": ", "; allowed: "]),
+        (&["--reactor", "iocp"], &["--reactor=\"iocp\": there is no such reactor; allowed: auto, "]),
+        (&["--steer", "x"], &["--steer=\"x\": no such steering mode; allowed: "]),
+        (&["--drain-s", "soon"], &["--drain-s=\"soon\": ", "; allowed: "]),
+        (&["--log", "x=y"], &["--log=\"x=y\": ", "; allowed: "]),
+        (
+            &["--cores", "3", "--cpus", "0"],
+            &["--cores=\"3\": contradicts --cpus=\"0\"", "; allowed: 1, auto"],
+        ),
+        (&["--connections", "0"], &["'0'", "--connections", "nobody could be served; allowed: 1 or more"]),
+        (&["--connections", "many"], &["'many'", "--connections", "not a whole number; allowed: 1 or more"]),
+        (&["--connect-timeout", "5"], &["\"5\"", "--connect-timeout", "allowed: ", "as in 30s"]),
+        (&["--idle-timeout", "-1s"], &["\"-1s\"", "--idle-timeout", "allowed: "]),
+        (&["--retries", "-1"], &["'-1'", "--retries", "allowed: 0 or more"]),
+        (&["--spin-us", "-1"], &["--spin-us=\"-1\": not a whole number; allowed: "]),
+        (&["--balance", "fair"], &["fair", "--balance", "allowed: round-robin, least-connections"]),
+        (&["--bogus"], &["--bogus"]),
+        (&["surplus"], &["surplus"]),
+    ] {
+        let ended = run(command().args(PROXY).args(flags).env("WATERWHEEL_CORES", "1"));
+        refused(&ended, 2, parts);
+    }
+    refused(&run(command().args(["proxy", "tcp"])), 2, &["--listen", "--upstream"]);
+    refused(&run(command().arg("prxy")), 2, &["prxy"]);
+    refused(&run(command().args(["proxy", "udp"])), 2, &["udp"]);
+}
+
+#[test]
+fn cores_that_contradict_cpus_are_refused() {
+    let ended = run(command().args(PROXY).envs([("WATERWHEEL_CORES", "3"), ("WATERWHEEL_CPUS", "0")]));
+    refused(
+        &ended,
+        2,
+        &["WATERWHEEL_CORES=\"3\": contradicts WATERWHEEL_CPUS=\"0\", which names 1 CPU; allowed: "],
+    );
+}
+
+#[test]
+fn a_cpu_outside_the_mask_is_refused() {
+    let mine = sched_getaffinity(None).unwrap();
+    let allowed: Vec<usize> = (0..CpuSet::MAX_CPU).filter(|cpu| mine.is_set(*cpu)).collect();
+    let [one, other, ..] = allowed[..] else {
+        return eprintln!("not tried: this process may use one CPU only");
+    };
+    // A child has the mask of the thread that starts it.
+    let start = move || {
+        let mut mask = CpuSet::new();
+        mask.set(one);
+        sched_setaffinity(None, &mask).unwrap();
+        run(command().args(PROXY).env("WATERWHEEL_CPUS", other.to_string()))
+    };
+    let line = format!(
+        "WATERWHEEL_CPUS=\"{other}\": CPU {other} is outside the affinity mask of this process; allowed: CPUs {one}"
+    );
+    refused(&kit::spawn(start).join().unwrap(), 2, &[&line]);
+}
+
+#[test]
+fn an_endpoint_that_is_none_is_refused_on_either_side() {
+    let long = format!("unix:/{}", "x".repeat(200));
+    for (endpoint, wrong) in [
+        ("nowhere", "the port is missing"),
+        ("", "it is empty"),
+        ("http://127.0.0.1:80", "it is a URL"),
+        ("/run/x.sock", "it looks like a path"),
+        ("udp:127.0.0.1:80", "there is no such kind of endpoint"),
+        ("::1:80", "an IPv6 address needs brackets"),
+        ("tcp:127.0.0.1:65536", "the port is not a number from 0 to 65535"),
+        ("tcp:127.0.0.256:80", "the host is not an IPv4 address"),
+        ("unix:", "the socket's name is empty"),
+        (&long, "the socket's name is longer than 107 bytes"),
+    ] {
+        for flag in ["--listen", "--upstream"] {
+            let ended = run(command().args(PROXY).args([flag, endpoint]));
+            let shown = &endpoint[..endpoint.len().min(100)];
+            refused(&ended, 2, &[shown, wrong, "; allowed: ", flag]);
+        }
+    }
+}
+
+#[test]
+fn an_upstream_that_nobody_can_connect_to_is_refused() {
+    for (endpoint, wrong) in [
+        ("tcp:127.0.0.1:0", "nothing can connect to port 0; allowed: a port from 1 to 65535"),
+        ("tcp:*:80", "it means every interface, and a connection goes to one; allowed: one address or name"),
+    ] {
+        refused(&run(command().args(PROXY).args(["--upstream", endpoint])), 2, &[wrong]);
+    }
+}
+
+#[test]
+fn a_proxy_pointed_at_itself_is_refused_at_start() {
+    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let (at, wide) = (format!("tcp:{free}"), format!("tcp:0.0.0.0:{}", free.port()));
+    for listen in [&at, &wide] {
+        let ended = run(command().args(["proxy", "tcp", "--listen", listen, "--upstream", &at]));
+        refused(&ended, 2, &[&at, listen, "own listener"]);
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let path = format!("unix:{}", folder.path().join("own.sock").display());
+    let ended = run(command().args(["proxy", "tcp", "--listen", &path, "--upstream", &path]));
+    refused(&ended, 2, &[&path, "own listener"]);
+}
+
+#[test]
+fn a_listener_given_twice_is_refused() {
+    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let ended = run(command().args(PROXY).args(["--listen", &free, "--listen", &free]));
+    refused(&ended, 1, &[&format!("cannot listen on tcp:{free}: "), "in use"]);
+}
+
+#[test]
+fn a_port_in_use_is_told_with_the_systems_reason() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let at = format!("tcp:{}", taken.local_addr().unwrap());
+    let listen = |at: &str| run(command().args(PROXY).args(["--listen", at]));
+    refused(&listen(&at), 1, &[&format!("cannot listen on {at}: "), "in use"]);
+    // The kernel would let another proxy of the same user share the port.
+    let proxy = kit::Proxy::start("auto", &[taken.local_addr().unwrap()], &[]);
+    let at = format!("tcp:{}", proxy.at);
+    refused(&listen(&at), 1, &[&format!("cannot listen on {at}: "), "in use"]);
+}
+
+#[test]
+fn a_name_that_nobody_knows_is_told_with_the_systems_reason() {
+    // RFC 6761 reserves the domain, so that no resolver knows it.
+    for flag in ["--listen", "--upstream"] {
+        let ended = run(command().args(PROXY).args([flag, "tcp:no-such-host.invalid:80"]));
+        refused(&ended, 1, &["tcp:no-such-host.invalid:80: "]);
+        assert!(ended.err.trim_end().len() > "waterwheel: tcp:no-such-host.invalid:80: ".len(), "{ended:?}");
+    }
+}
+
+#[test]
+fn no_permission_is_told_with_the_systems_reason() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("x.sock");
+    fs::set_permissions(folder.path(), Permissions::from_mode(0o555)).unwrap();
+    let at = format!("unix:{}", path.display());
+    let mut command = command();
+    command.args(PROXY).args(["--listen", &at]);
+    if rustix::process::geteuid().is_root() {
+        // Root may write anywhere.
+        let Some(unprivileged) = as_nobody(&command) else {
+            return eprintln!("not tried: root, and setpriv cannot run the command as nobody");
+        };
+        command = unprivileged;
+    }
+    refused(&run(&mut command), 1, &[&format!("cannot listen on {at}: "), "ermission denied"]);
+}
+
+/// The same by a user who owns nothing; `None` if there is no way to be one, or that user cannot read the command.
+fn as_nobody(command: &Command) -> Option<Command> {
+    let nobody = || {
+        let mut nobody = Command::new("setpriv");
+        nobody.args(["--reuid=65534", "--regid=65534", "--clear-groups", "--"]).arg(command.get_program());
+        nobody
+    };
+    let can = nobody().arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
+    let mut same = nobody();
+    same.args(command.get_args());
+    can.is_ok_and(|status| status.success()).then_some(same)
+}
+
+#[test]
+fn help_and_version_are_no_errors() {
+    for (flags, parts) in [
+        (&["--help"][..], &["proxy", "demo", "reactors", "--cores"][..]),
+        (&["proxy", "tcp", "--help"], &["--listen", "--upstream", "--idle-timeout", "least-connections"]),
+        (&["--version"], &[env!("CARGO_PKG_VERSION")]),
+    ] {
+        let ended = run(command().args(flags));
+        assert_eq!((ended.code, ended.err.as_str()), (Some(0), ""), "{flags:?}");
+        for part in parts {
+            assert!(ended.out.contains(part), "{part}: {}", ended.out);
+        }
+    }
+    let ended = run(&mut command());
+    assert_eq!((ended.code, ended.out.as_str()), (Some(2), ""), "{ended:?}");
+    assert!(ended.err.contains("Usage: waterwheel"), "{ended:?}");
+}
+
+#[test]
+fn every_reactor_is_listed_with_its_answer() {
+    let ended = run(command().arg("reactors"));
+    assert_eq!((ended.code, ended.err.as_str()), (Some(0), ""), "{ended:?}");
+    assert_eq!(ended.out.lines().count(), reactors().len(), "{ended:?}");
+    for (line, backend) in ended.out.lines().zip(reactors()) {
+        assert!(line.starts_with(backend.name()), "{line}");
+        let answer = if backend.probe().is_ok() { "can run here" } else { "cannot run here: " };
+        assert!(line.contains(answer), "{line}");
+    }
+}
+
+#[test]
+fn a_closed_output_is_no_panic() {
+    for flags in [&["--help"][..], &["--version"], &["reactors"], &["proxy", "tcp"]] {
+        // Closed before the command begins, and full from its first byte on.
+        for output in [closed_pipe as fn() -> Stdio, full_device] {
+            let mut child = command().args(flags).stdout(output()).stderr(output()).spawn().unwrap();
+            let code = child.wait().unwrap().code();
+            assert!(matches!(code, Some(0..=2)), "{flags:?}: {code:?}");
+        }
+    }
+}
+
+fn closed_pipe() -> Stdio {
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    writer.into()
+}
+
+fn full_device() -> Stdio {
+    let full = File::options().write(true).open("/dev/full").unwrap();
+    assert!(full.metadata().unwrap().file_type().is_char_device());
+    full.into()
+}
+
+#[test]
+fn a_proxy_whose_outputs_are_closed_works_on_and_ends_well() {
+    let origin = kit::Origin::echo();
+    let mut command = kit::Proxy::command("auto", &[origin.at]);
+    let mut child = command.stdout(closed_pipe()).stderr(Stdio::piped()).spawn().unwrap();
+    let lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    let told = |line: String| line.strip_prefix("waterwheel: listening on tcp:").map(str::to_owned);
+    let at = lines.map_while(Result::ok).find_map(told).unwrap();
+    let process = kit::Process::of(child);
+    process.signal(Signal::USR1);
+    let mut stream = kit::client(at.parse().unwrap());
+    kit::Pattern::new(1).write(&mut stream, 100).unwrap();
+    assert_eq!(kit::Pattern::new(1).read(&mut stream, 100).unwrap(), 100);
+    drop(stream);
+    process.signal(Signal::TERM);
+    assert_eq!(process.wait().code, Some(0));
+}

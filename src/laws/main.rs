@@ -1,0 +1,9 @@
+//! The laws of the whole, on real sockets: the command as it was built, and runtimes in this process.
+#![forbid(unsafe_code)]
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod cli;
+mod ending;
+mod kit;
+mod pressure;
+mod proxy;
