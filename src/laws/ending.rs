@@ -32,9 +32,15 @@ fn shard_6_what_runs_may_finish_and_nothing_new_is_accepted(reactor: &str) {
     let pairs = [(); 8].map(|()| bench.pair());
     bench.proxy.process.signal(Signal::TERM);
     bench.proxy.process.told_of("SIGTERM");
-    eventually("new connections to be refused", || {
-        let refused = TcpStream::connect(bench.proxy.at);
-        refused.is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused).then_some(())
+    eventually("new connections to be refused", || match TcpStream::connect(bench.proxy.at) {
+        Ok(_early) => {
+            // If it came before the end of listening it is served, and has to end.
+            if kit::waits(&bench.listener, Duration::from_millis(50)) {
+                drop(kit::meet(&bench.listener));
+            }
+            None
+        }
+        Err(error) => (error.kind() == ErrorKind::ConnectionRefused).then_some(()),
     });
     for (mut client, mut upstream) in pairs {
         client.write_all(b"a last word").unwrap();
@@ -44,8 +50,8 @@ fn shard_6_what_runs_may_finish_and_nothing_new_is_accepted(reactor: &str) {
         assert_eq!(client.read(&mut [0]).unwrap(), 0);
     }
     let report = bench.proxy.ended();
-    assert_eq!(total(&report, "accepted"), 8);
-    assert_eq!((total(&report, "finished"), total(&report, "cut_short")), (8, 0), "{report}");
+    assert!(total(&report, "accepted") >= 8, "{report}");
+    assert_eq!(total(&report, "finished"), total(&report, "accepted"), "{report}");
 }
 
 /// Clients that exchange messages with an echo, in as many connections as they can, until told to stop.

@@ -5,5 +5,6 @@
 mod cli;
 mod ending;
 mod kit;
+mod limits;
 mod pressure;
 mod proxy;

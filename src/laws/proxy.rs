@@ -6,8 +6,8 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::time::Duration;
 
 use super::kit::{
-    Bench, Origin, Pattern, Process, Proxy, Unreachable, Watch, client, dead_port, eventually, is_reset,
-    meet, moment, on_each_reactor, reset, sums_hold, total, waits,
+    Bench, Origin, Pattern, Process, Proxy, Unreachable, Watch, client, dead_port, end_of, eventually, meet,
+    moment, on_each_reactor, reset, sums_hold, total, waits,
 };
 
 const RESET: Result<usize, ErrorKind> = Err(ErrorKind::ConnectionReset);

@@ -332,6 +332,13 @@ impl Core {
         self.wake_root();
     }
 
+    /// The shard ends in this turn: polls the main task once more, that it may sum up. Its own wake may stand behind a
+    /// queue longer than a turn's budget.
+    pub(super) fn last_word(&self, main: Slot) {
+        self.set_phase(Phase::Ending);
+        self.poll_task(main);
+    }
+
     // ---- long work
 
     /// Whether the running task should give way: its turn has used up its time, or messages wait.

@@ -9,10 +9,12 @@ use waterwheel_reactor::Time;
 
 use super::Phase;
 use super::core::Core;
+use super::task::Slot;
 
 /// The root of one shard. Ends when its main task ended, or when a stop has run out of time; drops every task then.
 pub(crate) struct RootFuture {
     core: Rc<Core>,
+    main: Slot,
     /// Set by the main task's end.
     over: Rc<std::cell::Cell<bool>>,
     /// The deadline that the reactor's alarm was last set to; `None`: it has fired or was never set.
@@ -33,15 +35,12 @@ impl RootFuture {
         let over = Rc::new(std::cell::Cell::new(false));
         core.enter();
         let ended = EndMark(over.clone());
-        core.spawn(
-            "main",
-            0,
-            Box::pin(async move {
-                let _ended = ended;
-                main.await;
-            }),
-        );
-        RootFuture { core, over, armed: None, idle_since: None, guard: Some(guard) }
+        let main = async move {
+            let _ended = ended;
+            main.await;
+        };
+        let main = core.spawn("main", 0, Box::pin(main)).slot;
+        RootFuture { core, main, over, armed: None, idle_since: None, guard: Some(guard) }
     }
 
     /// One turn: messages, timers, tasks, bells.
@@ -68,7 +67,11 @@ impl RootFuture {
         if let Some(limit) = core.budgets.stall {
             core.report_stall(limit);
         }
-        if self.over.get() || self.out_of_time(now) {
+        if self.out_of_time(now) && !self.over.get() {
+            core.last_word(self.main);
+            return Poll::Ready(());
+        }
+        if self.over.get() {
             return Poll::Ready(());
         }
         let more = taken.more || timers_left || !core.nothing_ready();
@@ -104,12 +107,11 @@ impl RootFuture {
             Phase::Draining { .. } => {
                 let names = self.core.task_names();
                 let shard = self.core.id().index();
-                tracing::warn!(
-                    shard,
-                    tasks = names.len(),
-                    "the drain ran out of time; it still waited for {}",
-                    summary(&names)
-                );
+                // The main task may have had its last word in this turn, and nobody else be left.
+                if !names.is_empty() {
+                    let waits = summary(&names);
+                    tracing::warn!(shard, "the drain ran out of time; it still waited for {waits}");
+                }
                 true
             }
             Phase::Ending => true,

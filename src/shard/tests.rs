@@ -351,6 +351,37 @@ fn a_second_wish_ends_a_drain_at_once() {
 }
 
 #[test]
+fn a_last_word_is_heard_behind_any_queue_of_tasks_and_timers() {
+    for wish in [StopWish::AtOnce, StopWish::Drain(ms(50))] {
+        let log = Log::default();
+        let seen = log.clone();
+        let budgets = Budgets { tasks: 5, timers: 5, ..Budgets::default() };
+        let mut bench = Bench::new(budgets, |shard| async move {
+            for _ in 0..100 {
+                let sleeper = shard.clone();
+                shard.spawn_detached("busy", async move {
+                    sleeper.sleep(ms(50)).await;
+                    loop {
+                        sleeper.yield_now().await;
+                    }
+                });
+            }
+            shard.time_up().await;
+            seen.borrow_mut().push("a last word");
+        });
+        while bench.turn() {}
+        bench.foreign.ask_to_stop(wish);
+        bench.turn();
+        bench.hand.now.set(Time::ZERO + ms(60));
+        if bench.root.is_some() {
+            bench.turn();
+        }
+        assert!(bench.root.is_none(), "{wish:?} did not end it");
+        assert_eq!(*log.borrow(), ["a last word"], "{wish:?}");
+    }
+}
+
+#[test]
 fn tasks_spawned_while_tasks_are_dropped_go_too() {
     struct Spawner(Shard, Rc<Cell<usize>>);
     impl Drop for Spawner {

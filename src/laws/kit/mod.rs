@@ -28,7 +28,9 @@ pub(crate) fn wanted(reactor: &str) -> bool {
         _ => {
             let backend = reactors().into_iter().find(|backend| backend.name() == reactor);
             let backend = backend.unwrap_or_else(|| panic!("{reactor} is not compiled in"));
-            backend.probe().inspect_err(|why| eprintln!("{reactor} cannot run here: {why}")).is_ok()
+            // On a thread of its own, since the end of a ring interrupts system calls of the thread that made it.
+            let probed = spawn(move || backend.probe()).join().expect("a probe that does not panic");
+            probed.inspect_err(|why| eprintln!("{reactor} cannot run here: {why}")).is_ok()
         }
     }
 }

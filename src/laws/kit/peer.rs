@@ -158,14 +158,15 @@ pub(crate) struct Pattern {
 }
 
 const PRIME: usize = 65_521;
+/// Bytes that are written or read at once, at most.
+const MOST: usize = 128 << 10;
 
 impl Pattern {
     pub(crate) fn new(seed: u64) -> Pattern {
         let mut random = Random::new(seed);
-        // One and two thirds of it, so that any stretch of a chunk can be lent.
         let mut bytes: Vec<u8> = (0..PRIME).map(|_| random.next() as u8).collect();
-        bytes.extend_from_within(..);
-        bytes.extend_from_within(..PRIME);
+        // So much longer that any stretch of a chunk can be lent.
+        (0..MOST).for_each(|place| bytes.push(bytes[place]));
         Pattern { bytes, at: 0 }
     }
 
