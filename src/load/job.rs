@@ -42,7 +42,8 @@ pub struct Job<W> {
     failures: Mutex<Vec<LoadError>>,
     /// Why connections could not be made at the start.
     faults: Mutex<Vec<Fault>>,
-    progress: Option<flume::Sender<Box<Interval>>>,
+    /// Where intervals go, until [`Job::finish`].
+    progress: Mutex<Option<flume::Sender<Box<Interval>>>>,
 }
 
 /// What one shard counted.
@@ -106,14 +107,15 @@ impl<W: Workload> Job<W> {
             results: Mutex::default(),
             failures: Mutex::default(),
             faults: Mutex::default(),
-            progress: None,
+            progress: Mutex::default(),
         }
     }
 
-    /// From each shard one [`Interval`] a second, while the measurement lasts.
-    pub fn progress(&mut self) -> flume::Receiver<Box<Interval>> {
+    /// From each shard one [`Interval`] a second, while the measurement lasts. To be called before the shards run; the
+    /// stream ends with [`finish`](Job::finish).
+    pub fn progress(&self) -> flume::Receiver<Box<Interval>> {
         let (sender, receiver) = flume::bounded(INTERVALS_MAX);
-        self.progress = Some(sender);
+        *lock(&self.progress) = Some(sender);
         receiver
     }
 
@@ -134,6 +136,9 @@ impl<W: Workload> Job<W> {
 
     async fn try_generate(&self, shard: &Shard) -> Result<ShardResult, LoadError> {
         let mut member = self.meeting.join(shard.count());
+        if let Err(error) = waterwheel_os::sleep_exactly() {
+            tracing::debug!("requests may be up to 50 µs late: {error}");
+        }
         let watches = shard.id().index() == 0;
         if watches {
             // Before anything is done for nothing.
@@ -173,7 +178,7 @@ impl<W: Workload> Job<W> {
             established,
             measured,
             thread,
-            cpus: usage::allowed_cpus(None),
+            cpus: usage::own_cpus(),
             watched: watched.map(|watched| watched.end(self.plan.target_pid)),
         })
     }
@@ -198,7 +203,7 @@ impl<W: Workload> Job<W> {
 
     /// Hands out what happened in each second from `start` on, if anybody wants to know.
     fn report_progress(&self, generator: &Rc<Generator<W>>, start: Time) -> Option<Task<()>> {
-        let sender = self.progress.clone()?;
+        let sender = lock(&self.progress).clone()?;
         let watched = generator.clone();
         Some(generator.shard().spawn("load-progress", async move {
             watched.watch();
@@ -220,6 +225,7 @@ impl<W: Workload> Job<W> {
     /// # Errors
     /// There is nothing to put together, or the numbers contradict each other.
     pub fn finish(&self) -> Result<Finished, LoadError> {
+        lock(&self.progress).take();
         let mut failures = std::mem::take(&mut *lock(&self.failures));
         // When one shard fails the others miss it; what failed first says more.
         failures.sort_by_key(|failure| matches!(failure, LoadError::ShardLeft));

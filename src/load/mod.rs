@@ -12,6 +12,7 @@
 //! | [`target`] | what is loaded |
 //! | [`usage`] | what the kernel counted: CPU and memory of the target and of ourselves |
 //! | [`progress`] | the last second |
+//! | [`verdict`], [`report`] | whether it may be believed; what it came to, for people and machines |
 //! | [`origin`] | servers to load |
 //!
 //! On each shard one task per connection, and one that walks the schedule. An arrival takes an idle connection or waits
@@ -26,12 +27,14 @@ pub mod origin;
 pub mod plan;
 mod pool;
 pub mod progress;
+pub mod report;
 pub mod schedule;
 pub mod slo;
 pub mod tally;
 pub mod target;
 pub mod units;
 pub mod usage;
+pub mod verdict;
 pub mod workload;
 
 #[cfg(test)]

@@ -105,13 +105,13 @@ fn clause(part: &str) -> Option<Clause> {
 /// A part of a whole in percent, with as many digits as tell small ones apart.
 pub(super) fn percent(part: f64) -> String {
     let percent = part * 100.0;
-    match percent {
-        0.0 => "0 %".to_owned(),
-        p if p < 0.01 => format!("{p:.4} %"),
-        p if p < 1.0 => format!("{p:.3} %"),
-        p if p < 10.0 => format!("{p:.1} %"),
-        p => format!("{p:.0} %"),
-    }
+    let digits = match percent {
+        10.0.. => 0,
+        1.0.. => 1,
+        0.01.. => 3,
+        _ => 4,
+    };
+    format!("{} %", units::fixed(percent, digits))
 }
 
 impl fmt::Display for Clause {

@@ -129,15 +129,12 @@ pub fn count(value: f64) -> String {
         v if v >= 1e4 => (v / 1e3, "k"),
         v => (v, ""),
     };
-    let text = if value >= 1000.0 || value.fract() == 0.0 {
-        format!("{value:.0}")
-    } else if value >= 100.0 {
-        format!("{value:.1}")
-    } else {
-        format!("{value:.2}")
+    let digits = match value {
+        1000.0.. => 0,
+        100.0.. => 1,
+        _ => 2,
     };
-    let short = if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.') } else { &text };
-    format!("{short}{unit}")
+    format!("{}{unit}", fixed(value, digits))
 }
 
 /// A latency in two to three digits: `96µs`, `3.4ms`, `28.1ms`, `2.1s`.
@@ -148,11 +145,14 @@ pub fn latency(nanos: u64) -> String {
         1_000_000..1_000_000_000 => (nanos as f64 / 1e6, "ms"),
         _ => (nanos as f64 / 1e9, "s"),
     };
-    if unit == "µs" && value >= 10.0 || value >= 100.0 {
-        format!("{value:.0}{unit}")
-    } else {
-        format!("{value:.1}{unit}")
-    }
+    let whole = unit == "µs" && value >= 10.0 || value >= 100.0;
+    format!("{}{unit}", fixed(value, if whole { 0 } else { 1 }))
+}
+
+/// A number with at most so many digits behind the point, and none for show.
+pub(super) fn fixed(value: f64, digits: usize) -> String {
+    let text = format!("{value:.digits$}");
+    if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.').to_owned() } else { text }
 }
 
 #[cfg(test)]

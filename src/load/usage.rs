@@ -113,10 +113,30 @@ pub fn machine_busy() -> Option<Duration> {
     busy_ticks(&fs::read_to_string("/proc/stat").ok()?).map(|ticks| Duration::from_millis(ticks * 10))
 }
 
-/// The CPUs that a process, or with `None` the calling thread, may run on; empty if the kernel does not say.
-pub fn allowed_cpus(pid: Option<u32>) -> Vec<usize> {
-    let path = pid.map_or("/proc/thread-self/status".to_owned(), |pid| format!("/proc/{pid}/status"));
-    let status = fs::read_to_string(path).unwrap_or_default();
+/// The CPUs that the calling thread may run on; empty if the kernel does not say.
+pub fn own_cpus() -> Vec<usize> {
+    allowed_cpus(Path::new("/proc/thread-self"))
+}
+
+/// The CPUs that the working threads of a process may run on: those that had at least a hundredth of all its CPU time.
+/// A main thread that waits for the others usually may run anywhere, and does not.
+pub fn busy_cpus(pid: u32) -> Vec<usize> {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let used = |task: PathBuf| {
+        let text = fs::read_to_string(task.join("schedstat")).ok()?;
+        Some((ThreadUsage::parse(&text)?.on_cpu, task))
+    };
+    let tasks: Vec<_> = tasks.filter_map(|task| used(task.path())).collect();
+    let all: Duration = tasks.iter().map(|(used, _)| *used).sum();
+    let busy = tasks.iter().filter(|(used, _)| *used * 100 >= all);
+    let mut cpus: Vec<usize> = busy.flat_map(|(_, task)| allowed_cpus(task)).collect();
+    cpus.sort_unstable();
+    cpus.dedup();
+    cpus
+}
+
+fn allowed_cpus(task: &Path) -> Vec<usize> {
+    let status = fs::read_to_string(task.join("status")).unwrap_or_default();
     status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:")).map_or(Vec::new(), cpu_list)
 }
 
@@ -182,7 +202,8 @@ mod tests {
     fn cpu_lists_are_read() {
         assert_eq!(cpu_list("\t0-2,5,7-8\n"), [0, 1, 2, 5, 7, 8]);
         assert_eq!(cpu_list(""), [0; 0]);
-        assert!(!allowed_cpus(None).is_empty());
+        assert!(!own_cpus().is_empty());
+        assert!(!busy_cpus(std::process::id()).is_empty());
     }
 
     #[test]

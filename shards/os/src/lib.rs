@@ -10,6 +10,7 @@
 //! | waking a sleeping thread | [`Interrupt`] |
 //! | descriptors | [`open`], [`duplicate`], [`raise_descriptor_limit`], [`Reserve`] |
 //! | signals put back as they were | [`Disposition`] |
+//! | sleeping to the microsecond | [`sleep_exactly`] |
 //! | kernels without `epoll_pwait2` | [`wait_plainly`] |
 //!
 //! Nothing here blocks, but [`bind_group`] on a Unix path that is taken, which asks whoever holds it for a moment.
@@ -29,6 +30,7 @@ mod plain;
 mod stream;
 #[cfg(test)]
 mod tests;
+mod timer;
 
 pub use accept::accept;
 pub use address::{is_internet, local, peer};
@@ -39,3 +41,4 @@ pub use disposition::Disposition;
 pub use interrupt::Interrupt;
 pub use plain::{PlainEvent, wait_plainly};
 pub use stream::{SLICES_MAX, abort, receive, send, send_vectored, shutdown_write};
+pub use timer::sleep_exactly;

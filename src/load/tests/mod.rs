@@ -1,5 +1,7 @@
 //! The harness against targets whose latencies are known: what it reports must be what happened.
 
+mod real;
+mod reports;
 mod world;
 
 use std::cell::Cell;
@@ -370,7 +372,7 @@ fn a_run_stopped_before_it_measured_says_so() {
 
 #[test]
 fn progress_adds_up_to_the_whole() {
-    let mut job = Job::new(
+    let job = Job::new(
         open(1_000, 10, 5),
         Echo::new(SIZE).unwrap(),
         vec![Address::Inet(([127, 0, 0, 1], 1).into())],

@@ -3,6 +3,7 @@
 mod binding;
 mod connecting;
 mod streams;
+mod timer;
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};

@@ -1,0 +1,78 @@
+//! `waterwheel serve`: origins.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+use waterwheel_reactor::ListenOptions;
+
+use super::{Failure, output};
+use crate::load::origin::{EchoOrigin, HttpOrigin, OriginSettings};
+use crate::load::units::{parse_duration, parse_size};
+use crate::net::Endpoint;
+use crate::runtime::{Config, Runtime, Service};
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Sends back what comes in.
+    Echo(Common),
+    /// Answers HTTP/1.1 GET and HEAD: `/1k` has a body of 1024 bytes.
+    Http(Http),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Common {
+    /// Where clients connect: `tcp:HOST:PORT` or `unix:PATH`.
+    #[arg(long, value_name = "ENDPOINT")]
+    listen: Endpoint,
+    /// Close a connection that says nothing for so long.
+    #[arg(long, default_value = "60s", value_parser = parse_duration, value_name = "TIME")]
+    idle_timeout: Duration,
+    /// The most connections served at once, over all shards.
+    #[arg(long, default_value_t = 100_000, value_name = "COUNT")]
+    connections: usize,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Http {
+    #[command(flatten)]
+    common: Common,
+    /// Bytes of the body where the path names no size.
+    #[arg(long, default_value = "1k", value_parser = parse_size, value_name = "BYTES")]
+    size: u64,
+}
+
+impl Command {
+    pub(super) fn run(self, config: Config) -> Result<ExitCode, Failure> {
+        match self {
+            Command::Echo(common) => common.serve::<EchoOrigin>(config, OriginSettings::default().size),
+            Command::Http(http) => http.common.serve::<HttpOrigin>(config, http.size),
+        }
+    }
+}
+
+impl Common {
+    fn serve<S: Service<Settings = OriginSettings>>(
+        self,
+        config: Config,
+        size: u64,
+    ) -> Result<ExitCode, Failure> {
+        if self.connections == 0 {
+            return Err(Failure::Usage(
+                "--connections 0: nobody could be served; allowed: 1 or more".to_owned(),
+            ));
+        }
+        if self.idle_timeout.is_zero() {
+            return Err(Failure::Usage(
+                "--idle-timeout 0s: nobody could be served; allowed: more".to_owned(),
+            ));
+        }
+        let runtime = Runtime::new(config)?;
+        let listening = runtime.listen_with(&self.listen, &ListenOptions::default())?;
+        output::err(&format!("waterwheel: listening on {}\n", listening.local()));
+        let connections = self.connections.div_ceil(runtime.shards());
+        let settings = OriginSettings { idle: self.idle_timeout, connections, size };
+        runtime.serve::<S>(listening, settings).map_err(|error| Failure::Run(error.to_string()))?;
+        Ok(ExitCode::SUCCESS)
+    }
+}
