@@ -1,6 +1,7 @@
-//! A result that is still to come: it can be resolved only once, abandoned, or no longer wanted.
+//! A value to come: given once, or abandoned, or no longer wanted.
 //!
 //! `cargo run --example deferred`
+#![forbid(unsafe_code)]
 
 use std::time::Duration;
 
@@ -17,7 +18,7 @@ async fn program(shard: Shard) -> anyhow::Result<()> {
     //     resolver.resolve(1);
     //     resolver.resolve(2);
 
-    // A resolver that is dropped without a value is an error at once, never a hang.
+    // A resolver that is dropped without giving a value is an error at once, never a hang.
     let (resolver, answer) = deferred::<u32>();
     drop(resolver);
     if let Err(abandoned) = answer.await {
@@ -41,7 +42,7 @@ async fn program(shard: Shard) -> anyhow::Result<()> {
     drop(answer);
     println!("the worker noticed after {} steps", worker.await?);
 
-    // A deadline is put around it as around anything else.
+    // A deadline goes around it as around any other future.
     let (_resolver, late) = deferred::<u32>();
     let outcome = shard.timeout(Duration::from_millis(2), late).await;
     println!("too late: {}", outcome.is_err());

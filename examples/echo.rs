@@ -1,30 +1,34 @@
-//! An echo server on all cores, and a few clients that check it.
+//! An echo server on all cores, and clients that check what comes back.
 //!
 //! `cargo run --example echo` checks itself and ends. `cargo run --example echo -- tcp:127.0.0.1:7000` serves until
 //! Ctrl-C; talk to it with `nc 127.0.0.1 7000`.
+#![forbid(unsafe_code)]
+
+use std::time::Duration;
 
 use waterwheel::net::{Connection, Listening, pump};
 use waterwheel::reactor::ConnectOptions;
 use waterwheel::runtime::Runtime;
 use waterwheel::shard::Shard;
 
-/// What comes in goes out. Reading waits while the peer does not read: memory stays bounded.
+/// What comes in goes out. Nothing is read that the peer does not take, so memory stays bounded.
 async fn echo(connection: Connection) -> anyhow::Result<()> {
     let (mut receiving, mut sending) = connection.split();
     pump(&mut receiving, &mut sending).await?;
     Ok(())
 }
 
-/// Eight clients on this shard. Their connections are served by whichever shard the hash of their address names.
-async fn check(shard: &Shard, listening: &Listening) -> anyhow::Result<usize> {
+/// Eight clients, one after the other.
+async fn check(shard: &Shard, listening: &Listening) -> anyhow::Result<()> {
     for number in 0..8 {
-        let mut connection = shard.connect(listening.local(), &ConnectOptions::default()).await?;
         let message = format!("{:?} says {number}", shard.id());
+        let mut connection = shard.connect(listening.local(), &ConnectOptions::default()).await?;
         connection.write_all(message.as_bytes()).await?;
+        // Half-close: the server sees the end, and its answer still comes.
         connection.close_write().await?;
         let mut answer = Vec::new();
         loop {
-            // The reactor lends its buffer; nothing is copied until here.
+            // The reactor lends its buffer; an empty one is the end of the stream.
             let lent = connection.fill().await?;
             if lent.is_empty() {
                 break;
@@ -33,9 +37,9 @@ async fn check(shard: &Shard, listening: &Listening) -> anyhow::Result<usize> {
             let count = lent.len();
             connection.consume(count);
         }
-        anyhow::ensure!(answer == message.as_bytes(), "changed on the way");
+        anyhow::ensure!(answer == message.as_bytes(), "{message:?} was changed on the way");
     }
-    Ok(8)
+    Ok(())
 }
 
 fn main() -> anyhow::Result<()> {
@@ -43,28 +47,35 @@ fn main() -> anyhow::Result<()> {
     let runtime = Runtime::from_env()?;
     let listening = runtime.listen(endpoint.as_deref().unwrap_or("tcp:127.0.0.1:0"))?;
     println!("listening on {}", listening.local());
-    let (stopper, done) = (runtime.stopper(), runtime.port::<usize>("done")?);
-    let results = runtime.run(move |shard| {
-        let (listening, endpoint, stopper, done) =
-            (listening.clone(), endpoint.clone(), stopper.clone(), done.clone());
+    let (stopper, checked) = (runtime.stopper(), runtime.port::<()>("checked")?);
+    let counts = runtime.run(move |shard| {
+        let (listening, stopper, checked) = (listening.clone(), stopper.clone(), checked.clone());
+        let serves_on = endpoint.is_some();
         async move {
-            let serving = shard.spawn("serve", shard.accept_on(&listening)?.serve(10_000, echo));
-            if endpoint.is_none() {
-                // Every shard tells every shard when its clients are done; the last one stops all.
-                let mailbox = shard.open(&done)?;
-                let checked = check(&shard, &listening).await?;
-                for to in shard.ids() {
-                    let _ = mailbox.send(to, checked).await;
+            // All shards listen on the one port. A hash of the client's address says which shard owns a connection; one
+            // that accepts another's hands it over.
+            let acceptor = shard.accept_on(&listening)?;
+            let counters = acceptor.counters();
+            let serving = shard.spawn("serve", acceptor.serve(10_000, echo));
+            if !serves_on {
+                check(&shard, &listening).await?;
+                // Every shard tells shard 0, which stops all of them.
+                let mailbox = shard.open(&checked)?;
+                mailbox.send(waterwheel::shard::ShardId::new(0), ()).await?;
+                if shard.id().index() == 0 {
+                    for _ in shard.ids() {
+                        mailbox.receive().await;
+                    }
+                    stopper.stop(Duration::from_secs(5));
                 }
-                for _ in shard.ids() {
-                    mailbox.receive().await;
-                }
-                stopper.stop(std::time::Duration::from_secs(5));
             }
             serving.await?;
-            Ok(shard.stats().spawned)
+            Ok(counters.copy())
         }
     })?;
-    println!("tasks on each shard: {results:?}");
+    for (shard, count) in counts.iter().enumerate() {
+        let (accepted, given, taken) = (count.accepted, count.handed_over, count.taken_over);
+        println!("shard {shard} accepted {accepted}, handed {given} over, took {taken} over");
+    }
     Ok(())
 }

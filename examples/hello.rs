@@ -1,6 +1,7 @@
 //! The smallest program: one task on every core.
 //!
 //! `cargo run --example hello`, or with a count of your own: `WATERWHEEL_CORES=4 cargo run --example hello`.
+#![forbid(unsafe_code)]
 
 use waterwheel::runtime::Runtime;
 
@@ -9,8 +10,8 @@ fn main() -> anyhow::Result<()> {
     let runtime = Runtime::from_env()?;
     println!("{}", runtime.choice());
 
-    // The closure runs once on every shard, on a thread of its own that is pinned to its core. What it makes stays
-    // there: nothing in it needs a lock, and nothing in it needs to be `Send`. Only what it returns comes back.
+    // The closure runs once on every shard, each a thread that is pinned to its core. What it makes stays there, so
+    // nothing in it needs a lock or has to be `Send`. Only what it returns comes back.
     let greetings = runtime
         .run(|shard| async move { Ok(format!("hello from {:?} of {}", shard.id(), shard.count())) })?;
 

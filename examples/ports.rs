@@ -1,55 +1,37 @@
-//! Messages between shards: a typed port, and calls that are answered.
+//! Messages between shards: a typed port, calls that are answered, and a closure that runs elsewhere.
 //!
-//! `cargo run --example ports`, best with `WATERWHEEL_CORES=4`.
+//! `WATERWHEEL_CORES=4 cargo run --example ports`, or any other count.
+#![forbid(unsafe_code)]
 
 use std::cell::Cell;
 use std::rc::Rc;
-use std::time::Duration;
 
-use waterwheel::mesh::{CallError, CallPort, Port};
+use waterwheel::mesh::{CallPort, Port};
 use waterwheel::runtime::Runtime;
 use waterwheel::shard::{Shard, ShardId};
 
-/// A word that goes round through all shards.
-struct Baton {
-    laps_left: u32,
-    passed_by: Vec<usize>,
-}
-
-/// Hands the baton on to the next shard until its laps are run.
-async fn relay(shard: &Shard, port: &Port<Baton>) -> anyhow::Result<()> {
+/// A message goes round: each shard gets it from the one before, adds itself, and sends it to the one after.
+async fn relay(shard: &Shard, port: &Port<Vec<usize>>) -> anyhow::Result<()> {
+    let own = shard.id().index();
+    let next = ShardId::new((own + 1) % shard.count());
+    // A port is opened once per shard. Messages that were sent before wait in their lane.
     let mailbox = shard.open(port)?;
-    let next = ShardId::new((shard.id().index() + 1) % shard.count());
-    if shard.id().index() == 0 {
-        mailbox
-            .send(next, Baton { laps_left: 2, passed_by: Vec::new() })
-            .await
-            .map_err(|_| anyhow::anyhow!("it ended"))?;
+    if own == 0 {
+        mailbox.send(next, vec![own]).await?;
+        let (_, passed) = mailbox.receive().await;
+        println!("the message went by {passed:?}");
+    } else {
+        let (_, mut passed) = mailbox.receive().await;
+        passed.push(own);
+        // `send` waits while the lane is full; `try_send` would give the message back.
+        mailbox.send(next, passed).await?;
     }
-    loop {
-        let (from, mut baton) = mailbox.receive().await;
-        baton.passed_by.push(from.index());
-        if shard.id().index() == 0 {
-            baton.laps_left -= 1;
-        }
-        if baton.laps_left == 0 {
-            // The last lap: everybody sees the end once, and the first shard prints it.
-            if shard.id().index() == 0 {
-                println!("the baton was passed by {:?}", baton.passed_by);
-            }
-            if next.index() == 0 {
-                return Ok(());
-            }
-            let _ = mailbox.send(next, baton).await;
-            return Ok(());
-        }
-        // A full lane makes `send` wait; `try_send` would give the message back.
-        mailbox.send(next, baton).await.map_err(|_| anyhow::anyhow!("it ended"))?;
-    }
+    Ok(())
 }
 
-/// Every shard counts what it is asked, and answers with its count.
-async fn count(shard: &Shard, port: &CallPort<u64, u64>) -> anyhow::Result<()> {
+/// Each shard keeps a total, adds to it what it is asked to, and answers with it. The total needs no lock and no
+/// atomic: only tasks of its own shard touch it.
+async fn totals(shard: &Shard, port: &CallPort<u64, u64>) -> anyhow::Result<()> {
     let total = Rc::new(Cell::new(0));
     let _serving = shard.serve(port, move |_from, more| {
         total.set(total.get() + more);
@@ -58,31 +40,40 @@ async fn count(shard: &Shard, port: &CallPort<u64, u64>) -> anyhow::Result<()> {
     let caller = shard.caller(port)?;
     let mut answers = Vec::new();
     for to in shard.ids() {
-        // A call ends with a reply or with an error, also when the other shard ends: it never hangs.
+        // A call ends with its reply or with an error, also if the other shard ends: it never hangs.
         answers.push(caller.call(to, 1).await?);
     }
     println!("{:?} was told {answers:?}", shard.id());
-    // Serve until the others are done too.
-    shard.sleep(Duration::from_millis(50)).await;
+    Ok(())
+}
+
+/// Waits until every shard is here: one that ended would answer no more.
+async fn meet(shard: &Shard, port: &Port<()>) -> anyhow::Result<()> {
+    let mailbox = shard.open(port)?;
+    for to in shard.ids() {
+        mailbox.send(to, ()).await?;
+    }
+    for _ in shard.ids() {
+        mailbox.receive().await;
+    }
     Ok(())
 }
 
 fn main() -> anyhow::Result<()> {
+    // Ports are declared before the shards run, and each shard gets a clone.
     let runtime = Runtime::from_env()?;
-    let (baton, counter) = (runtime.port("baton")?, runtime.call_port("counter")?);
+    let (message, total, here) =
+        (runtime.port("message")?, runtime.call_port("total")?, runtime.port("here")?);
     runtime.run(move |shard| {
-        let (baton, counter) = (baton.clone(), counter.clone());
+        let (message, total, here) = (message.clone(), total.clone(), here.clone());
         async move {
-            relay(&shard, &baton).await?;
-            count(&shard, &counter).await?;
-            // Anything else that should run on another shard, once: a closure.
-            let other = ShardId::new(shard.count() - 1);
-            match shard.run_on(other, |shard| async move { shard.id().index() }).await {
-                Ok(ran) => println!("{:?}: the closure ran on {ran}", shard.id()),
-                Err(CallError::Closed) => println!("{:?}: {other:?} has ended already", shard.id()),
-                Err(error) => return Err(error.into()),
-            }
-            Ok(())
+            relay(&shard, &message).await?;
+            totals(&shard, &total).await?;
+            // For what happens rarely: a closure, run there, its answer brought back.
+            let last = ShardId::new(shard.count() - 1);
+            let ran = shard.run_on(last, |there| async move { there.id() }).await?;
+            println!("{:?}: the closure ran on {ran:?}", shard.id());
+            meet(&shard, &here).await
         }
     })?;
     Ok(())

@@ -1,9 +1,10 @@
 //! A service: one instance on each shard, whose state needs no lock because it never leaves its shard.
 //!
-//! With `source` steering all connections of one client meet on one shard, so "per client" is "per shard": here a
-//! greeting that knows how often the client came before.
+//! With `source` steering all connections of one client meet on one shard, so what is kept per client is kept there:
+//! here a greeting that knows how often the client came before.
 //!
 //! `cargo run --example service` greets its own client a few times and ends.
+#![forbid(unsafe_code)]
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;

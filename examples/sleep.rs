@@ -1,6 +1,7 @@
 //! Tasks and time: sleeps, timeouts, cancelling, giving way.
 //!
 //! `cargo run --example sleep`
+#![forbid(unsafe_code)]
 
 use std::time::Duration;
 
@@ -21,11 +22,11 @@ async fn program(shard: Shard) -> anyhow::Result<()> {
     println!("            the task said {:?}", task.await?);
     since("its result is there");
 
-    // Whatever takes too long is dropped, and dropping it cancels it.
+    // What takes too long is dropped, and dropping a future cancels it.
     let never = std::future::pending::<()>();
     let elapsed = shard.timeout(Duration::from_millis(5), never).await;
     since("the timeout came");
-    assert!(elapsed.is_err());
+    anyhow::ensure!(elapsed.is_err(), "what never comes has come");
 
     // Deadlines that are equal are over in the order in which they were set.
     let at = shard.now() + Duration::from_millis(3);
@@ -57,9 +58,10 @@ async fn program(shard: Shard) -> anyhow::Result<()> {
     let (sum, turns) = work.await?;
     since(&format!("the sum is {sum}; it gave way {turns} times"));
 
-    // A task that panics ends alone. Who waits for it is told, and the shard goes on.
+    // A task that panics (the message below is the panic's own) ends alone. Who waits for it is told, and the shard
+    // goes on.
     let unlucky = shard.spawn("unlucky", async { panic!("a bug") });
-    assert_eq!(unlucky.await, Err::<(), _>(TaskEnded));
+    anyhow::ensure!(unlucky.await == Err::<(), _>(TaskEnded), "a task that panicked has a result");
     since("a task panicked, and nothing else happened");
     Ok(())
 }

@@ -85,7 +85,13 @@ impl<M: Send + 'static> Sender<M> {
     /// # Panics
     /// If the runtime has no shard `to`.
     pub async fn send(&self, to: ShardId, message: M) -> Result<(), Closed<M>> {
-        self.send_at(to, message, Time::ZERO).await
+        // A message that need not wait is copied as seldom as possible: while the lines of a lane come from another
+        // core, each store more is time.
+        match self.try_send(to, message) {
+            Ok(()) => Ok(()),
+            Err(TrySendError::Closed(message)) => Err(Closed(message)),
+            Err(TrySendError::Full(message)) => self.send_at(to, message, Time::ZERO).await,
+        }
     }
 
     /// As [`send`](Sender::send), for a message that is not received before `time`: see

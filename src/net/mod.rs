@@ -7,6 +7,7 @@ mod futures;
 pub mod http1;
 mod listener;
 mod lookup;
+pub(crate) mod names;
 mod pump;
 pub(crate) mod quoted;
 

@@ -11,6 +11,7 @@ use super::plan::Plan;
 use super::runtime::RunError;
 use super::stop::Stopper;
 use crate::mesh::{Mesh, StopGuard};
+use crate::net::{Lookups, names};
 use crate::shard::core::Core;
 use crate::shard::root::RootFuture;
 use crate::shard::{Budgets, Shard, ShardId};
@@ -33,6 +34,7 @@ pub(super) struct Crew<T, M> {
     pub(super) budgets: Budgets,
     pub(super) drain: Duration,
     pub(super) outcomes: Outcomes<T>,
+    pub(super) lookups: Arc<Lookups>,
     pub(super) main: M,
 }
 
@@ -72,6 +74,7 @@ where
         let core = Core::new(id, crew.mesh.shards(), reactor, member, foreign, crew.budgets);
         let shard = Shard::from_core(core.clone());
         joined.start(&shard);
+        names::provide(&shard, crew.lookups.clone());
         let main = run_main(crew.clone(), shard);
         Some(Box::pin(RootFuture::new(core, main, Box::new(joined))))
     })

@@ -15,7 +15,7 @@ use super::plan::Plan;
 use super::signal::{Signal, SignalError, Signals};
 use super::stop::Stopper;
 use crate::mesh::{CallOptions, CallPort, DeclareError, Mesh, Port, PortOptions, Remote};
-use crate::net::{Endpoint, EndpointError, Listening, ResolveError};
+use crate::net::{Endpoint, EndpointError, Listening, Lookups, ResolveError};
 use crate::shard::Shard;
 use crate::steer::random_seed;
 
@@ -98,6 +98,9 @@ pub enum RunError {
     /// Reactors failed or roots panicked.
     #[error("{}", list(.0))]
     Reactors(Vec<Ended>),
+    /// The system has no thread to give for looking names up.
+    #[error("cannot start the threads that look names up: {0}")]
+    Threads(std::io::Error),
     /// The signals cannot be had.
     #[error(transparent)]
     Signals(#[from] SignalError),
@@ -281,6 +284,7 @@ impl Runtime {
             budgets: self.config.turn_budgets(),
             drain: self.config.drain,
             outcomes: outcomes.clone(),
+            lookups: Arc::new(Lookups::new().map_err(RunError::Threads)?),
             main,
         };
         let launches = crew.launches(&self.plan);
@@ -320,5 +324,84 @@ impl Runtime {
                 stopper.stop(drain);
             }
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use waterwheel_reactor::ConnectOptions;
+
+    fn two_shards() -> Runtime {
+        let config = Config::default().cores(2).drain(Duration::from_secs(5));
+        Runtime::new(config).expect("two shards").without_signals()
+    }
+
+    #[test]
+    fn a_name_is_looked_up_and_connected_to_without_blocking_the_shard() {
+        let runtime = two_shards();
+        let listening = runtime.listen("tcp:127.0.0.1:0").unwrap();
+        let port = listening.local().inet().unwrap().port();
+        let turns = runtime
+            .run(move |shard| {
+                let (listening, endpoint) =
+                    (listening.clone(), format!("tcp:localhost:{port}").parse().unwrap());
+                async move {
+                    let _accepting = shard.accept_on(&listening)?;
+                    let before = shard.stats().turns;
+                    let connection = shard.connect_to(&endpoint, &ConnectOptions::default()).await?;
+                    anyhow::ensure!(connection.peer()?.inet().map(|at| at.port()) == Some(port));
+                    Ok(shard.stats().turns - before)
+                }
+            })
+            .unwrap();
+        assert!(turns.iter().all(|turns| *turns > 0), "looked up inside one turn: {turns:?}");
+    }
+
+    #[test]
+    fn an_unknown_name_is_an_error_that_names_it() {
+        let outcome = two_shards().run(|shard| async move {
+            let endpoint = "tcp:no-such-host.invalid:80".parse()?;
+            Ok(shard.resolve(&endpoint).await?)
+        });
+        let error = outcome.unwrap_err().to_string();
+        assert!(error.contains("no-such-host.invalid:80"), "{error}");
+    }
+
+    #[test]
+    fn an_error_of_one_shard_stops_the_others_and_is_told() {
+        let outcome = two_shards().run(|shard| async move {
+            anyhow::ensure!(shard.id().index() == 0, "the second shard has had enough");
+            shard.stopping().await;
+            Ok(())
+        });
+        let error = outcome.unwrap_err().to_string();
+        assert_eq!(error, "shard 1: the second shard has had enough");
+    }
+
+    #[test]
+    fn a_panic_of_one_main_leaves_the_others_to_finish() {
+        let finished = Arc::new(AtomicBool::new(false));
+        let seen = finished.clone();
+        let outcome = two_shards().run(move |shard| {
+            let seen = seen.clone();
+            async move {
+                assert!(shard.id().index() != 1, "planned");
+                shard.sleep(Duration::from_millis(30)).await;
+                seen.store(true, Relaxed);
+                Ok(())
+            }
+        });
+        assert!(matches!(outcome, Err(RunError::Panicked { shard: 1 })), "{outcome:?}");
+        assert!(finished.load(Relaxed), "the other shard was stopped");
+    }
+
+    #[test]
+    fn a_stop_from_another_thread_ends_what_never_ends() {
+        let runtime = two_shards();
+        let stopper = runtime.stopper();
+        stopper.stop(Duration::from_millis(20));
+        let outcome = runtime.run(|_| std::future::pending::<anyhow::Result<()>>());
+        assert!(matches!(outcome, Err(RunError::Stopped { ref shards }) if *shards == [0, 1]), "{outcome:?}");
     }
 }
