@@ -70,7 +70,8 @@ impl Poller {
         match epoll::wait(epoll, spare_capacity(events), limit.as_ref()) {
             Ok(_) | Err(Errno::INTR) => Ok(()),
             // EPERM is what older container runtimes answer for system calls they do not know.
-            Err(Errno::NOSYS | Errno::PERM) => {
+            Err(error @ (Errno::NOSYS | Errno::PERM)) => {
+                tracing::info!(%error, "no epoll_pwait2 here: deadlines cost a second system call");
                 self.use_timer();
                 self.wait_with_timer(epoll, events, timeout)
             }
