@@ -35,6 +35,8 @@ pub(super) enum Break {
     WaitingAfterRing,
     /// A sender that found a lane full and pushed nothing does not ring.
     NoRingWhenFull,
+    /// A sender that was offered room, and finds none, does not say again that it waits.
+    WaitNotRenewed,
     /// A receiver that made room does not ring back.
     NoRingBack,
     /// A sender that found `STOPPED` leaves its lanes alone.
@@ -43,8 +45,6 @@ pub(super) enum Break {
     StopperSweepsFirst,
     /// The stopping shard does not sweep.
     StopperNeverSweeps,
-    /// `STOPPED` is set before the consumers are back in their slots.
-    StoppedFirst,
     /// The stopping shard does not ring the others.
     NoPeerRing,
     /// The stopping shard rings the others before it says that it ended.
@@ -61,6 +61,43 @@ pub(super) enum Break {
     HeldUncounted,
     /// Messages are counted as held after they left their lane.
     HeldAfterPop,
+    /// A mailbox that is dropped does not ring those who send to it.
+    CloseUntold,
+}
+
+impl Break {
+    /// All of them.
+    #[cfg(test)]
+    pub(super) const ALL: &[Break] = &[
+        Break::RingRelaxed,
+        Break::TakeRelaxed,
+        Break::ParkRelaxed,
+        Break::RingReleaseOnly,
+        Break::RingSkippedIfSeen,
+        Break::RingBeforePush,
+        Break::WakeWheneverParked,
+        Break::ParkByStore,
+        Break::TakeKeepsParked,
+        Break::TakeAfterLook,
+        Break::CarryForgotten,
+        Break::WakerAfterPark,
+        Break::WaitingAfterRing,
+        Break::NoRingWhenFull,
+        Break::WaitNotRenewed,
+        Break::NoRingBack,
+        Break::SenderNeverSweeps,
+        Break::StopperSweepsFirst,
+        Break::StopperNeverSweeps,
+        Break::NoPeerRing,
+        Break::PeerRingFirst,
+        Break::EndedSeenLate,
+        Break::EndedRelaxed,
+        Break::JobsNeverSwept,
+        Break::ForeignNeverWakes,
+        Break::HeldUncounted,
+        Break::HeldAfterPop,
+        Break::CloseUntold,
+    ];
 }
 
 thread_local! {

@@ -55,6 +55,8 @@ impl Mesh {
             ports: Mutex::default(),
             run_on: OnceLock::new(),
         };
+        // Models have no use for it, and explore every lock of its lanes.
+        #[cfg(not(loom))]
         mesh.run_on();
         Arc::new(mesh)
     }

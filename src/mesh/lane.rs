@@ -19,8 +19,8 @@ pub(super) struct Lane<T> {
     slot: Mutex<Option<Consumer<T>>>,
     /// The ring exists. Spares the target a lock for each lane that nobody ever used.
     made: AtomicBool,
-    /// The sender found the lane full and waits for room. Set before it rings; cleared by the target when it made
-    /// room and will ring back. Ordered by the bells, hence `Relaxed`.
+    /// The sender found the lane full and waits for room. Set before it rings; cleared by the target when there is
+    /// room and it will ring back.
     waiting: AtomicBool,
     /// Messages that the target took out and holds until their time; they still count against the capacity.
     /// Written by the target only.
@@ -124,9 +124,15 @@ impl<T> Lane<T> {
         self.waiting.store(true, Relaxed);
     }
 
-    /// The target made room: true if it must ring the sender.
-    pub(super) fn take_waiting(&self) -> bool {
-        self.waiting.load(Relaxed) && self.waiting.swap(false, Relaxed)
+    /// Whether the sender waits. The target may be wrong about what that means for the lane, unless it was rung: see
+    /// `Ends::look_out` for what mends it.
+    pub(super) fn is_waiting(&self) -> bool {
+        self.waiting.load(Relaxed)
+    }
+
+    /// The target has room for a sender that waits, and will ring it.
+    pub(super) fn end_waiting(&self) {
+        self.waiting.store(false, Relaxed);
     }
 }
 

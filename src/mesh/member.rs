@@ -113,10 +113,6 @@ impl Member {
         #[cfg(loom)]
         let ended = ended && !broken(Break::EndedSeenLate);
         self.for_each_end(|end| more |= end.look(source, ended));
-        #[cfg(loom)]
-        if broken(Break::EndedSeenLate) && ledger.learn_end(source) {
-            self.for_each_end(|end| more |= end.look(source, true));
-        }
         if more {
             ledger.to_look.insert(source);
         }

@@ -8,12 +8,14 @@ mod ends;
 mod hub;
 mod jobs;
 mod lane;
-#[cfg(all(test, not(loom)))]
+#[cfg(test)]
+#[cfg(not(loom))]
 mod laws;
 mod ledger;
 mod mailbox;
 mod member;
-#[cfg(all(loom, test))]
+#[cfg(test)]
+#[cfg(loom)]
 mod models;
 mod port;
 mod remote;

@@ -2,12 +2,13 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use waterwheel_reactor::Time;
 
 use super::hub::{AnyPort, Mesh};
 use super::lane::Lanes;
+use super::sync::AtomicBool;
 
 /// A typed channel over all shards. Declared before the shards start, handed to each by clone, and opened there once:
 /// [`Shard::open`](crate::shard::Shard::open) gives that shard's [`Mailbox`](super::Mailbox), and
@@ -173,7 +174,7 @@ impl<M> fmt::Debug for PortShared<M> {
     }
 }
 
-/// Why [`try_send`](super::Mailbox::try_send) did not take a message; it comes back.
+/// Why [`try_send`](super::Sender::try_send) did not take a message; it comes back.
 #[derive(Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum TrySendError<M> {
     /// The lane has no room, or others wait for room already.

@@ -106,11 +106,6 @@ impl Joined {
 
 impl Drop for Joined {
     fn drop(&mut self) {
-        #[cfg(loom)]
-        if broken(Break::StoppedFirst) {
-            self._guard.mesh.bell(self._guard.shard).stop();
-            loom::thread::yield_now();
-        }
         self.member.retire();
     }
 }

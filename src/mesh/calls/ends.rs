@@ -8,6 +8,8 @@ use std::task::{Poll, Waker};
 
 use super::slots::{Slots, Ticket};
 use super::{CallError, CallShared, Reply, Request};
+#[cfg(loom)]
+use crate::mesh::broken::{Break, broken};
 use crate::mesh::ledger::Ledger;
 use crate::mesh::member::End;
 use crate::mesh::stats::PortStats;
@@ -239,6 +241,8 @@ impl<Q: Send + 'static, R: Send + 'static> CallEnds<Q, R> {
 impl<Q: Send + 'static, R: Send + 'static> End for CallEnds<Q, R> {
     fn look(&self, source: usize, ended: bool) -> bool {
         self.take_replies(source);
+        #[cfg(loom)]
+        let ended = ended || broken(Break::EndedSeenLate) && self.ledger.learn_end(source);
         let more = self.take_requests(source);
         if ended {
             self.fail_calls_to(source);
