@@ -8,3 +8,5 @@ mod kit;
 mod limits;
 mod pressure;
 mod proxy;
+mod shards;
+mod steering;

@@ -5,16 +5,11 @@ use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::os::fd::BorrowedFd;
 use std::task::{Context, Poll, Waker};
-use std::time::Duration;
 
 use waterwheel_reactor::{Address, Incoming, Sink, Source, Transport};
 
+use super::linger::linger;
 use crate::shard::Shard;
-
-/// How much a closing connection reads and throws away, so that the response in flight is not destroyed by a reset.
-const LINGER_BYTES: usize = 1 << 20;
-/// And for how long.
-const LINGER: Duration = Duration::from_secs(2);
 
 /// A stream connection that belongs to one shard.
 ///
@@ -189,10 +184,7 @@ impl Drop for Connection {
             && open
             && !self.receiving.ended
         {
-            let shard = self.receiving.shard.clone();
-            let until = shard.turn_time() + LINGER;
-            let sleep = shard.sleep_until(until);
-            shard.spawn_detached("linger", linger(source, sleep));
+            linger(&self.receiving.shard, source);
         }
     }
 }
@@ -201,25 +193,6 @@ impl fmt::Debug for Connection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Connection").field("transport", &self.receiving.source).finish()
     }
-}
-
-/// Reads and throws away until the end, an error, or a limit.
-async fn linger(mut source: Box<dyn Source>, sleep: crate::shard::Sleep) {
-    let mut left = LINGER_BYTES;
-    let drained = poll_fn(|cx| {
-        loop {
-            match source.poll_fill(cx) {
-                Poll::Ready(Ok(lent)) if !lent.is_empty() && left > 0 => {
-                    let count = lent.len();
-                    source.consume(count);
-                    left = left.saturating_sub(count);
-                }
-                Poll::Ready(_) => return Poll::Ready(()),
-                Poll::Pending => return Poll::Pending,
-            }
-        }
-    });
-    futures_util::future::select(std::pin::pin!(drained), sleep).await;
 }
 
 /// The receiving half of a connection.

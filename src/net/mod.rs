@@ -5,6 +5,7 @@ mod connection;
 mod endpoint;
 mod futures;
 pub mod http1;
+mod linger;
 mod listener;
 mod lookup;
 pub(crate) mod names;
@@ -13,6 +14,7 @@ pub(crate) mod quoted;
 
 pub use connection::{Connection, Receiving, Sending};
 pub use endpoint::{Endpoint, EndpointError, EndpointFault};
+pub(crate) use linger::lingered;
 pub use listener::{AcceptCounters, AcceptStats, Acceptor, Listening};
 pub use lookup::{Lookups, ResolveError};
 pub use pump::{End, Exchange, Pump, pump};

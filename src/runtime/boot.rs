@@ -11,6 +11,7 @@ use super::plan::Plan;
 use super::runtime::RunError;
 use super::stop::Stopper;
 use crate::mesh::{Mesh, StopGuard};
+use crate::net::lingered;
 use crate::net::{Lookups, names};
 use crate::shard::core::Core;
 use crate::shard::root::RootFuture;
@@ -87,11 +88,12 @@ where
     M: Fn(Shard) -> F,
 {
     let note = Note { outcomes: &crew.outcomes, shard: shard.id().index() };
-    let result = (crew.main)(shard).await;
+    let result = (crew.main)(shard.clone()).await;
     if result.is_err() {
         crew.stopper.stop(crew.drain);
     }
     note.write(Outcome::Returned(result));
+    lingered(&shard).await;
 }
 
 /// Writes down that a main task panicked, if it did.

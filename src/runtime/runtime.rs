@@ -257,7 +257,8 @@ impl Runtime {
     }
 
     /// Runs `main` on every shard and returns what each returned, in shard order, after the last one ended. A shard
-    /// ends when its main future has returned; its other tasks are dropped then.
+    /// ends when its main future has returned and no closed connection still waits for its peer to have the answer (two
+    /// seconds at most); its other tasks are dropped then.
     ///
     /// SIGINT or SIGTERM asks all shards to stop ([`Shard::stopping`]) and ends what still runs after the drain time;
     /// a second one ends at once.

@@ -3,6 +3,7 @@
 mod peer;
 mod process;
 mod proxy;
+mod server;
 
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -16,6 +17,7 @@ pub(crate) use peer::{
 };
 pub(crate) use process::{Ended, Process, command, run};
 pub(crate) use proxy::{Bench, Proxy, sums_hold, total};
+pub(crate) use server::{Server, config, keep_log, logged};
 
 /// Longer than anything here takes on a busy machine: what takes longer hangs.
 pub(crate) const LONG: Duration = Duration::from_secs(30);

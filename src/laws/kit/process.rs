@@ -209,6 +209,15 @@ impl Process {
         tasks.map(|task| task.expect("a thread").file_name().to_string_lossy().into_owned()).collect()
     }
 
+    /// The CPUs that each thread may run on, by its name, as the kernel lists them.
+    pub(crate) fn masks(&self) -> BTreeMap<String, String> {
+        let of = |id: String| {
+            let status = self.proc(&format!("task/{id}/status"));
+            (field(&status, "Name:").to_owned(), field(&status, "Cpus_allowed_list:").to_owned())
+        };
+        self.threads().into_iter().map(of).collect()
+    }
+
     /// How often each thread has gone to sleep or was made to wait, by its number and name; `None` if one is not
     /// asleep now. A thread that sleeps now and slept before has run in between if and only if its number changed.
     pub(crate) fn sleeps(&self) -> Option<BTreeMap<String, u64>> {

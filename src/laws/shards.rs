@@ -1,0 +1,348 @@
+//! What holds inside a runtime that serves connections: whose thread runs what, and what the others notice.
+
+use std::cell::Cell;
+use std::collections::BTreeMap;
+use std::io::{ErrorKind, Read, Write};
+use std::net::Shutdown;
+use std::rc::Rc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+use std::sync::{Arc, Barrier};
+use std::thread::{self, ThreadId};
+use std::time::Duration;
+
+use waterwheel::net::Connection;
+use waterwheel::reactor::Incoming;
+use waterwheel::runtime::{RunError, Runtime};
+use waterwheel::shard::{Phase, Shard, ShardId};
+
+use super::kit::{
+    Origin, Pattern, Proxy, Random, Server, Watch, client, config, end_of, eventually, keep_log, logged,
+    meet, on_each_reactor, pause, spawn,
+};
+
+on_each_reactor![
+    shard_1_all_of_a_connection_runs_on_one_shard,
+    shard_2_threads_are_pinned_as_asked,
+    shard_5_a_panic_resets_its_connection_and_no_other,
+    shard_5_a_blocked_shard_stops_no_other_and_is_reported,
+    shard_6_an_error_of_one_shard_stops_the_others_in_order,
+    hand_3_bytes_read_before_a_hand_off_arrive_once_and_in_order,
+    stream_7_closing_with_unread_input_does_not_destroy_the_answer,
+    stream_7_lingering_ends_with_a_peer_that_does_not,
+    stream_7_a_shard_that_ends_lingers_too,
+];
+
+/// Notes which thread drops it.
+struct DropNote(Rc<Cell<Option<ThreadId>>>);
+
+impl Drop for DropNote {
+    fn drop(&mut self) {
+        self.0.set(Some(thread::current().id()));
+    }
+}
+
+fn shard_1_all_of_a_connection_runs_on_one_shard(reactor: &str) {
+    let seen = Arc::new(AtomicUsize::new(0));
+    let count = seen.clone();
+    let serve = move |mut connection: Connection| {
+        let count = count.clone();
+        async move {
+            let (owner, mine) = (connection.shard().id(), thread::current().id());
+            let check = move || {
+                assert_eq!(thread::current().id(), mine);
+                assert_eq!(Shard::current().expect("a shard's thread").id(), owner);
+            };
+            let shard = connection.shard().clone();
+            let dropped = Rc::new(Cell::new(None));
+            let note = DropNote(dropped.clone());
+            let child = shard.spawn("child", async move {
+                let _note = note;
+                check();
+            });
+            let mut buffer = [0; 64];
+            loop {
+                let got = connection.read(&mut buffer).await?;
+                check();
+                shard.sleep(Duration::from_millis(1)).await;
+                check();
+                if got == 0 {
+                    break;
+                }
+                connection.write_all(&buffer[..got]).await?;
+                check();
+            }
+            child.await?;
+            assert_eq!(dropped.get(), Some(mine));
+            count.fetch_add(1, SeqCst);
+            Ok(())
+        }
+    };
+    let server = Server::start(config(reactor, 2), serve);
+    let clients: Vec<_> = (0..20).map(|_| client(server.at)).collect();
+    for mut stream in clients {
+        stream.write_all(b"there and back").unwrap();
+        stream.read_exact(&mut [0; 14]).unwrap();
+        stream.shutdown(Shutdown::Write).unwrap();
+        assert_eq!(end_of(&mut stream), Ok(0));
+    }
+    server.stop().unwrap();
+    assert_eq!(seen.load(SeqCst), 20, "a check failed");
+}
+
+fn shard_2_threads_are_pinned_as_asked(reactor: &str) {
+    let mine = rustix::thread::sched_getaffinity(None).unwrap();
+    let mut cpus: Vec<usize> = (0..rustix::thread::CpuSet::MAX_CPU).filter(|cpu| mine.is_set(*cpu)).collect();
+    // Not in the order in which they would be taken without being asked for.
+    cpus.truncate(3);
+    cpus.reverse();
+    let list = cpus.iter().map(usize::to_string).collect::<Vec<_>>().join(",");
+    let mut command = Proxy::command(reactor, &[Origin::echo().at]);
+    let proxy = Proxy::spawn(command.env_remove("WATERWHEEL_CORES").args(["--cpus", &list]));
+    let masks: BTreeMap<String, String> = proxy.process.masks();
+    for (shard, cpu) in cpus.iter().enumerate() {
+        assert_eq!(masks.get(&format!("waterwheel-{shard}")), Some(&cpu.to_string()), "{masks:?}");
+    }
+    let others = masks.iter().filter(|(name, _)| !name.starts_with("waterwheel-"));
+    assert!(others.into_iter().all(|(_, mask)| cpus.len() == 1 || mask.len() > 1), "not pinned: {masks:?}");
+}
+
+/// Echoes; panics at an `!`, blocks its thread at a `#` until `go` is set.
+async fn moody(mut connection: Connection, go: Arc<AtomicBool>) -> anyhow::Result<()> {
+    loop {
+        let mut byte = [0];
+        if connection.read(&mut byte).await? == 0 {
+            return Ok(());
+        }
+        match byte {
+            [b'!'] => panic!("on purpose"),
+            [b'#'] => {
+                while !go.load(SeqCst) {
+                    pause(Duration::from_millis(1));
+                }
+            }
+            _ => {}
+        }
+        connection.write_all(&[connection.shard().id().index() as u8]).await?;
+    }
+}
+
+fn shard_5_a_panic_resets_its_connection_and_no_other(reactor: &str) {
+    let server = Server::start(config(reactor, 2), |connection| moody(connection, Arc::default()));
+    let mut others: Vec<_> = (0..8).map(|_| client(server.at)).collect();
+    for _ in 0..10 {
+        let mut stream = client(server.at);
+        stream.write_all(b"!").unwrap();
+        assert_eq!(end_of(&mut stream), Err(ErrorKind::ConnectionReset));
+        for other in &mut others {
+            other.write_all(b"?").unwrap();
+            other.read_exact(&mut [0]).unwrap();
+        }
+    }
+    drop(others);
+    server.stop().unwrap();
+}
+
+fn shard_5_a_blocked_shard_stops_no_other_and_is_reported(reactor: &str) {
+    keep_log();
+    let go = Arc::new(AtomicBool::new(false));
+    let gate = go.clone();
+    let config = config(reactor, 2).stall(Some(Duration::from_millis(50)));
+    let server = Server::start(config, move |connection| moody(connection, gate.clone()));
+    // One connection on each shard.
+    let mut found: BTreeMap<u8, _> = BTreeMap::new();
+    let watch = Watch::start();
+    while found.len() < 2 {
+        watch.left("connections on both shards");
+        let (mut stream, mut shard) = (client(server.at), [0]);
+        stream.write_all(b"?").unwrap();
+        stream.read_exact(&mut shard).unwrap();
+        found.insert(shard[0], stream);
+    }
+    let (mut blocked, mut free) = (found.remove(&0).unwrap(), found.remove(&1).unwrap());
+    blocked.write_all(b"#").unwrap();
+    let watch = Watch::start();
+    while watch.elapsed() < Duration::from_millis(300) {
+        free.write_all(b"?").unwrap();
+        free.read_exact(&mut [0]).unwrap();
+    }
+    go.store(true, SeqCst);
+    blocked.read_exact(&mut [0]).unwrap();
+    eventually("the report of the stall", || {
+        logged(&["WARN", "a turn stalled the shard", "shard=0", "length_ms="]).then_some(())
+    });
+    drop((blocked, free));
+    server.stop().unwrap();
+}
+
+fn shard_6_an_error_of_one_shard_stops_the_others_in_order(reactor: &str) {
+    let config = config(reactor, 3);
+    let run = spawn(move || {
+        let runtime = Runtime::new(config).unwrap().without_signals();
+        runtime.run(|shard: Shard| async move {
+            if shard.id() == ShardId::new(1) {
+                shard.sleep(Duration::from_millis(20)).await;
+                anyhow::bail!("no luck");
+            }
+            assert_eq!(shard.phase(), Phase::Running);
+            shard.stopping().await;
+            assert!(matches!(shard.phase(), Phase::Draining { until } if until > shard.now()));
+            Ok(())
+        })
+    });
+    let error = run.join().unwrap().unwrap_err();
+    assert!(matches!(error, RunError::Main { shard: 1, .. }), "{error:?}");
+    assert_eq!(error.to_string(), "shard 1: no luck");
+}
+
+fn hand_3_bytes_read_before_a_hand_off_arrive_once_and_in_order(reactor: &str) {
+    const HOPS: u8 = 6;
+    const EACH: u64 = 300_000;
+    /// A connection with how often it will be handed on, and the number of its random choices.
+    struct Passed(Incoming, u8, u64);
+    let server = Server::start_with(config(reactor, 2), |runtime| {
+        let port = runtime.port::<Passed>("passed").unwrap();
+        move |shard: &Shard| {
+            let mailbox = shard.open(&port).unwrap();
+            let sender = Rc::new(mailbox.sender());
+            /// Echoes a few bytes, peeks at some more, and hands the connection on; the last one echoes the rest.
+            async fn carry(
+                mut connection: Connection,
+                hops: u8,
+                seed: u64,
+                sender: &waterwheel::mesh::Sender<Passed>,
+            ) -> anyhow::Result<()> {
+                let (shard, mut random) = (connection.shard().clone(), Random::new(seed));
+                let mut buffer = vec![0; 4_000];
+                let stop = random.up_to(20);
+                for turn in 0.. {
+                    if turn == stop && hops > 0 {
+                        // Lent, and not consumed.
+                        connection.fill().await?;
+                        let next = ShardId::new(1 - shard.id().index());
+                        let incoming = connection.release().await?;
+                        let sent = sender.send(next, Passed(incoming, hops - 1, random.next())).await;
+                        return sent.map_err(|_| anyhow::anyhow!("the other shard ended"));
+                    }
+                    let most = random.up_to(4_000);
+                    let got = connection.read(&mut buffer[..most]).await?;
+                    if got == 0 {
+                        return connection.close().await.map_err(Into::into);
+                    }
+                    connection.write_all(&buffer[..got]).await?;
+                }
+                Ok(())
+            }
+            let (taking, receiving) = (shard.clone(), sender.clone());
+            shard.spawn_detached("taker", async move {
+                loop {
+                    let (_, Passed(incoming, hops, seed)) = mailbox.receive().await;
+                    let connection = taking.adopt(incoming).unwrap();
+                    let sender = receiving.clone();
+                    taking.spawn_detached("carrier", async move {
+                        carry(connection, hops, seed, &sender).await.unwrap();
+                    });
+                }
+            });
+            move |mut connection: Connection| {
+                let sender = sender.clone();
+                async move {
+                    let mut seed = [0];
+                    connection.read_exact(&mut seed).await?;
+                    carry(connection, HOPS, u64::from(seed[0]), &sender).await
+                }
+            }
+        }
+    });
+    let clients = (0..12_u8).map(|seed| {
+        let at = server.at;
+        spawn(move || {
+            let mut stream = client(at);
+            stream.write_all(&[seed]).unwrap();
+            let mut writing = stream.try_clone().unwrap();
+            let writer = spawn(move || {
+                let mut sent = Pattern::new(u64::from(seed));
+                let mut random = Random::new(u64::from(seed) + 100);
+                while sent.at() < EACH {
+                    let count = random.up_to(10_000).min((EACH - sent.at()) as usize);
+                    sent.write(&mut writing, count).unwrap();
+                }
+                writing.shutdown(Shutdown::Write).unwrap();
+            });
+            let got = Pattern::new(u64::from(seed)).read_to_end(&mut stream).unwrap();
+            writer.join().unwrap();
+            got
+        })
+    });
+    let got: Vec<u64> =
+        clients.collect::<Vec<_>>().into_iter().map(|client| client.join().unwrap()).collect();
+    assert_eq!(got, [EACH; 12]);
+}
+
+/// Reads the first word, answers at length, and closes.
+async fn curt(mut connection: Connection) -> anyhow::Result<()> {
+    connection.read_exact(&mut [0; 4]).await?;
+    connection.write_all(&[7; 50_000]).await?;
+    Ok(())
+}
+
+fn stream_7_closing_with_unread_input_does_not_destroy_the_answer(reactor: &str) {
+    let server = Server::start(config(reactor, 1), curt);
+    for _ in 0..10 {
+        let mut stream = client(server.at);
+        // Nearly as much as is read and thrown away, and more of it while the server closes.
+        for _ in 0..9 {
+            stream.write_all(&[1; 100_000]).unwrap();
+        }
+        stream.shutdown(Shutdown::Write).unwrap();
+        assert_eq!(end_of(&mut stream), Ok(50_000));
+    }
+    server.stop().unwrap();
+}
+
+fn stream_7_lingering_ends_with_a_peer_that_does_not(reactor: &str) {
+    let server = Server::start(config(reactor, 1), curt);
+    let mut endless = client(server.at);
+    let watch = Watch::start();
+    let refused = (0..).find_map(|_| endless.write_all(&[1; 100_000]).err()).unwrap();
+    assert!(matches!(refused.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe), "{refused}");
+    let mut silent = client(server.at);
+    silent.write_all(b"word").unwrap();
+    assert_eq!(end_of(&mut silent), Ok(50_000));
+    // Only writing finds out that nobody reads any more.
+    eventually("the end of lingering", || {
+        pause(Duration::from_millis(20));
+        silent.write_all(b".").err()
+    });
+    watch.left("the end of lingering");
+    server.stop().unwrap();
+}
+
+fn stream_7_a_shard_that_ends_lingers_too(reactor: &str) {
+    for _ in 0..5 {
+        let both = Arc::new(Barrier::new(2));
+        let waits = both.clone();
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let to = waterwheel::reactor::Address::Inet(listener.local_addr().unwrap());
+        let config = config(reactor, 1);
+        // A program that answers and is done.
+        let run = spawn(move || {
+            let runtime = Runtime::new(config).unwrap().without_signals();
+            runtime.run(move |shard| {
+                let (to, waits) = (to.clone(), waits.clone());
+                async move {
+                    let connection = shard.connect(&to, &Default::default()).await?;
+                    // Until there is input that nobody has read.
+                    waits.wait();
+                    curt(connection).await
+                }
+            })
+        });
+        let mut stream = meet(&listener);
+        stream.write_all(&[1; 300_000]).unwrap();
+        both.wait();
+        stream.write_all(&[1; 300_000]).unwrap();
+        stream.shutdown(Shutdown::Write).unwrap();
+        assert_eq!(end_of(&mut stream), Ok(50_000));
+        run.join().unwrap().unwrap();
+    }
+}

@@ -1,0 +1,90 @@
+//! Closing without destroying what is in flight: a socket that is closed with unread input resets its connection.
+
+use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
+use std::pin::pin;
+use std::rc::Rc;
+use std::task::{Poll, Waker};
+use std::time::Duration;
+
+use futures_util::future::select;
+use waterwheel_reactor::Source;
+
+use crate::shard::Shard;
+
+/// How much a closing connection reads and throws away, so that the response in flight is not destroyed by a reset.
+const LINGER_BYTES: usize = 1 << 20;
+/// And for how long.
+const LINGER: Duration = Duration::from_secs(2);
+
+/// Reads and throws away, behind everybody's back, until the end, an error, or a limit.
+pub(super) fn linger(shard: &Shard, mut source: Box<dyn Source>) {
+    let held = Lingering::of(shard).enter();
+    let sleep = shard.sleep_until(shard.turn_time() + LINGER);
+    let mut left = LINGER_BYTES;
+    shard.spawn_detached("linger", async move {
+        let drained = poll_fn(|cx| {
+            loop {
+                match source.poll_fill(cx) {
+                    Poll::Ready(Ok(lent)) if !lent.is_empty() && left > 0 => {
+                        let count = lent.len();
+                        source.consume(count);
+                        left = left.saturating_sub(count);
+                    }
+                    Poll::Ready(_) => return Poll::Ready(()),
+                    Poll::Pending => return Poll::Pending,
+                }
+            }
+        });
+        select(pin!(drained), sleep).await;
+        drop(held);
+    });
+}
+
+/// How many closed connections of a shard linger, and who waits until none does.
+#[derive(Debug, Default)]
+struct Lingering {
+    count: Cell<usize>,
+    waiter: RefCell<Option<Waker>>,
+}
+
+/// One that lingers.
+struct Held(Rc<Lingering>);
+
+impl Lingering {
+    fn of(shard: &Shard) -> Rc<Lingering> {
+        shard.kept().unwrap_or_else(|| {
+            let fresh = Rc::<Lingering>::default();
+            shard.keep(fresh.clone());
+            fresh
+        })
+    }
+
+    fn enter(self: Rc<Self>) -> Held {
+        self.count.set(self.count.get() + 1);
+        Held(self)
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.0.count.set(self.0.count.get() - 1);
+        if self.0.count.get() == 0
+            && let Some(waiter) = self.0.waiter.borrow_mut().take()
+        {
+            waiter.wake();
+        }
+    }
+}
+
+/// Waits until no closed connection of this shard lingers, no longer than each of them may: ending before would
+/// destroy what is in flight.
+pub(crate) async fn lingered(shard: &Shard) {
+    let Some(lingering) = shard.kept::<Lingering>() else { return };
+    let none = poll_fn(|cx| {
+        *lingering.waiter.borrow_mut() = Some(cx.waker().clone());
+        if lingering.count.get() == 0 { Poll::Ready(()) } else { Poll::Pending }
+    });
+    // Whatever lingers after that began to do so when its shard was over.
+    let _ = shard.timeout(LINGER, none).await;
+}
