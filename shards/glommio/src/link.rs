@@ -6,7 +6,9 @@ use std::io::{self, ErrorKind};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, Waker, ready};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, Wake, Waker, ready};
 
 use futures_io::{AsyncRead, AsyncWrite};
 use glommio::net::TcpStream;
@@ -44,6 +46,44 @@ impl Fault {
     }
 }
 
+/// Whether the kernel takes bytes, and who waits for that. glommio itself would send whenever it is asked to wait, four
+/// system calls each time that a sink is polled in vain, and take a few bytes of room for enough.
+#[derive(Debug, Default)]
+struct Room {
+    lacking: AtomicBool,
+    sink: Mutex<Option<Waker>>,
+}
+
+impl Room {
+    fn poll(&self, cx: &Context<'_>) -> Poll<()> {
+        if self.lacking.load(Relaxed) {
+            self.lack(cx);
+            return Poll::Pending;
+        }
+        Poll::Ready(())
+    }
+
+    fn lack(&self, cx: &Context<'_>) {
+        self.lacking.store(true, Relaxed);
+        let mut sink = self.sink.lock().unwrap_or_else(PoisonError::into_inner);
+        match &mut *sink {
+            Some(waker) => waker.clone_from(cx.waker()),
+            none => *none = Some(cx.waker().clone()),
+        }
+    }
+}
+
+impl Wake for Room {
+    fn wake(self: Arc<Room>) {
+        // Only ever on the reactor's thread, though a waker has to be fit for others.
+        self.lacking.store(false, Relaxed);
+        let sink = self.sink.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(sink) = sink {
+            sink.wake();
+        }
+    }
+}
+
 const PIPE: Fault = Fault::System(Errno::PIPE.raw_os_error());
 
 /// The socket of a connection, and what both halves know of it.
@@ -59,6 +99,8 @@ pub(crate) struct Link {
     shut: Cell<bool>,
     /// The sink is gone: FIN is due as soon as the connection is established.
     sink_gone: Cell<bool>,
+    /// What glommio wakes when it may be sent again; made when that is first waited for.
+    room: RefCell<Option<(Arc<Room>, Waker)>>,
     /// Who waits to receive while the connection is not established.
     early_reader: Cell<Option<Waker>>,
 }
@@ -74,6 +116,7 @@ impl Link {
             fault: Cell::new(None),
             shut: Cell::new(false),
             sink_gone: Cell::new(false),
+            room: RefCell::new(None),
             early_reader: Cell::new(None),
         }
     }
@@ -147,18 +190,36 @@ impl Link {
         })
     }
 
-    /// Sends some of `bytes` after all, or waits until that makes sense. For nobody but the sink, while there is one:
-    /// glommio keeps one waker for the sending direction.
+    /// Pending while the last attempt to send found no room, and the kernel has told of none since. For nobody but the
+    /// sink, while there is one: there is one waker for the sending direction.
+    pub(crate) fn poll_room(&self, cx: &mut Context<'_>) -> Poll<()> {
+        match &*self.room.borrow() {
+            Some((room, _)) => room.poll(cx),
+            None => Poll::Ready(()),
+        }
+    }
+
+    /// Sends some of `bytes` after all, or waits for [room](Link::poll_room), where nothing could be sent just now.
     pub(crate) fn poll_sendable(&self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         self.core.check()?;
-        self.with_stream(|stream| {
+        let mut room = self.room.borrow_mut();
+        let (room, waker) = room.get_or_insert_with(|| {
+            let room = Arc::new(Room::default());
+            (Arc::clone(&room), Waker::from(room))
+        });
+        let mut from_glommio = Context::from_waker(waker);
+        let answer = self.with_stream(|stream| {
             loop {
-                match without_sigpipe(|| Pin::new(&mut *stream).poll_write(cx, bytes)) {
+                match without_sigpipe(|| Pin::new(&mut *stream).poll_write(&mut from_glommio, bytes)) {
                     Poll::Ready(Err(error)) if error.kind() == ErrorKind::Interrupted => {}
                     answer => return answer,
                 }
             }
-        })
+        });
+        if answer.is_pending() {
+            room.lack(cx);
+        }
+        answer
     }
 
     fn with_stream<T>(
@@ -181,6 +242,7 @@ impl Link {
             return Poll::Ready(Err(error));
         }
         if self.connecting() {
+            ready!(self.poll_room(cx));
             // A socket that is connecting takes not even nothing.
             match ready!(self.poll_sendable(cx, &[])) {
                 Ok(_) => self.connected()?,
@@ -266,6 +328,9 @@ impl Link {
         let socket = waterwheel_os::duplicate(self.socket()?)?;
         // What glommio has in flight is a poll, which takes no bytes; it is cancelled with the stream.
         self.stream.take();
+        if let Some((_, waker)) = self.room.take() {
+            waker.wake();
+        }
         Ok(socket)
     }
 }

@@ -31,6 +31,7 @@ impl GlommioSink {
             return Poll::Ready(Err(Errno::PIPE.into()));
         }
         ready!(self.link.poll_connected(cx))?;
+        ready!(self.link.poll_room(cx));
         let sent = match send(&self.link) {
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
                 ready!(self.link.poll_sendable(cx, first))
