@@ -56,6 +56,8 @@ impl Reactor for Hand {
 struct Alone {
     foreign: Arc<AtomicUsize>,
     parks: Cell<usize>,
+    /// Other shards never stop ringing.
+    flooded: Cell<bool>,
 }
 
 impl Between for Alone {
@@ -68,7 +70,7 @@ impl Between for Alone {
         self.foreign.load(SeqCst) == 0
     }
     fn rung(&self) -> bool {
-        self.foreign.load(SeqCst) > 0
+        self.flooded.get() || self.foreign.load(SeqCst) > 0
     }
     fn set_waker(&self, _: &Waker) {}
 }
@@ -408,4 +410,20 @@ fn tasks_spawned_while_tasks_are_dropped_go_too() {
     assert_eq!(drops.get(), 1);
     assert_eq!(Rc::strong_count(&drops), 1, "a task outlived its shard");
     assert!(Shard::current().is_none());
+}
+
+#[test]
+fn a_shard_that_spins_sees_its_reactor_however_often_it_is_rung() {
+    let budgets = Budgets { spin: Duration::from_millis(1), ..Budgets::default() };
+    let mut bench = Bench::new(budgets, |_| std::future::pending());
+    assert!(bench.turn(), "it does not sleep yet");
+    let quiet = bench.shard.stats().turns;
+    bench.alone.flooded.set(true);
+    assert!(bench.turn());
+    let flooded = bench.shard.stats().turns - quiet;
+    assert!((2..=100).contains(&flooded), "{flooded} turns in one poll");
+    bench.alone.flooded.set(false);
+    bench.hand.now.set(Time::ZERO + Duration::from_millis(2));
+    assert!(!bench.turn(), "its spin is over");
+    assert_eq!(bench.alone.parks.get(), 1);
 }
