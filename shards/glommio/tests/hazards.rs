@@ -245,6 +245,42 @@ fn a_root_that_is_due_when_its_thread_is_held_up_is_not_slept_on() {
     });
 }
 
+#[test]
+fn descriptors_that_glommio_cannot_wait_on_are_watched_in_both_directions() {
+    let _alone = alone();
+    once(async |reactor| {
+        let (reader, writer) = std::io::pipe().unwrap();
+        let filler = writer.try_clone().unwrap();
+        let mut reading = reactor.watch(reader.try_clone().unwrap().into()).unwrap().unwrap();
+        let mut writing = reactor.watch(writer.into()).unwrap().unwrap();
+        for _ in 0..3 {
+            // Full: not writable until somebody reads.
+            rustix::io::ioctl_fionbio(&filler, true).unwrap();
+            while rustix::io::write(&filler, &[1; 4096]).is_ok() {}
+            poll_fn(|cx| reading.poll_readable(cx)).await.unwrap();
+            assert!(poll_fn(|cx| Poll::Ready(writing.poll_writable(cx))).await.is_pending());
+            let mut drain = reader.try_clone().unwrap();
+            let thread = std::thread::Builder::new()
+                .spawn(move || drain.read_exact(&mut [0; 16 * 4096]).unwrap())
+                .unwrap();
+            poll_fn(|cx| writing.poll_writable(cx)).await.unwrap();
+            thread.join().unwrap();
+            // Empty: not readable until somebody writes.
+            assert!(poll_fn(|cx| Poll::Ready(reading.poll_readable(cx))).await.is_pending());
+            let mut fill = filler.try_clone().unwrap();
+            let thread = std::thread::Builder::new().spawn(move || fill.write_all(&[1]).unwrap()).unwrap();
+            poll_fn(|cx| reading.poll_readable(cx)).await.unwrap();
+            thread.join().unwrap();
+            assert_eq!((&reader).read(&mut [0; 2]).unwrap(), 1);
+        }
+        drop((filler, writing));
+        poll_fn(|cx| reading.poll_readable(cx)).await.unwrap();
+        let file = std::fs::File::open(std::env::current_exe().unwrap()).unwrap();
+        let refused = reactor.watch(file.into()).unwrap_err();
+        assert_eq!(refused.kind(), std::io::ErrorKind::PermissionDenied, "a regular file is always ready");
+    });
+}
+
 /// Moves the calling thread to the first processor that it may use.
 fn share_a_processor() {
     use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
