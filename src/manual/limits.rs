@@ -1,0 +1,51 @@
+//! Every bound there is, and what happens at it.
+//!
+//! Nothing grows without one. Where a peer or a neighbour is slow, the bound is felt as waiting; where waiting cannot
+//! help, as an error that says which bound it was.
+//!
+//! | what | at most | set with | then |
+//! |---|---|---|---|
+//! | shards | 1 024 | `WATERWHEEL_CORES` | an error at start |
+//! | messages from one shard to one other through one port | 256 | [`PortOptions`](crate::mesh::PortOptions) | `try_send` gives it back, `send` waits |
+//! | calls on the way from one shard to one other through one port | 64 | [`CallOptions`](crate::mesh::CallOptions) | the call waits for a credit |
+//! | jobs from outside threads per shard | 1 024 | | `Full`, with the job |
+//! | messages, timers, polls of tasks in a turn | 64 per source, 256, 512 | [`Budgets`](crate::shard::Budgets) | the rest comes in the next turn |
+//! | a turn before it is logged | 100 ms | `WATERWHEEL_STALL_MS` | a line that names the shard and the length |
+//! | a turn before [`yield_if_needed`](crate::shard::Shard::yield_if_needed) gives way | 500 µs | [`Budgets`](crate::shard::Budgets) | others run first |
+//! | connections served at once | as [`serve`](crate::net::Acceptor::serve) is told | its `limit` | they wait accepted, then in the backlog |
+//! | connections accepted for a shard and not yet served | 128 | | accepting rests |
+//! | connections waiting in the kernel, per socket | 4 096 | [`ListenOptions`](crate::reactor::ListenOptions), `net.core.somaxconn` | as the kernel does |
+//! | descriptors | the hard limit of the process | `ulimit -n`, `LimitNOFILE` | new connections are closed at once, open ones work on |
+//! | bytes moved in one direction of a forwarded connection per turn | 256 KiB | | others get their turn |
+//! | bytes received and not consumed | one buffer of the reactor | | the kernel's window closes, the peer waits |
+//! | what a closing connection still reads, so that its last bytes survive | 1 MiB, 2 s | | it is closed |
+//! | names being looked up at once; waiting | 4; 256 | | an error that says so |
+//! | the head of an HTTP/1 message | 16 KiB, 100 fields | | an error, the peer's fault |
+//! | the drain after a signal | 30 s | `WATERWHEEL_DRAIN_S` | what still runs is ended |
+//!
+//! # What is not bounded
+//!
+//! Tasks: a program that spawns without end runs out of memory. [`serve`](crate::net::Acceptor::serve) has a limit for
+//! that reason. Memory as such is not counted.
+//!
+//! ```
+//! use std::time::Duration;
+//! use waterwheel::runtime::{Config, Runtime};
+//! use waterwheel::shard::Budgets;
+//!
+//! // Shorter turns: what waits is looked at more often, and each look is paid for more often.
+//! let budgets = Budgets { tasks: 64, turn: Duration::from_micros(100), ..Budgets::default() };
+//! let runtime = Runtime::new(Config::default().cores(1).budgets(budgets))?;
+//! runtime.run(|shard| async move {
+//!     for _ in 0..1000 {
+//!         shard.yield_if_needed().await;
+//!     }
+//!     Ok(())
+//! })?;
+//! # Ok::<(), anyhow::Error>(())
+//! ```
+//!
+//! # What is missing
+//!
+//! The kernel does not steer yet. A shard whose root panics stays down, and its listener's queue with it; the others go
+//! on. There are no quotas per client, no groups of tasks with shares, no reload: a new configuration is a new process.
