@@ -419,15 +419,15 @@ impl Report {
             writeln!(f, "queue     {part} of all requests waited for a connection, at most {longest}")?;
         }
         if let Some(server) = self.server {
-            write!(f, "server    ")?;
+            let mebibytes = server.resident_bytes as f64 / f64::from(1 << 20);
+            write!(f, "server    {mebibytes:.1} MiB")?;
             if let Some(cpu) = server.cpu_us_per_request {
-                write!(f, "{cpu:.1} µs/request")?;
+                write!(f, " · {cpu:.1} µs/request")?;
             }
             if let (Some(user), Some(system)) = (server.user_us_per_request, server.system_us_per_request) {
                 write!(f, " (user {user:.1}, system {system:.1})")?;
             }
-            let mebibytes = server.resident_bytes as f64 / f64::from(1 << 20);
-            writeln!(f, " · {mebibytes:.1} MiB{}", if server.alive { "" } else { " · gone at the end" })?;
+            writeln!(f, "{}", if server.alive { "" } else { " · gone at the end" })?;
         }
         if let Some(cpu) = self.machine_cpu_us_per_request {
             write!(f, "machine   {cpu:.1} µs/request")?;

@@ -27,7 +27,7 @@ impl Rate {
         if (1..=1_000_000_000_000).contains(&count) {
             Ok(Rate(count))
         } else {
-            Err("a rate must be between 0.001 and 1000000k requests per second".to_owned())
+            Err("a rate must be from 0.001 to 1000m requests per second".to_owned())
         }
     }
 

@@ -96,14 +96,19 @@ pub fn judge(finished: &Finished, mode: Mode, target_cpus: &[usize]) -> Vec<Caus
 
 /// Open loop: requests that went out later than planned by our own fault.
 fn lag(finished: &Finished, causes: &mut Vec<Cause>) {
-    const NEXT: &str = "lower the rate, use more shards, or give them CPUs of their own";
+    let crowded =
+        finished.shards.iter().any(|shard| shard.queued().is_some_and(|part| part > QUEUED_SUSPECT));
+    let next = match crowded {
+        true => "something else runs on its CPU: stop that, or move one of them with --cpus",
+        false => "lower the rate or use more shards",
+    };
     let tally = &finished.tally;
     let at = |histogram: &Histogram, percentile| histogram.roughly_at(percentile).unwrap_or(0);
     let lag = at(&tally.wake_lag, Percentile::P99);
     let (median, p99) = (at(&tally.response, Percentile::MEDIAN), at(&tally.response, Percentile::P99));
     let worst = finished.shards.iter().max_by_key(|shard| at(&shard.wake_lag, Percentile::P99));
     let worst = worst.map_or(0, |shard| shard.shard);
-    let mut say = |verdict, what| causes.push(Cause { verdict, what, next: NEXT });
+    let mut say = |verdict, what| causes.push(Cause { verdict, what, next });
     if lag > LAG_ALWAYS_NS && lag as f64 > p99 as f64 * LAG_OF_P99 {
         let (lag, p99) = (latency(lag), latency(p99));
         say(
