@@ -58,18 +58,36 @@ impl Drop for StopGuard {
         if broken(Break::StopperSweepsFirst) || broken(Break::StopperNeverSweeps) {
             return ring_others(mesh, me);
         }
+        // Sweeping drops messages, which may panic; the others are rung all the same.
+        let others = RingOthers { mesh, me };
         mesh.sweep_to(me);
         #[cfg(loom)]
         if broken(Break::PeerRingFirst) || broken(Break::NoPeerRing) {
+            std::mem::forget(others);
             return;
         }
-        ring_others(mesh, me);
+        drop(others);
+    }
+}
+
+/// Rings the other shards when it is dropped.
+struct RingOthers<'a> {
+    mesh: &'a Mesh,
+    me: usize,
+}
+
+impl Drop for RingOthers<'_> {
+    fn drop(&mut self) {
+        ring_others(self.mesh, self.me);
     }
 }
 
 fn ring_others(mesh: &Mesh, me: usize) {
     for shard in (0..mesh.shards()).filter(|shard| *shard != me) {
-        mesh.bell(shard).ring(me);
+        // One that ended before looks no more: what this shard sent it last is failed here.
+        if mesh.bell(shard).ring(me).stopped {
+            mesh.sweep_to(shard);
+        }
     }
 }
 

@@ -1,9 +1,11 @@
 //! A connection as tasks use it: a transport with async methods.
 
+use std::any::Any;
 use std::fmt;
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::os::fd::BorrowedFd;
+use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
 use waterwheel_reactor::{Address, Incoming, Sink, Source, Transport};
@@ -31,7 +33,7 @@ impl Connection {
     /// A connection out of its two halves.
     pub(crate) fn new(shard: Shard, transport: Transport) -> Connection {
         Connection {
-            receiving: Receiving { source: Some(transport.source), shard, ended: false },
+            receiving: Receiving { source: Some(transport.source), shard, ended: false, escort: None },
             sending: Sending { sink: Some(transport.sink) },
         }
     }
@@ -122,11 +124,7 @@ impl Connection {
 
     /// The two halves, for two tasks. Each is dropped on its own; the connection ends with both.
     pub fn split(self) -> (Receiving, Sending) {
-        let mut this = self;
-        let shard = this.receiving.shard.clone();
-        let receiving =
-            Receiving { source: this.receiving.source.take(), shard, ended: this.receiving.ended };
-        (receiving, Sending { sink: this.sending.sink.take() })
+        (self.receiving, self.sending)
     }
 
     /// The halves of one connection as one again.
@@ -165,27 +163,15 @@ impl Connection {
         self.receiving.source.as_ref()?.descriptor()
     }
 
+    /// Something to drop when the connection is gone for good, lingering included.
+    pub(super) fn escorted(mut self, escort: Rc<dyn Any>) -> Connection {
+        self.receiving.escort = Some(escort);
+        self
+    }
+
     /// The two halves at once, to send and to receive at the same time without giving the connection away.
     pub fn halves(&mut self) -> (&mut Receiving, &mut Sending) {
         (&mut self.receiving, &mut self.sending)
-    }
-}
-
-impl Drop for Connection {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            self.receiving.abort();
-            self.sending.abort();
-            return;
-        }
-        // The sink first: it sends what it took, then FIN.
-        let open = self.sending.sink.take().is_some();
-        if let Some(source) = self.receiving.source.take()
-            && open
-            && !self.receiving.ended
-        {
-            linger(&self.receiving.shard, source);
-        }
     }
 }
 
@@ -195,13 +181,16 @@ impl fmt::Debug for Connection {
     }
 }
 
-/// The receiving half of a connection.
+/// The receiving half of a connection. Dropping it before the end of the stream leaves a task that reads on for a
+/// while (1 MiB, 2 s), so that what the other half sent is not destroyed; in a panic the connection is reset.
 pub struct Receiving {
     /// `None` once released or closed.
     source: Option<Box<dyn Source>>,
     shard: Shard,
     /// The end of the stream was seen, or an error: nothing is left to be read.
     ended: bool,
+    /// What is to be told when the connection is gone for good, lingering included.
+    escort: Option<Rc<dyn Any>>,
 }
 
 impl Receiving {
@@ -302,13 +291,27 @@ impl Receiving {
     }
 }
 
+impl Drop for Receiving {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            return self.abort();
+        }
+        if let Some(source) = self.source.take()
+            && !self.ended
+        {
+            linger(&self.shard, source, self.escort.take());
+        }
+    }
+}
+
 impl fmt::Debug for Receiving {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Receiving").field("source", &self.source).field("ended", &self.ended).finish()
     }
 }
 
-/// The sending half of a connection. Dropping it sends what it took, then the end of the stream.
+/// The sending half of a connection. Dropping it sends what it took, then the end of the stream; in a panic the
+/// connection is reset.
 #[derive(Debug)]
 pub struct Sending {
     /// `None` once aborted.
@@ -370,6 +373,14 @@ impl Sending {
     /// The sink itself; an error if it is gone.
     pub(super) fn sink(&mut self) -> io::Result<&mut (dyn Sink + 'static)> {
         self.sink.as_deref_mut().ok_or_else(gone)
+    }
+}
+
+impl Drop for Sending {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.abort();
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! Closing without destroying what is in flight: a socket that is closed with unread input resets its connection.
 
+use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::pin::pin;
@@ -17,8 +18,8 @@ const LINGER_BYTES: usize = 1 << 20;
 /// And for how long.
 const LINGER: Duration = Duration::from_secs(2);
 
-/// Reads and throws away, behind everybody's back, until the end, an error, or a limit.
-pub(super) fn linger(shard: &Shard, mut source: Box<dyn Source>) {
+/// Reads and throws away, behind everybody's back, until the end, an error, or a limit; then drops `escort`.
+pub(super) fn linger(shard: &Shard, mut source: Box<dyn Source>, escort: Option<Rc<dyn Any>>) {
     let held = Lingering::of(shard).enter();
     let sleep = shard.sleep_until(shard.turn_time() + LINGER);
     let mut left = LINGER_BYTES;
@@ -37,7 +38,7 @@ pub(super) fn linger(shard: &Shard, mut source: Box<dyn Source>) {
             }
         });
         select(pin!(drained), sleep).await;
-        drop(held);
+        drop((held, escort));
     });
 }
 

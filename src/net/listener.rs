@@ -1,39 +1,28 @@
 //! Listeners: accepted on every shard, steered to the one that owns the connection.
 
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
 use std::fmt;
 use std::future::{Future, poll_fn};
 use std::io;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Poll, Waker};
-use std::time::Duration;
 
 use futures_util::future::{Either, select};
-use waterwheel_os::Reserve;
-use waterwheel_reactor::{Address, Bound, Incoming, Listener, Time};
+use waterwheel_reactor::{Address, Bound, Incoming};
 
+use super::accepting::{AcceptCounters, Accepting, Queue, Steer, bump};
 use super::connection::Connection;
-use crate::mesh::{Mailbox, OpenError, Port, Sender};
-use crate::shard::{Shard, ShardId, Task};
-use crate::steer::{Mode, owner};
+use crate::mesh::{Mailbox, OpenError, Port};
+use crate::shard::{Shard, Task};
+use crate::steer::Mode;
 
-/// Connections that were accepted for this shard and wait to be served. The kernel's backlog holds the others.
-const QUEUE: usize = 128;
-/// How long accepting rests after the kernel refused a descriptor or memory, at first and at most.
-const REST: Duration = Duration::from_millis(5);
-const REST_MOST: Duration = Duration::from_millis(200);
-/// Connections closed in one go when descriptors are short, before others get their turn.
-const SHED_AT_ONCE: u64 = 64;
-/// A shortage is logged at most this often.
-const COMPLAIN_EVERY: Duration = Duration::from_secs(1);
-
-/// A port that all shards listen on. Made before the shards run; each shard opens its part of it once.
+/// A port that all shards listen on. Made before the shards run; each shard opens its part of it once, and should:
+/// the kernel spreads clients over all parts from the start, and those of a part that nobody serves wait.
 ///
-/// Owned by the runtime: the sockets stay open until it ends, so that their order, which the kernel's steering
-/// depends on, never changes.
+/// A shard's part is closed with its acceptor or, if it was never opened, when the shard ends. The kernel then gives
+/// its share to the other parts; clients in its queue are reset.
 #[derive(Clone)]
 pub struct Listening {
     shared: Arc<Shared>,
@@ -63,6 +52,14 @@ impl Listening {
     pub fn local(&self) -> &Address {
         &self.shared.local
     }
+
+    /// Closes a shard's part if it was never opened: the shard has ended.
+    pub(crate) fn give_up(&self, shard: usize) {
+        let mut bounds = self.shared.bounds.lock().unwrap_or_else(PoisonError::into_inner);
+        let bound = bounds.get_mut(shard).and_then(Option::take);
+        drop(bounds);
+        drop(bound);
+    }
 }
 
 impl fmt::Debug for Listening {
@@ -74,81 +71,15 @@ impl fmt::Debug for Listening {
     }
 }
 
-/// What a shard's part of a listener counted.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
-#[non_exhaustive]
-pub struct AcceptStats {
-    /// Connections that the kernel gave to this shard.
-    pub accepted: u64,
-    /// Of these, those that another shard owns, handed over.
-    pub handed_over: u64,
-    /// Connections that other shards handed to this one.
-    pub taken_over: u64,
-    /// Connections closed at once because no descriptor was left.
-    pub shed: u64,
-    /// Times that accepting failed, for whatever reason.
-    pub errors: u64,
-}
-
 /// One shard's part of a listener.
 #[derive(Debug)]
 pub struct Acceptor {
     shard: Shard,
     mailbox: Mailbox<Incoming>,
     own: Rc<Queue>,
+    /// Whose turn it was last: a connection accepted here, or one handed over.
+    own_first: bool,
     accepting: Option<Task<()>>,
-}
-
-/// What the accepting task and the acceptor share.
-#[derive(Debug, Default)]
-struct Queue {
-    ready: RefCell<VecDeque<Incoming>>,
-    /// The acceptor waits for an entry.
-    taker: RefCell<Option<Waker>>,
-    /// The accepting task waits for room.
-    giver: RefCell<Option<Waker>>,
-    counters: Rc<AcceptCounters>,
-}
-
-/// What a shard's part of a listener counts, for those who ask later.
-#[derive(Debug, Default)]
-pub struct AcceptCounters {
-    accepted: Cell<u64>,
-    handed_over: Cell<u64>,
-    taken_over: Cell<u64>,
-    shed: Cell<u64>,
-    errors: Cell<u64>,
-}
-
-impl AcceptCounters {
-    /// What was counted so far.
-    pub fn copy(&self) -> AcceptStats {
-        AcceptStats {
-            accepted: self.accepted.get(),
-            handed_over: self.handed_over.get(),
-            taken_over: self.taken_over.get(),
-            shed: self.shed.get(),
-            errors: self.errors.get(),
-        }
-    }
-}
-
-impl std::ops::Add for AcceptStats {
-    type Output = AcceptStats;
-
-    fn add(self, other: AcceptStats) -> AcceptStats {
-        AcceptStats {
-            accepted: self.accepted + other.accepted,
-            handed_over: self.handed_over + other.handed_over,
-            taken_over: self.taken_over + other.taken_over,
-            shed: self.shed + other.shed,
-            errors: self.errors + other.errors,
-        }
-    }
-}
-
-fn bump(cell: &Cell<u64>) {
-    cell.set(cell.get() + 1);
 }
 
 impl Shard {
@@ -171,16 +102,10 @@ impl Shard {
             self.open(&listening.shared.handoff).map_err(|error: OpenError| io::Error::other(error))?;
         let listener = self.reactor().listen(bound)?;
         let own = Rc::new(Queue::default());
-        let accepting = Accepting {
-            shard: self.clone(),
-            listener,
-            queue: own.clone(),
-            steer: Steer { mode: listening.shared.mode, seed: listening.shared.seed, to: mailbox.sender() },
-            reserve: Reserve::new()?,
-            complained: None,
-        };
+        let steer = Steer { mode: listening.shared.mode, seed: listening.shared.seed, to: mailbox.sender() };
+        let accepting = Accepting::new(self.clone(), listener, own.clone(), steer)?;
         let accepting = Some(self.spawn("accept", accepting.run()));
-        Ok(Acceptor { shard: self.clone(), mailbox, own, accepting })
+        Ok(Acceptor { shard: self.clone(), mailbox, own, own_first: false, accepting })
     }
 }
 
@@ -190,30 +115,31 @@ impl Acceptor {
     /// # Errors
     /// A connection that broke between the kernel and here; the next call goes on.
     pub async fn accept(&mut self) -> Option<io::Result<Connection>> {
-        let stopping = self.shard.stopping();
-        let own = self.own.clone();
-        let local = poll_fn(|cx| match own.ready.borrow_mut().pop_front() {
-            Some(incoming) => Poll::Ready(incoming),
-            None => {
-                *own.taker.borrow_mut() = Some(cx.waker().clone());
-                Poll::Pending
+        // Those accepted here and those handed over take turns, so that neither starves while there are many of both.
+        self.own_first = !self.own_first;
+        let (own, own_first) = (self.own.clone(), self.own_first);
+        let mut received = pin!(self.mailbox.receive());
+        let mut stopping = self.shard.stopping();
+        let incoming = poll_fn(|cx| {
+            if Pin::new(&mut stopping).poll(cx).is_ready() {
+                return Poll::Ready(None);
+            }
+            if own_first && let Some(incoming) = own.pop() {
+                return Poll::Ready(Some(incoming));
+            }
+            if let Poll::Ready((_, incoming)) = received.as_mut().poll(cx) {
+                bump(&own.counters.taken_over);
+                return Poll::Ready(Some(incoming));
+            }
+            match own.pop() {
+                Some(incoming) => Poll::Ready(Some(incoming)),
+                None => {
+                    *own.taker.borrow_mut() = Some(cx.waker().clone());
+                    Poll::Pending
+                }
             }
         });
-        let received = pin!(self.mailbox.receive());
-        let next = select(local, received);
-        let incoming = match select(stopping, next).await {
-            Either::Left(_) => return None,
-            Either::Right((Either::Left((incoming, _)), _)) => {
-                if let Some(giver) = self.own.giver.borrow_mut().take() {
-                    giver.wake();
-                }
-                incoming
-            }
-            Either::Right((Either::Right(((_, incoming), _)), _)) => {
-                bump(&self.own.counters.taken_over);
-                incoming
-            }
-        };
+        let incoming = incoming.await?;
         Some(self.shard.adopt(incoming))
     }
 
@@ -223,13 +149,13 @@ impl Acceptor {
     /// An error of `serve` is logged at the debug level with the connection's peer; it concerns nobody else.
     pub async fn serve<F, S>(mut self, limit: usize, serve: S)
     where
-        S: Fn(Connection) -> F,
+        S: Fn(Connection) -> F + 'static,
         F: Future<Output = anyhow::Result<()>> + 'static,
     {
-        let live = Rc::new(Live::default());
+        let (live, serve) = (Rc::new(Live::default()), Rc::new(serve));
         loop {
-            // At the limit too, a shard that stops lets go of its listener.
-            if let Either::Left(_) = select(self.shard.stopping(), pin!(live.below(limit.max(1)))).await {
+            let below = pin!(live.below(limit.max(1)));
+            if let Either::Right(_) = select(below, self.shard.stopping()).await {
                 break;
             }
             match self.accept().await {
@@ -238,10 +164,11 @@ impl Acceptor {
                     tracing::debug!(shard = self.shard.id().index(), "adopting failed: {error}")
                 }
                 Some(Ok(connection)) => {
-                    let held = live.clone().enter();
-                    let served = serve(connection);
+                    // Counts until both its task and the connection are gone, which may linger.
+                    let held = Rc::new(live.clone().enter());
+                    let (serve, connection) = (serve.clone(), connection.escorted(held.clone()));
                     self.shard.spawn_detached("connection", async move {
-                        if let Err(error) = served.await {
+                        if let Err(error) = serve(connection).await {
                             tracing::debug!("a connection ended with an error: {error:#}");
                         }
                         drop(held);
@@ -264,6 +191,9 @@ impl Drop for Acceptor {
         if let Some(accepting) = self.accepting.take() {
             accepting.cancel();
         }
+        let dropped = std::mem::take(&mut *self.own.ready.borrow_mut());
+        let counter = &self.own.counters.dropped;
+        counter.set(counter.get() + dropped.len() as u64);
     }
 }
 
@@ -302,122 +232,4 @@ impl Drop for Held {
             waiter.wake();
         }
     }
-}
-
-/// The task that accepts and steers.
-struct Accepting {
-    shard: Shard,
-    listener: Box<dyn Listener>,
-    queue: Rc<Queue>,
-    steer: Steer,
-    reserve: Reserve,
-    /// When the log last heard of a shortage.
-    complained: Option<Time>,
-}
-
-struct Steer {
-    mode: Mode,
-    seed: u32,
-    to: Sender<Incoming>,
-}
-
-impl Steer {
-    /// The shard that owns a connection; `None`: whoever accepted it.
-    fn owner(&self, incoming: &Incoming, shards: usize) -> Option<ShardId> {
-        owner(incoming.peer.as_ref()?, self.mode, self.seed, shards).map(ShardId::new)
-    }
-}
-
-impl Accepting {
-    async fn run(mut self) {
-        let mut rest = REST;
-        loop {
-            self.room().await;
-            match poll_fn(|cx| self.listener.poll_accept(cx)).await {
-                Ok(incoming) => {
-                    rest = REST;
-                    bump(&self.queue.counters.accepted);
-                    self.route(incoming).await;
-                }
-                Err(error) => {
-                    bump(&self.queue.counters.errors);
-                    if passes(&error) {
-                        self.shard.yield_now().await;
-                    } else if self.shed(&error).await {
-                        rest = REST;
-                        self.shard.yield_now().await;
-                    } else {
-                        self.shard.sleep(rest).await;
-                        rest = (rest * 2).min(REST_MOST);
-                    }
-                }
-            }
-        }
-    }
-
-    /// Waits until the queue has room, so that what nobody serves waits in the kernel's backlog.
-    async fn room(&self) {
-        let queue = &self.queue;
-        poll_fn(|cx| {
-            if queue.ready.borrow().len() < QUEUE {
-                return Poll::Ready(());
-            }
-            *queue.giver.borrow_mut() = Some(cx.waker().clone());
-            Poll::Pending
-        })
-        .await;
-    }
-
-    async fn route(&mut self, incoming: Incoming) {
-        match self.steer.owner(&incoming, self.shard.count()) {
-            Some(owner) if owner != self.shard.id() => {
-                // A shard that has ended cannot own anything: then the connection is served here.
-                match self.steer.to.send(owner, incoming).await {
-                    Ok(()) => bump(&self.queue.counters.handed_over),
-                    Err(closed) => self.keep(closed.0),
-                }
-            }
-            _ => self.keep(incoming),
-        }
-    }
-
-    fn keep(&self, incoming: Incoming) {
-        self.queue.ready.borrow_mut().push_back(incoming);
-        if let Some(taker) = self.queue.taker.borrow_mut().take() {
-            taker.wake();
-        }
-    }
-
-    /// No descriptor is left: accepts what waits with the one held in reserve and closes it, so that nobody hangs.
-    /// Answers whether anybody was told; if not, accepting must rest.
-    async fn shed(&mut self, error: &io::Error) -> bool {
-        let mut told = 0;
-        while told < SHED_AT_ONCE && self.reserve.spend() {
-            let accepted = poll_fn(|cx| Poll::Ready(self.listener.poll_accept(cx))).await;
-            let another = matches!(&accepted, Poll::Ready(Ok(_)));
-            drop(accepted);
-            self.reserve.refill();
-            if !another {
-                break;
-            }
-            told += 1;
-        }
-        self.queue.counters.shed.set(self.queue.counters.shed.get() + told);
-        let (shard, at) = (self.shard.id().index(), self.shard.now());
-        if self.complained.is_none_or(|last| at.since(last) >= COMPLAIN_EVERY) {
-            self.complained = Some(at);
-            tracing::warn!(
-                shard,
-                shed = self.queue.counters.shed.get(),
-                "cannot accept, new connections are closed: {error}"
-            );
-        }
-        told > 0
-    }
-}
-
-/// The connection was gone before it was accepted (accept(2)): nothing is short, the next one may be fine.
-fn passes(error: &io::Error) -> bool {
-    use io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted, PermissionDenied};
-    matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted | PermissionDenied)
 }

@@ -1,5 +1,6 @@
 //! Connections, listeners and endpoints of one shard.
 
+mod accepting;
 mod connect;
 mod connection;
 mod endpoint;
@@ -12,9 +13,10 @@ pub(crate) mod names;
 mod pump;
 pub(crate) mod quoted;
 
+pub use accepting::{AcceptCounters, AcceptStats};
 pub use connection::{Connection, Receiving, Sending};
 pub use endpoint::{Endpoint, EndpointError, EndpointFault};
 pub(crate) use linger::lingered;
-pub use listener::{AcceptCounters, AcceptStats, Acceptor, Listening};
+pub use listener::{Acceptor, Listening};
 pub use lookup::{Lookups, ResolveError};
 pub use pump::{End, Exchange, Pump, pump};

@@ -113,13 +113,15 @@ impl Connection {
     /// closed.
     pub fn pump(self, other: Connection, idle: Option<Duration>) -> Pump {
         let shard = self.shard().clone();
-        let idle = idle.map(|limit| Idle { limit, sleep: shard.sleep(limit), last: shard.turn_time() });
+        let idle =
+            idle.map(|limit| Idle { limit, sleep: shard.sleep(limit), last: shard.turn_time(), moved: 0 });
         Pump {
             near: Some(self),
             far: Some(other),
             forth: Direction::default(),
             back: Direction::default(),
             idle,
+            broken: None,
             shard,
         }
     }
@@ -134,6 +136,8 @@ pub struct Pump {
     forth: Direction,
     back: Direction,
     idle: Option<Idle>,
+    /// The far side broke while it was written to, and how much it had said until then.
+    broken: Option<(Side<io::Error>, u64)>,
     shard: Shard,
 }
 
@@ -142,7 +146,9 @@ pub struct Pump {
 struct Idle {
     limit: Duration,
     sleep: Sleep,
+    /// When something last moved, and how much had moved by then.
     last: Time,
+    moved: u64,
 }
 
 impl Idle {
@@ -173,29 +179,70 @@ impl Pump {
     }
 }
 
+impl Pump {
+    /// The other side no longer takes bytes. What it said before (the response to a request that it did not want to
+    /// the end) is still passed on, up to its end or its reset.
+    fn poll_last_words(&mut self, cx: &mut Context<'_>) -> Poll<Exchange> {
+        let (Some(near), Some(far)) = (&mut self.near, &mut self.far) else { return Poll::Pending };
+        let polled = self.back.poll(cx, far.halves().0, near.halves().1);
+        if polled.is_pending() && self.poll_idle(cx).is_pending() {
+            return Poll::Pending;
+        }
+        self.said_all()
+    }
+
+    /// Nothing more comes from the side that broke.
+    fn said_all(&mut self) -> Poll<Exchange> {
+        let Some((broken, said_before)) = self.broken.take() else { return Poll::Pending };
+        if self.back.bytes > said_before {
+            // A reset now would destroy these on their way to the client.
+            if let Some(far) = self.far.take() {
+                far.abort();
+            }
+            self.near = None;
+        }
+        self.finish(End::Broken(broken))
+    }
+
+    /// Ready when nothing has moved for too long.
+    fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(idle) = &mut self.idle else { return Poll::Pending };
+        let moved = self.forth.bytes + self.back.bytes;
+        if moved != idle.moved {
+            (idle.moved, idle.last) = (moved, self.shard.turn_time());
+        }
+        idle.poll(cx)
+    }
+}
+
 impl Future for Pump {
     type Output = Exchange;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Exchange> {
         let this = &mut *self;
+        if this.broken.is_some() {
+            return this.poll_last_words(cx);
+        }
         let (Some(near), Some(far)) = (&mut this.near, &mut this.far) else { return Poll::Pending };
         let ((near_in, near_out), (far_in, far_out)) = (near.halves(), far.halves());
-        let before = this.forth.bytes + this.back.bytes;
+        let said_before = this.back.bytes;
         let forth = this.forth.poll(cx, near_in, far_out);
         let back = this.back.poll(cx, far_in, near_out);
         match (forth, back) {
+            (Poll::Ready(Err(broken @ Side::Sink(_))), back) => {
+                this.broken = Some((broken, said_before));
+                return match back {
+                    Poll::Pending => this.poll_last_words(cx),
+                    Poll::Ready(_) => this.said_all(),
+                };
+            }
             (Poll::Ready(Err(broken)), _) => return this.finish(End::Broken(broken)),
             (_, Poll::Ready(Err(broken))) => return this.finish(End::Broken(swap(broken))),
             (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => return this.finish(End::Finished),
             _ => {}
         }
-        if let Some(idle) = &mut this.idle {
-            if this.forth.bytes + this.back.bytes != before {
-                idle.last = this.shard.turn_time();
-            }
-            if idle.poll(cx).is_ready() {
-                return this.finish(End::Idle);
-            }
+        if this.poll_idle(cx).is_ready() {
+            return this.finish(End::Idle);
         }
         Poll::Pending
     }

@@ -11,8 +11,7 @@ use super::plan::Plan;
 use super::runtime::RunError;
 use super::stop::Stopper;
 use crate::mesh::{Mesh, StopGuard};
-use crate::net::lingered;
-use crate::net::{Lookups, names};
+use crate::net::{Listening, Lookups, lingered, names};
 use crate::shard::core::Core;
 use crate::shard::root::RootFuture;
 use crate::shard::{Budgets, Shard, ShardId};
@@ -36,6 +35,7 @@ pub(super) struct Crew<T, M> {
     pub(super) drain: Duration,
     pub(super) outcomes: Outcomes<T>,
     pub(super) lookups: Arc<Lookups>,
+    pub(super) listeners: Vec<Listening>,
     pub(super) main: M,
 }
 
@@ -46,29 +46,32 @@ where
     M: Fn(Shard) -> F + Send + Sync + 'static,
 {
     /// One launch per shard of the plan.
-    pub(super) fn launches(self, plan: &Plan) -> Vec<Launch> {
+    pub(super) fn launches(self, plan: &Plan, guards: Vec<StopGuard>) -> Vec<Launch> {
         let crew = Arc::new(self);
-        let launch = |shard| Launch {
+        let launch = |(shard, guard)| Launch {
             shard,
             name: format!("waterwheel-{shard}"),
             prepare: plan.prepare(shard),
-            start: start(crew.clone(), shard),
+            start: start(crew.clone(), shard, guard),
         };
-        (0..plan.shards.len()).map(launch).collect()
+        guards.into_iter().enumerate().map(launch).collect()
     }
 }
 
 /// Makes the root once; a second life is supervision's business.
-fn start<T, F, M>(crew: Arc<Crew<T, M>>, shard: usize) -> Box<Start>
+fn start<T, F, M>(crew: Arc<Crew<T, M>>, shard: usize, guard: StopGuard) -> Box<Start>
 where
     T: Send + 'static,
     F: Future<Output = anyhow::Result<T>> + 'static,
     M: Fn(Shard) -> F + Send + Sync + 'static,
 {
     // Dropped with this closure if the shard never starts, and then tells the others too.
-    let mut guard = Some(StopGuard::new(&crew.mesh, shard));
+    let mut guard = Some(guard);
+    let mut part = Some(Part { crew: crew.clone(), shard, started: false });
     Box::new(move |reactor: Rc<dyn Reactor>| -> Option<Root> {
         let joined = guard.take()?.join();
+        let mut part = part.take()?;
+        part.started = true;
         let id = ShardId::new(shard);
         let member = joined.member().clone();
         let foreign = crew.stopper.foreign(shard);
@@ -77,8 +80,29 @@ where
         joined.start(&shard);
         names::provide(&shard, crew.lookups.clone());
         let main = run_main(crew.clone(), shard);
-        Some(Box::pin(RootFuture::new(core, main, Box::new(joined))))
+        Some(Box::pin(RootFuture::new(core, main, Box::new((joined, part)))))
     })
+}
+
+/// A shard's part in what all share, given up when the shard ends, or when it could not start.
+struct Part<T, M> {
+    crew: Arc<Crew<T, M>>,
+    shard: usize,
+    started: bool,
+}
+
+impl<T, M> Drop for Part<T, M> {
+    fn drop(&mut self) {
+        // Clients that the kernel gave to a part that nobody opened would wait for ever.
+        self.crew.listeners.iter().for_each(|listening| listening.give_up(self.shard));
+        if !self.started {
+            tracing::error!(
+                shard = self.shard,
+                "the shard's reactor could not start; the others are stopped"
+            );
+            self.crew.stopper.stop(self.crew.drain);
+        }
+    }
 }
 
 /// The main task: what the program gave, and a note of how it came out.

@@ -1,7 +1,7 @@
 //! All shards, started together.
 
 use std::future::Future;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::AtomicU8;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -14,7 +14,7 @@ use super::config::{Config, ConfigError};
 use super::plan::Plan;
 use super::signal::{Signal, SignalError, Signals};
 use super::stop::Stopper;
-use crate::mesh::{CallOptions, CallPort, DeclareError, Mesh, Port, PortOptions, Remote};
+use crate::mesh::{CallOptions, CallPort, DeclareError, Mesh, Port, PortOptions, Remote, StopGuard};
 use crate::net::{Endpoint, EndpointError, Listening, Lookups, ResolveError};
 use crate::shard::Shard;
 use crate::steer::random_seed;
@@ -30,6 +30,10 @@ pub struct Runtime {
     choice: Choice<'static>,
     mesh: Arc<Mesh>,
     stopper: Stopper,
+    /// From the start, so that whoever asks a runtime that never ran is told that it has ended.
+    guards: Vec<StopGuard>,
+    /// Every listener, so that the parts of shards that end are given up.
+    listeners: Mutex<Vec<Listening>>,
     seed: u32,
     signals: bool,
     on_report: Option<Box<dyn Report>>,
@@ -147,9 +151,22 @@ impl Runtime {
             tracing::warn!("the limit of open descriptors stays as it is: {error}");
         }
         let mesh = Mesh::new(plan.shards.len(), config.turn_budgets().messages);
+        let guards = (0..mesh.shards()).map(|shard| StopGuard::new(&mesh, shard)).collect();
         let stopper = Stopper::new(&mesh);
         let seed = config.steer_seed.unwrap_or_else(random_seed);
-        Ok(Runtime { config, plan, choice, mesh, stopper, seed, signals: true, on_report: None })
+        let listeners = Mutex::default();
+        Ok(Runtime {
+            config,
+            plan,
+            choice,
+            mesh,
+            stopper,
+            guards,
+            listeners,
+            seed,
+            signals: true,
+            on_report: None,
+        })
     }
 
     /// Leaves SIGINT, SIGTERM and SIGUSR1 to somebody else: for programs that embed a runtime. Then
@@ -216,7 +233,23 @@ impl Runtime {
         Q: Send + 'static,
         R: Send + 'static,
     {
-        CallPort::declare(&self.mesh, name, CallOptions::default())
+        self.call_port_with(name, CallOptions::default())
+    }
+
+    /// The same with other limits.
+    ///
+    /// # Errors
+    /// The name is taken, or a limit makes no sense.
+    pub fn call_port_with<Q, R>(
+        &self,
+        name: &'static str,
+        options: CallOptions,
+    ) -> Result<CallPort<Q, R>, DeclareError>
+    where
+        Q: Send + 'static,
+        R: Send + 'static,
+    {
+        CallPort::declare(&self.mesh, name, options)
     }
 
     /// A handle for threads that are not shards.
@@ -249,11 +282,16 @@ impl Runtime {
             return Err(refused(std::io::ErrorKind::AddrNotAvailable.into()));
         };
         let bounds = self.choice.backend.bind(address, options, self.shards()).map_err(refused)?;
+        if bounds.len() != self.shards() {
+            return Err(refused(std::io::Error::other("the backend did not bind a socket for each shard")));
+        }
         // Port names live as long as the program; there is one per listener.
         let name: &'static str = format!("hand-off of {endpoint} #{}", bounds[0].local).leak();
         let handoff = self.port(name)?;
-        Listening::new(bounds, handoff, self.config.steer, self.seed)
-            .ok_or_else(|| refused(std::io::Error::other("the backend bound nothing")))
+        let listening = Listening::new(bounds, handoff, self.config.steer, self.seed)
+            .ok_or_else(|| refused(std::io::Error::other("the backend bound nothing")))?;
+        self.listeners.lock().unwrap_or_else(PoisonError::into_inner).push(listening.clone());
+        Ok(listening)
     }
 
     /// Runs `main` on every shard and returns what each returned, in shard order, after the last one ended. A shard
@@ -261,7 +299,7 @@ impl Runtime {
     /// seconds at most); its other tasks are dropped then.
     ///
     /// SIGINT or SIGTERM asks all shards to stop ([`Shard::stopping`]) and ends what still runs after the drain time;
-    /// a second one ends at once.
+    /// a second one ends at once, and a third does what it does to any program.
     ///
     /// # Errors
     /// A main future that returned an error (the other shards are asked to stop then) or panicked; shards that were
@@ -286,9 +324,10 @@ impl Runtime {
             drain: self.config.drain,
             outcomes: outcomes.clone(),
             lookups: Arc::new(Lookups::new().map_err(RunError::Threads)?),
+            listeners: std::mem::take(&mut *self.listeners.lock().unwrap_or_else(PoisonError::into_inner)),
             main,
         };
-        let launches = crew.launches(&self.plan);
+        let launches = crew.launches(&self.plan, std::mem::take(&mut self.guards));
         let ended = self.choice.backend.run(launches);
         drop(signals);
         ended.map_err(RunError::Reactors)?;
@@ -308,22 +347,26 @@ impl Runtime {
     fn own_signals(&mut self) -> Result<Signals, SignalError> {
         let (stopper, remote, drain) = (self.stopper.clone(), self.remote(), self.config.drain);
         let on_report = self.on_report.take();
-        let asked = AtomicBool::new(false);
+        let asked = AtomicU8::new(0);
         Signals::own(move |signal| match signal {
             Signal::Report => match &on_report {
                 Some(report) => report(&remote),
                 None => tracing::info!("asked for a report, but this program has none"),
             },
-            Signal::Interrupt | Signal::Terminate if asked.swap(true, Relaxed) => {
-                tracing::info!("{signal} again: ending at once");
-                stopper.stop(Duration::ZERO);
-            }
-            Signal::Interrupt | Signal::Terminate => {
-                tracing::info!(
-                    "{signal}: what runs may finish within {drain:?}; a second signal ends it at once"
-                );
-                stopper.stop(drain);
-            }
+            Signal::Interrupt | Signal::Terminate => match asked.fetch_add(1, Relaxed) {
+                0 => {
+                    tracing::info!(
+                        "{signal}: what runs may finish within {drain:?}; a second one ends it at once"
+                    );
+                    stopper.stop(drain);
+                }
+                1 => {
+                    tracing::info!("{signal} again: ending at once");
+                    stopper.stop(Duration::ZERO);
+                }
+                // A shard is stuck in a turn and cannot hear: the signal does what it would do without us.
+                _ => signal.act_as_by_default(),
+            },
         })
     }
 }
@@ -331,6 +374,7 @@ impl Runtime {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::atomic::AtomicBool;
     use waterwheel_reactor::ConnectOptions;
 
     fn two_shards() -> Runtime {

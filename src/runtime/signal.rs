@@ -35,6 +35,15 @@ impl Signal {
     }
 }
 
+impl Signal {
+    /// Does what the signal does to a program that does not handle it: ends the process.
+    pub(super) fn act_as_by_default(self) {
+        if let Err(error) = signal_hook::low_level::emulate_default_handler(self.number()) {
+            tracing::error!(signal = %self, "cannot end the process: {error}");
+        }
+    }
+}
+
 impl fmt::Display for Signal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

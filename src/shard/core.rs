@@ -19,6 +19,9 @@ use super::waiters::Waiters;
 use super::wheel::Wheel;
 use super::{Budgets, Phase, ShardId, Stats};
 
+/// Polls of tasks between two looks at the clock, which costs about as much as one of them.
+const POLLS_PER_LOOK: usize = 16;
+
 thread_local! {
     /// Which shard this thread is: set when its root is made, kept until that is dropped, because reactors wake tasks
     /// between polls too.
@@ -153,7 +156,7 @@ impl Core {
     /// At the end of the shard: what is kept may hold the shard.
     pub(super) fn forget_kept(&self) {
         let kept = std::mem::take(&mut *self.kept.borrow_mut());
-        drop(kept);
+        drop_contained(Some(kept));
     }
 
     // ---- tasks
@@ -264,9 +267,13 @@ impl Core {
         self.ready.borrow().is_empty()
     }
 
-    /// Polls ready tasks, those woken meanwhile included, until none is left or the budget ends.
+    /// Polls ready tasks, those woken meanwhile included, until none is left or a budget ends: of tasks, or of time,
+    /// which is looked at now and then.
     pub(super) fn run_ready(&self) {
-        for _ in 0..self.budgets.tasks {
+        for poll in 1..=self.budgets.tasks {
+            if poll % POLLS_PER_LOOK == 0 && self.turn_is_long() {
+                return;
+            }
             let Some(slot) = self.ready.borrow_mut().pop_front() else { return };
             self.poll_task(slot);
         }
@@ -343,7 +350,11 @@ impl Core {
 
     /// Whether the running task should give way: its turn has used up its time, or messages wait.
     pub(super) fn should_yield(&self) -> bool {
-        self.reactor.now().since(self.turn_began.get()) >= self.budgets.turn || self.between.rung()
+        self.turn_is_long() || self.between.rung()
+    }
+
+    fn turn_is_long(&self) -> bool {
+        self.reactor.now().since(self.turn_began.get()) >= self.budgets.turn
     }
 
     /// Reports a turn that kept everybody else waiting for too long.
@@ -369,11 +380,11 @@ impl std::fmt::Debug for Core {
     }
 }
 
-/// Drops a task's future; a panic in a destructor ends there.
-fn drop_contained<T>(body: Option<T>) {
+/// Drops what a program made; a panic in a destructor ends there.
+pub(super) fn drop_contained<T>(body: Option<T>) {
     if let Some(body) = body
         && catch_unwind(AssertUnwindSafe(|| drop(body))).is_err()
     {
-        tracing::error!("a task panicked while it was dropped");
+        tracing::error!("a destructor panicked while a shard dropped what was its own");
     }
 }

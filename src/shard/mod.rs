@@ -41,7 +41,8 @@ pub struct Budgets {
     pub timers: usize,
     /// Tasks polled. Default 512.
     pub tasks: usize,
-    /// How long tasks that ask ([`Shard::yield_if_needed`]) may keep a turn going. Default 500 µs.
+    /// How long a turn polls tasks; looked at every 16 polls, and by tasks that ask ([`Shard::yield_if_needed`]).
+    /// Default 500 µs.
     pub turn: Duration,
     /// How long an idle shard looks for work before it sleeps. Default 0.
     pub spin: Duration,

@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 use waterwheel_reactor::Time;
 
 use super::Phase;
-use super::core::Core;
+use super::core::{Core, drop_contained};
 use super::task::Slot;
 
 /// How often a shard that spins looks at its bell before it looks at the kernel again: about 2 µs.
@@ -74,11 +74,11 @@ impl RootFuture {
         if let Some(limit) = core.budgets.stall {
             core.report_stall(limit);
         }
-        if self.out_of_time(now) && !self.over.get() {
-            core.last_word(self.main);
+        if self.over.get() {
             return Poll::Ready(());
         }
-        if self.over.get() {
+        if self.out_of_time(now) {
+            core.last_word(self.main);
             return Poll::Ready(());
         }
         let more = taken.more || timers_left || !core.nothing_ready();
@@ -170,7 +170,7 @@ impl Drop for RootFuture {
     fn drop(&mut self) {
         self.core.drop_tasks();
         self.core.forget_kept();
-        drop(self.guard.take());
+        drop_contained(self.guard.take());
         self.core.leave();
     }
 }

@@ -31,6 +31,7 @@ mod stream;
 #[cfg(test)]
 mod tests;
 mod timer;
+mod trouble;
 
 pub use accept::accept;
 pub use address::{is_internet, local, peer};
@@ -42,3 +43,4 @@ pub use interrupt::Interrupt;
 pub use plain::{PlainEvent, wait_plainly};
 pub use stream::{SLICES_MAX, abort, receive, send, send_vectored, shutdown_write};
 pub use timer::sleep_exactly;
+pub use trouble::AcceptTrouble;

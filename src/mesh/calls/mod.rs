@@ -58,7 +58,8 @@ pub enum CallError {
     #[error("the target shard no longer serves port {0:?}")]
     NotServed(&'static str),
     /// A handler of this port called the same port. Such calls could use up each other's credits and wait for ever, so
-    /// they are refused. Only seen in the task that runs the handler, not in tasks that it spawns.
+    /// they are refused. Only seen in the task that runs the handler, not in tasks that it spawns; a circle over two
+    /// ports is not seen either: keep calls between ports in one direction.
     #[error("a handler of port {0:?} called the same port")]
     Nested(&'static str),
 }

@@ -116,7 +116,9 @@ fn launch<W: Future<Output = ()> + 'static>(
             let joined = guard.take()?.join();
             let foreign = Arc::new(Foreign::new(mesh.bell(shard).clone()));
             let (id, count) = (ShardId::new(shard), mesh.shards());
-            let core = Core::new(id, count, reactor, joined.member().clone(), foreign, Budgets::default());
+            // Turns that end by the clock would make counts depend on the machine.
+            let budgets = Budgets { turn: Duration::from_secs(60), ..Budgets::default() };
+            let core = Core::new(id, count, reactor, joined.member().clone(), foreign, budgets);
             let shard = Shard::from_core(core.clone());
             joined.start(&shard);
             Some(Box::pin(RootFuture::new(core, main(shard), Box::new(joined))))
