@@ -356,7 +356,7 @@ impl Runtime {
             Signal::Interrupt | Signal::Terminate => match asked.fetch_add(1, Relaxed) {
                 0 => {
                     tracing::info!(
-                        "{signal}: what runs may finish within {drain:?}; a second one ends it at once"
+                        "{signal}: what runs may finish within {drain:?}; a second signal ends it at once"
                     );
                     stopper.stop(drain);
                 }
