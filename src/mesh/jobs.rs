@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use super::bell::Bell;
 #[cfg(loom)]
 use super::broken::{Break, broken};
+use super::hub::drop_contained;
 use super::sync::Queue;
 use crate::shard::Shard;
 
@@ -61,7 +62,7 @@ impl<T> Jobs<T> {
     pub(super) fn sweep(&self) {
         while let Some(job) = self.queue.pop() {
             self.lost.fetch_add(1, Relaxed);
-            drop(job);
+            drop_contained(job);
         }
     }
 

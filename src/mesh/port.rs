@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use waterwheel_reactor::Time;
 
-use super::hub::{AnyPort, Mesh};
+use super::hub::{AnyPort, Mesh, drop_contained};
 use super::lane::Lanes;
 use super::sync::AtomicBool;
 
@@ -132,7 +132,7 @@ impl<M> PortShared<M> {
     pub(super) fn fail(&self, messages: impl IntoIterator<Item = Envelope<M>>) {
         for message in messages {
             self.undelivered.fetch_add(1, Relaxed);
-            drop(message);
+            drop_contained(message);
         }
     }
 

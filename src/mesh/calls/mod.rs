@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 pub use caller::Caller;
 pub use server::Server;
 
-use super::hub::{AnyPort, Mesh};
+use super::hub::{AnyPort, Mesh, drop_contained};
 use super::lane::Lanes;
 use super::port::{DeclareError, PortOptions};
 use slots::Ticket;
@@ -139,7 +139,7 @@ impl<Q, R> CallShared<Q, R> {
     pub(super) fn fail<T>(&self, left: impl IntoIterator<Item = T>) {
         for message in left {
             self.undelivered.fetch_add(1, Relaxed);
-            drop(message);
+            drop_contained(message);
         }
     }
 }

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
+use waterwheel_reactor::Launch;
+
 use super::{Meeting, id, launch, on_every_reactor};
 use crate::mesh::{CallError, CallOptions, CallPort, Closed, Port, PortOptions, StopGuard, TrySendError};
 
@@ -193,6 +195,39 @@ fn message_4_a_server_that_stops_answers_what_waits_and_what_comes() {
     });
 }
 
+/// Panics when it is dropped, once it is told to.
+struct Nasty(bool);
+
+impl Drop for Nasty {
+    fn drop(&mut self) {
+        assert!(!self.0, "planned");
+    }
+}
+
+#[test]
+fn message_4_a_message_that_panics_when_it_is_swept_keeps_nobody_from_hearing_of_the_end() {
+    on_every_reactor(|bench| {
+        let mesh = bench.mesh(2);
+        let port = Port::declare(&mesh, "nasty", PortOptions { capacity: 2 }).unwrap();
+        let (kept, sent) = (port.clone(), Meeting::of(2));
+        bench.run(&mesh, move |shard| {
+            let (mailbox, sent) = (shard.open(&port).unwrap(), sent.clone());
+            async move {
+                if shard.id() == id(0) {
+                    return sent.wait().await;
+                }
+                mailbox.try_send(id(0), Nasty(true)).unwrap();
+                mailbox.try_send(id(0), Nasty(true)).unwrap();
+                let mut send = Box::pin(mailbox.send(id(0), Nasty(false)));
+                assert!(futures_util::poll!(&mut send).is_pending());
+                sent.wait().await;
+                assert!(send.await.is_err());
+            }
+        });
+        assert_eq!(kept.undelivered(), 2);
+    });
+}
+
 #[test]
 fn message_4_a_shard_that_never_starts_fails_what_is_sent_to_it() {
     on_every_reactor(|bench| {
@@ -217,18 +252,9 @@ fn message_4_a_shard_that_never_starts_fails_what_is_sent_to_it() {
                 done.fetch_add(1, SeqCst);
             }
         });
-        bench.backend.run(vec![Launch0::renumber(only)]).unwrap();
+        // A backend numbers its launches from 0; the shard in this one keeps its own number.
+        bench.backend.run(vec![Launch { shard: 0, ..only }]).unwrap();
         assert_eq!(done.load(SeqCst), 1);
         assert_eq!(kept.undelivered(), 1);
     });
-}
-
-/// A backend wants its launches numbered from 0; the shard keeps its own number.
-struct Launch0;
-
-impl Launch0 {
-    fn renumber(mut launch: waterwheel_reactor::Launch) -> waterwheel_reactor::Launch {
-        launch.shard = 0;
-        launch
-    }
 }
