@@ -1,10 +1,13 @@
-//! Nothing is allocated per message, call or scheduled message once lanes, slots and tasks are as many as are in use at
+//! Nothing is allocated per message, call, scheduled message or forwarded read once lanes, slots and tasks are as many as are in use at
 //! once. A test program of its own, since it counts in the global allocator.
+
+mod forwarded;
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::rc::Rc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::task::{Poll, Waker};
 use std::time::Duration;
 
@@ -18,11 +21,19 @@ struct Counting;
 
 thread_local! {
     static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
+    /// Whether this thread's allocations are counted in [`WATCHED`] too.
+    static IS_WATCHED: Cell<bool> = const { Cell::new(false) };
 }
+
+/// What the threads that are watched have allocated so far, for the other threads to read.
+static WATCHED: AtomicU64 = AtomicU64::new(0);
 
 /// Counts one; a thread that is ending is not counted.
 fn count() {
     let _ended = ALLOCATIONS.try_with(|count| count.set(count.get() + 1));
+    if IS_WATCHED.try_with(Cell::get).unwrap_or(false) {
+        WATCHED.fetch_add(1, Relaxed);
+    }
 }
 
 // SAFETY: every method hands its arguments, unchanged, to the system's allocator, and returns what that returned, so

@@ -4,6 +4,7 @@
 
 mod cli;
 mod ending;
+mod endless;
 mod kit;
 mod limits;
 mod pressure;

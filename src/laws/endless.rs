@@ -1,0 +1,215 @@
+//! STREAM-13 where no kernel limits anything: a reactor whose peers send and take without end.
+
+use std::cell::RefCell;
+use std::future::poll_fn;
+use std::io;
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::sync::mpsc::channel;
+use std::task::{Context, Poll, Waker};
+use std::thread;
+use std::time::Duration;
+
+use waterwheel::reactor::{
+    Address, Alarm, Backend, Bound, Clock, ConnectOptions, Ended, Incoming, Launch, Life, ListenOptions,
+    Listener, Reactor, Sink, Source, Time, Transport, Unavailable, on_threads,
+};
+use waterwheel::runtime::{Config, Runtime};
+use waterwheel::shard::Shard;
+
+use super::kit::{LONG, spawn};
+
+/// Bytes lent at once.
+const LENT: usize = 64 << 10;
+/// What a pump may move in one direction in one turn: a quarter of a MiB, and what was lent when it came to an end.
+const TURN_MAX: u64 = (256 << 10) + LENT as u64;
+
+/// Never sleeps: something is always there.
+#[derive(Debug)]
+struct Torrent;
+
+#[derive(Debug)]
+struct TorrentReactor {
+    clock: Clock,
+    alarm: Alarm,
+}
+
+impl Backend for Torrent {
+    fn name(&self) -> &'static str {
+        "torrent"
+    }
+
+    fn probe(&self) -> Result<(), Unavailable> {
+        Ok(())
+    }
+
+    fn bind(&self, _: &Address, _: &ListenOptions, _: usize) -> io::Result<Vec<Bound>> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    fn run(&self, launches: Vec<Launch>) -> Result<(), Vec<Ended>> {
+        let clock = Clock::start();
+        on_threads(launches, |_, start| {
+            let reactor = Rc::new(TorrentReactor { clock, alarm: Alarm::default() });
+            let Some(mut root) = start(reactor.clone()) else { return Ok(Life::Over) };
+            while root.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending() {
+                reactor.alarm.fire(clock.now());
+                thread::yield_now();
+            }
+            Ok(Life::Ended)
+        })
+    }
+}
+
+impl Reactor for TorrentReactor {
+    fn now(&self) -> Time {
+        self.clock.now()
+    }
+
+    fn unix_time(&self) -> Duration {
+        self.clock.unix_time()
+    }
+
+    fn seed(&self) -> u64 {
+        0
+    }
+
+    fn poll_until(&self, cx: &mut Context<'_>, deadline: Time) -> Poll<()> {
+        self.alarm.poll_until(self.clock.now(), cx, deadline)
+    }
+
+    fn listen(&self, _: Bound) -> io::Result<Box<dyn Listener>> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    fn connect(&self, _: &Address, _: &ConnectOptions) -> io::Result<Transport> {
+        Ok(Transport { source: Box::new(Spring(vec![7; LENT])), sink: Box::new(Sea) })
+    }
+
+    fn adopt(&self, _: Incoming) -> io::Result<Transport> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+}
+
+/// Lends the same bytes for ever.
+#[derive(Debug)]
+struct Spring(Vec<u8>);
+
+impl Source for Spring {
+    fn poll_fill(&mut self, _: &mut Context<'_>) -> Poll<io::Result<&[u8]>> {
+        Poll::Ready(Ok(&self.0))
+    }
+
+    fn consume(&mut self, count: usize) {
+        assert!(count <= self.0.len());
+    }
+
+    fn poll_release(&mut self, _: &mut Context<'_>) -> Poll<io::Result<Incoming>> {
+        Poll::Ready(Err(io::ErrorKind::Unsupported.into()))
+    }
+
+    fn abort(&mut self) {}
+
+    fn peer(&self) -> io::Result<Address> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    fn local(&self) -> io::Result<Address> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+}
+
+/// Takes whatever comes.
+#[derive(Debug)]
+struct Sea;
+
+impl Sink for Sea {
+    fn poll_write(&mut self, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Poll::Ready(Ok(bytes.len()))
+    }
+
+    fn poll_flush(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn abort(&mut self) {}
+}
+
+/// Runs `main` on one shard of the torrent.
+fn on_torrent<F>(main: impl Fn(Shard) -> F + Send + Sync + 'static)
+where
+    F: Future<Output = anyhow::Result<()>> + 'static,
+{
+    let config = Config::default().cores(1).reactor("torrent");
+    let runtime = Runtime::with_backends(config, &[&Torrent]).unwrap().without_signals();
+    let (tell, told) = channel();
+    // A shard that gives nobody a turn would hang, and so would who joins it.
+    drop(spawn(move || tell.send(runtime.run(main))));
+    told.recv_timeout(LONG).expect("a run that ends").unwrap();
+}
+
+fn anywhere() -> Address {
+    Address::Inet(([127, 0, 0, 1], 1).into())
+}
+
+#[test]
+fn stream_13_a_pump_moves_a_bounded_share_and_gives_way() {
+    on_torrent(|shard| async move {
+        let polls: Rc<RefCell<Vec<(usize, u64, u64)>>> = Rc::default();
+        for number in 0..3 {
+            let (here, polls) = (shard.clone(), polls.clone());
+            shard.spawn_detached("pump", async move {
+                let near = here.connect(&anywhere(), &ConnectOptions::default()).await.unwrap();
+                let far = here.connect(&anywhere(), &ConnectOptions::default()).await.unwrap();
+                let mut pump = near.pump(far, Some(Duration::from_secs(1)));
+                poll_fn(|cx| {
+                    let before = pump.moved();
+                    let polled = Pin::new(&mut pump).poll(cx);
+                    let after = pump.moved();
+                    polls.borrow_mut().push((number, after.0 - before.0, after.1 - before.1));
+                    polled
+                })
+                .await;
+            });
+        }
+        // Timers are not starved either.
+        for _ in 0..20 {
+            shard.sleep(Duration::from_millis(1)).await;
+        }
+        let polls = polls.borrow();
+        assert!(polls.len() > 30, "{} turns", polls.len());
+        for share in polls.iter() {
+            assert!(share.1 > 0 && share.1 <= TURN_MAX && share.2 > 0 && share.2 <= TURN_MAX, "{share:?}");
+        }
+        for turn in polls.chunks_exact(3) {
+            assert_ne!(
+                (turn[0].0, turn[1].0),
+                (turn[1].0, turn[2].0),
+                "one was polled twice in a row: {turn:?}"
+            );
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn stream_7_lingering_is_bounded_in_bytes() {
+    on_torrent(|shard| async move {
+        let mut idle = pin!(shard.sleep(Duration::from_secs(1)));
+        let before = shard.stats();
+        for _ in 0..10 {
+            drop(shard.connect(&anywhere(), &ConnectOptions::default()).await?);
+        }
+        // All of them are gone before their two seconds are over.
+        while shard.stats().alive > before.alive {
+            assert!(poll_fn(|cx| Poll::Ready(idle.as_mut().poll(cx))).await.is_pending());
+            shard.yield_now().await;
+        }
+        assert_eq!(shard.stats().spawned, before.spawned + 10, "one task lingers for each");
+        Ok(())
+    });
+}
