@@ -5,6 +5,7 @@
 mod cli;
 mod ending;
 mod endless;
+mod handing;
 mod kit;
 mod limits;
 mod pressure;

@@ -11,13 +11,12 @@ use std::thread::{self, ThreadId};
 use std::time::Duration;
 
 use waterwheel::net::Connection;
-use waterwheel::reactor::Incoming;
 use waterwheel::runtime::{RunError, Runtime};
 use waterwheel::shard::{Phase, Shard, ShardId};
 
 use super::kit::{
-    Origin, Pattern, Proxy, Random, Server, Watch, client, config, end_of, eventually, keep_log, logged,
-    meet, on_each_reactor, pause, spawn,
+    Origin, Proxy, Server, Watch, client, config, end_of, eventually, keep_log, logged, meet,
+    on_each_reactor, pause, spawn,
 };
 
 on_each_reactor![
@@ -26,7 +25,6 @@ on_each_reactor![
     shard_5_a_panic_resets_its_connection_and_no_other,
     shard_5_a_blocked_shard_stops_no_other_and_is_reported,
     shard_6_an_error_of_one_shard_stops_the_others_in_order,
-    hand_3_bytes_read_before_a_hand_off_arrive_once_and_in_order,
     stream_7_closing_with_unread_input_does_not_destroy_the_answer,
     stream_7_lingering_ends_with_a_peer_that_does_not,
     stream_7_a_shard_that_ends_lingers_too,
@@ -192,90 +190,6 @@ fn shard_6_an_error_of_one_shard_stops_the_others_in_order(reactor: &str) {
     let error = run.join().unwrap().unwrap_err();
     assert!(matches!(error, RunError::Main { shard: 1, .. }), "{error:?}");
     assert_eq!(error.to_string(), "shard 1: no luck");
-}
-
-fn hand_3_bytes_read_before_a_hand_off_arrive_once_and_in_order(reactor: &str) {
-    const HOPS: u8 = 6;
-    const EACH: u64 = 300_000;
-    /// A connection with how often it will be handed on, and the number of its random choices.
-    struct Passed(Incoming, u8, u64);
-    let server = Server::start_with(config(reactor, 2), |runtime| {
-        let port = runtime.port::<Passed>("passed").unwrap();
-        move |shard: &Shard| {
-            let mailbox = shard.open(&port).unwrap();
-            let sender = Rc::new(mailbox.sender());
-            /// Echoes a few bytes, peeks at some more, and hands the connection on; the last one echoes the rest.
-            async fn carry(
-                mut connection: Connection,
-                hops: u8,
-                seed: u64,
-                sender: &waterwheel::mesh::Sender<Passed>,
-            ) -> anyhow::Result<()> {
-                let (shard, mut random) = (connection.shard().clone(), Random::new(seed));
-                let mut buffer = vec![0; 4_000];
-                let stop = random.up_to(20);
-                for turn in 0.. {
-                    if turn == stop && hops > 0 {
-                        // Lent, and not consumed.
-                        connection.fill().await?;
-                        let next = ShardId::new(1 - shard.id().index());
-                        let incoming = connection.release().await?;
-                        let sent = sender.send(next, Passed(incoming, hops - 1, random.next())).await;
-                        return sent.map_err(|_| anyhow::anyhow!("the other shard ended"));
-                    }
-                    let most = random.up_to(4_000);
-                    let got = connection.read(&mut buffer[..most]).await?;
-                    if got == 0 {
-                        return connection.close().await.map_err(Into::into);
-                    }
-                    connection.write_all(&buffer[..got]).await?;
-                }
-                Ok(())
-            }
-            let (taking, receiving) = (shard.clone(), sender.clone());
-            shard.spawn_detached("taker", async move {
-                loop {
-                    let (_, Passed(incoming, hops, seed)) = mailbox.receive().await;
-                    let connection = taking.adopt(incoming).unwrap();
-                    let sender = receiving.clone();
-                    taking.spawn_detached("carrier", async move {
-                        carry(connection, hops, seed, &sender).await.unwrap();
-                    });
-                }
-            });
-            move |mut connection: Connection| {
-                let sender = sender.clone();
-                async move {
-                    let mut seed = [0];
-                    connection.read_exact(&mut seed).await?;
-                    carry(connection, HOPS, u64::from(seed[0]), &sender).await
-                }
-            }
-        }
-    });
-    let clients = (0..12_u8).map(|seed| {
-        let at = server.at;
-        spawn(move || {
-            let mut stream = client(at);
-            stream.write_all(&[seed]).unwrap();
-            let mut writing = stream.try_clone().unwrap();
-            let writer = spawn(move || {
-                let mut sent = Pattern::new(u64::from(seed));
-                let mut random = Random::new(u64::from(seed) + 100);
-                while sent.at() < EACH {
-                    let count = random.up_to(10_000).min((EACH - sent.at()) as usize);
-                    sent.write(&mut writing, count).unwrap();
-                }
-                writing.shutdown(Shutdown::Write).unwrap();
-            });
-            let got = Pattern::new(u64::from(seed)).read_to_end(&mut stream).unwrap();
-            writer.join().unwrap();
-            got
-        })
-    });
-    let got: Vec<u64> =
-        clients.collect::<Vec<_>>().into_iter().map(|client| client.join().unwrap()).collect();
-    assert_eq!(got, [EACH; 12]);
 }
 
 /// Reads the first word, answers at length, and closes.

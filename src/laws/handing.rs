@@ -1,0 +1,110 @@
+//! HAND-3: what was read before a connection went to another shard is delivered there, once and in order.
+
+use std::io::Write;
+use std::net::{Shutdown, SocketAddr};
+use std::rc::Rc;
+
+use anyhow::anyhow;
+use waterwheel::mesh::{Mailbox, Sender};
+use waterwheel::net::Connection;
+use waterwheel::reactor::Incoming;
+use waterwheel::shard::{Shard, ShardId};
+
+use super::kit::{Pattern, Random, Server, client, config, on_each_reactor, spawn};
+
+on_each_reactor![hand_3_bytes_read_before_a_hand_off_arrive_once_and_in_order,];
+
+/// How often each connection changes shards.
+const HOPS: u8 = 6;
+/// Bytes that each client sends and gets back.
+const EACH: u64 = 300_000;
+
+/// A connection on its way: how often it will be handed on, and the seed of its random choices.
+struct Passed {
+    incoming: Incoming,
+    hops: u8,
+    seed: u64,
+}
+
+/// Echoes a few times, looks at more without taking it, and hands the connection on; the last shard echoes the rest.
+async fn carry(
+    mut connection: Connection,
+    hops: u8,
+    seed: u64,
+    sender: &Sender<Passed>,
+) -> anyhow::Result<()> {
+    let (shard, mut random) = (connection.shard().clone(), Random::new(seed));
+    let mut buffer = vec![0; 4_000];
+    let mut turns = random.up_to(20);
+    loop {
+        if turns == 0 && hops > 0 {
+            connection.fill().await?;
+            let next = ShardId::new(1 - shard.id().index());
+            let incoming = connection.release().await?;
+            let passed = Passed { incoming, hops: hops - 1, seed: random.next() };
+            return sender.send(next, passed).await.map_err(|_| anyhow!("the other shard ended"));
+        }
+        turns = turns.saturating_sub(1);
+        let most = random.up_to(4_000);
+        let got = connection.read(&mut buffer[..most]).await?;
+        if got == 0 {
+            return Ok(connection.close().await?);
+        }
+        connection.write_all(&buffer[..got]).await?;
+    }
+}
+
+/// Takes over what the other shard hands on.
+async fn take_over(shard: Shard, mailbox: Mailbox<Passed>, sender: Rc<Sender<Passed>>) {
+    loop {
+        let (_, Passed { incoming, hops, seed }) = mailbox.receive().await;
+        let connection = shard.adopt(incoming).unwrap();
+        let sender = sender.clone();
+        shard.spawn_detached("carrier", async move {
+            // If it fails its client tells.
+            let _ = carry(connection, hops, seed, &sender).await;
+        });
+    }
+}
+
+/// Sends a pattern in random pieces, and answers how much of it came back.
+fn there_and_back(at: SocketAddr, seed: u8) -> u64 {
+    let mut stream = client(at);
+    stream.write_all(&[seed]).unwrap();
+    let mut writing = stream.try_clone().unwrap();
+    let writer = spawn(move || {
+        let mut sent = Pattern::new(u64::from(seed));
+        let mut random = Random::new(u64::from(seed) + 100);
+        while sent.at() < EACH {
+            let count = random.up_to(10_000).min((EACH - sent.at()) as usize);
+            sent.write(&mut writing, count).unwrap();
+        }
+        writing.shutdown(Shutdown::Write).unwrap();
+    });
+    let got = Pattern::new(u64::from(seed)).read_to_end(&mut stream).unwrap();
+    writer.join().unwrap();
+    got
+}
+
+fn hand_3_bytes_read_before_a_hand_off_arrive_once_and_in_order(reactor: &str) {
+    let server = Server::start_with(config(reactor, 2), |runtime| {
+        let port = runtime.port::<Passed>("passed").unwrap();
+        move |shard: &Shard| {
+            let mailbox = shard.open(&port).unwrap();
+            let sender = Rc::new(mailbox.sender());
+            shard.spawn_detached("taker", take_over(shard.clone(), mailbox, sender.clone()));
+            move |mut connection: Connection| {
+                let sender = sender.clone();
+                async move {
+                    let mut seed = [0];
+                    connection.read_exact(&mut seed).await?;
+                    carry(connection, HOPS, u64::from(seed[0]), &sender).await
+                }
+            }
+        }
+    });
+    let at = server.at;
+    let clients: Vec<_> = (0..12).map(|seed| spawn(move || there_and_back(at, seed))).collect();
+    let got: Vec<u64> = clients.into_iter().map(|client| client.join().unwrap()).collect();
+    assert_eq!(got, [EACH; 12]);
+}
