@@ -200,16 +200,21 @@ async fn curt(mut connection: Connection) -> anyhow::Result<()> {
 }
 
 fn stream_7_closing_with_unread_input_does_not_destroy_the_answer(reactor: &str) {
+    const ROUNDS: usize = 10;
     let server = Server::start(config(reactor, 1), curt);
-    for _ in 0..10 {
+    let mut unharmed = 0;
+    for _ in 0..ROUNDS {
         let mut stream = client(server.at);
-        // Nearly as much as is read and thrown away, and more of it while the server closes.
-        for _ in 0..9 {
-            stream.write_all(&[1; 100_000]).unwrap();
-        }
-        stream.shutdown(Shutdown::Write).unwrap();
+        stream.write_all(&[1; 500_000]).unwrap();
         assert_eq!(end_of(&mut stream), Ok(50_000));
+        // The server has closed. What it still reads and throws away would else be answered with a reset.
+        unharmed += usize::from((0..10).all(|_| {
+            pause(Duration::from_millis(5));
+            stream.write_all(&[1; 20_000]).is_ok()
+        }));
     }
+    // A machine that holds the client up for longer than the server lingers has its way now and then.
+    assert!(unharmed > ROUNDS / 2, "{} of {ROUNDS} were reset", ROUNDS - unharmed);
     server.stop().unwrap();
 }
 
