@@ -74,11 +74,12 @@ impl RootFuture {
         if let Some(limit) = core.budgets.stall {
             core.report_stall(limit);
         }
-        if self.over.get() {
-            return Poll::Ready(());
-        }
-        if self.out_of_time(now) {
+        // Said also where the main task has heard of it by itself: what still runs is cut short.
+        let late = self.out_of_time(now);
+        if late && !self.over.get() {
             core.last_word(self.main);
+        }
+        if late || self.over.get() {
             return Poll::Ready(());
         }
         let more = taken.more || timers_left || !core.nothing_ready();
