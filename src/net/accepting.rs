@@ -135,6 +135,8 @@ pub(super) struct Accepting {
     reserve: Reserve,
     /// Connections that wait in tasks of their own for room at their owner.
     waiting: Rc<Cell<usize>>,
+    /// The last connection found no shard with room.
+    all_crowded: bool,
     /// When the log last heard of a shortage.
     complained: Option<Time>,
 }
@@ -166,6 +168,7 @@ impl Accepting {
             steer,
             reserve: Reserve::new()?,
             waiting: Rc::default(),
+            all_crowded: false,
             complained: None,
         })
     }
@@ -216,7 +219,11 @@ impl Accepting {
     }
 
     /// Waits until the queue has room, so that what nobody serves waits in the kernel's backlog.
-    async fn room(&self) {
+    async fn room(&mut self) {
+        let may_spill = self.steer.mode == Mode::Flow && self.shard.count() > 1 && !self.all_crowded;
+        if may_spill {
+            return;
+        }
         let queue = &self.queue;
         poll_fn(|cx| {
             if queue.ready.borrow().len() < QUEUE {
@@ -226,6 +233,7 @@ impl Accepting {
             Poll::Pending
         })
         .await;
+        self.all_crowded = false;
     }
 
     async fn route(&mut self, incoming: Incoming) {
@@ -268,7 +276,20 @@ impl Accepting {
         });
     }
 
-    fn keep(&self, incoming: Incoming) {
+    /// Serves a connection here. If too many wait here already, and nothing but even spreading binds it to this shard,
+    /// another shard may have time for it.
+    fn keep(&mut self, mut incoming: Incoming) {
+        let crowded = self.queue.ready.borrow().len() >= QUEUE;
+        if crowded && self.steer.mode == Mode::Flow {
+            let me = self.shard.id();
+            for other in self.shard.ids().filter(|other| *other != me) {
+                incoming = match self.steer.to.try_send(other, incoming) {
+                    Ok(()) => return bump(&self.queue.counters.handed_over),
+                    Err(TrySendError::Full(incoming) | TrySendError::Closed(incoming)) => incoming,
+                };
+            }
+        }
+        self.all_crowded = crowded;
         self.queue.push(incoming);
     }
 
