@@ -7,6 +7,7 @@ mod output;
 mod proxy;
 mod reactors;
 mod serve;
+mod values;
 
 use std::process::ExitCode;
 

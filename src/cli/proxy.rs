@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 
+use super::values::{SERVED_MAX, whole};
 use super::{Failure, output};
 use crate::load::units::parse_duration;
 use crate::net::Endpoint;
@@ -32,31 +33,17 @@ pub(super) struct Tcp {
     #[arg(long, default_value = "5s", value_parser = parse_duration, value_name = "TIME", allow_hyphen_values = true)]
     connect_timeout: Duration,
     /// How many other upstreams are tried when one cannot be connected.
-    #[arg(long, default_value = "2", value_parser = count, value_name = "COUNT", allow_hyphen_values = true)]
+    #[arg(long, default_value = "2", value_parser = whole::<usize, 0, 1_000>, value_name = "COUNT", allow_hyphen_values = true)]
     retries: usize,
     /// Close a connection over which nothing moved for so long; `0s`: never.
     #[arg(long, default_value = "300s", value_parser = parse_duration, value_name = "TIME", allow_hyphen_values = true)]
     idle_timeout: Duration,
     /// The most connections served at once, over all shards.
-    #[arg(long, default_value = "100000", value_parser = served, value_name = "COUNT", allow_hyphen_values = true)]
+    #[arg(long, default_value = "100000", value_parser = whole::<usize, 1, SERVED_MAX>, value_name = "COUNT", allow_hyphen_values = true)]
     connections: usize,
     /// Print counters as JSON.
     #[arg(long)]
     json: bool,
-}
-
-/// How many of something, none included.
-fn count(text: &str) -> Result<usize, String> {
-    text.parse().map_err(|_| "not a whole number; allowed: 0 or more".to_owned())
-}
-
-/// How many are served at once.
-fn served(text: &str) -> Result<usize, String> {
-    match text.parse() {
-        Ok(0) => Err("nobody could be served; allowed: 1 or more".to_owned()),
-        Ok(count) => Ok(count),
-        Err(_) => Err("not a whole number; allowed: 1 or more".to_owned()),
-    }
 }
 
 impl Command {

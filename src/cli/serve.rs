@@ -6,11 +6,12 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 use waterwheel_reactor::ListenOptions;
 
+use super::values::{SERVED_MAX, whole};
 use super::{Failure, output};
 use crate::load::origin::{EchoOrigin, HttpOrigin, OriginSettings};
 use crate::load::units::{parse_duration, parse_size};
 use crate::net::Endpoint;
-use crate::runtime::{Config, Runtime, Service};
+use crate::runtime::{Config, Runtime, Service, serve};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
@@ -26,10 +27,10 @@ pub(super) struct Common {
     #[arg(long, value_name = "ENDPOINT")]
     listen: Endpoint,
     /// Close a connection that says nothing for so long.
-    #[arg(long, default_value = "60s", value_parser = parse_duration, value_name = "TIME")]
+    #[arg(long, default_value = "60s", value_parser = parse_duration, value_name = "TIME", allow_hyphen_values = true)]
     idle_timeout: Duration,
     /// The most connections served at once, over all shards.
-    #[arg(long, default_value_t = 100_000, value_name = "COUNT")]
+    #[arg(long, default_value = "100000", value_parser = whole::<usize, 1, SERVED_MAX>, value_name = "COUNT", allow_hyphen_values = true)]
     connections: usize,
 }
 
@@ -57,11 +58,6 @@ impl Common {
         config: Config,
         size: u64,
     ) -> Result<ExitCode, Failure> {
-        if self.connections == 0 {
-            return Err(Failure::Usage(
-                "--connections 0: nobody could be served; allowed: 1 or more".to_owned(),
-            ));
-        }
         if self.idle_timeout.is_zero() {
             return Err(Failure::Usage(
                 "--idle-timeout 0s: nobody could be served; allowed: more".to_owned(),
@@ -69,10 +65,17 @@ impl Common {
         }
         let runtime = Runtime::new(config)?;
         let listening = runtime.listen_with(&self.listen, &ListenOptions::default())?;
-        output::err(&format!("waterwheel: listening on {}\n", listening.local()));
         let connections = self.connections.div_ceil(runtime.shards());
         let settings = OriginSettings { idle: self.idle_timeout, connections, size };
-        runtime.serve::<S>(listening, settings).map_err(|error| Failure::Run(error.to_string()))?;
+        let ran = runtime.run(move |shard| {
+            let (listening, settings) = (listening.clone(), settings.clone());
+            // Said once the signals are handled: whoever hears it may stop this.
+            if shard.id().index() == 0 {
+                output::err(&format!("waterwheel: listening on {}\n", listening.local()));
+            }
+            async move { serve::<S>(&shard, &listening, &settings).await }
+        });
+        ran.map_err(|error| Failure::Run(error.to_string()))?;
         Ok(ExitCode::SUCCESS)
     }
 }

@@ -17,7 +17,7 @@ const PROXY: [&str; 6] = ["proxy", "tcp", "--listen", "tcp:127.0.0.1:0", "--upst
 
 /// Checks that a command refused: one line that says all of `parts`, this exit code, and nothing began.
 #[track_caller]
-fn refused(ended: &Ended, code: i32, parts: &[&str]) {
+pub(super) fn refused(ended: &Ended, code: i32, parts: &[&str]) {
     assert_eq!(ended.code, Some(code), "{ended:?}");
     assert_eq!(ended.err.lines().count(), 1, "one line: {:?}", ended.err);
     assert!(ended.err.starts_with("waterwheel: ") && ended.err.ends_with('\n'), "{:?}", ended.err);
@@ -64,11 +64,11 @@ fn a_flag_that_makes_no_sense_stops_the_start_and_overrides_its_variable() {
             &["--cores", "3", "--cpus", "0"],
             &["--cores=\"3\": contradicts --cpus=\"0\"", "; allowed: 1, auto"],
         ),
-        (&["--connections", "0"], &["'0'", "--connections", "nobody could be served; allowed: 1 or more"]),
-        (&["--connections", "many"], &["'many'", "--connections", "not a whole number; allowed: 1 or more"]),
+        (&["--connections", "0"], &["'0'", "--connections", "allowed: 1 to "]),
+        (&["--connections", "many"], &["'many'", "--connections", "not a whole number", "allowed: 1 to "]),
         (&["--connect-timeout", "5"], &["\"5\"", "--connect-timeout", "allowed: ", "as in 30s"]),
         (&["--idle-timeout", "-1s"], &["\"-1s\"", "--idle-timeout", "allowed: "]),
-        (&["--retries", "-1"], &["'-1'", "--retries", "allowed: 0 or more"]),
+        (&["--retries", "-1"], &["'-1'", "--retries", "allowed: 0 to "]),
         (&["--spin-us", "-1"], &["--spin-us=\"-1\": not a whole number; allowed: "]),
         (&["--balance", "fair"], &["fair", "--balance", "allowed: round-robin, least-connections"]),
         (&["--bogus"], &["--bogus"]),

@@ -9,6 +9,7 @@ mod handing;
 mod kit;
 mod limits;
 mod pressure;
+mod programs;
 mod proxy;
 mod shards;
 mod steering;

@@ -8,20 +8,20 @@ use std::time::Duration;
 
 use clap::Args;
 
+use super::values::{demo_length, whole};
 use super::{Failure, output};
-use crate::load::units::parse_duration;
 use crate::runtime::{Config, Runtime};
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
     /// How long the load runs.
-    #[arg(long = "for", default_value = "3s", value_parser = parse_duration, value_name = "TIME")]
+    #[arg(long = "for", default_value = "3s", value_parser = demo_length, value_name = "TIME", allow_hyphen_values = true)]
     length: Duration,
     /// Connections that each shard opens to the proxy.
-    #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=2000), value_name = "COUNT")]
+    #[arg(long, default_value = "32", value_parser = whole::<u32, 1, 2_000>, value_name = "COUNT", allow_hyphen_values = true)]
     connections: u32,
     /// Bytes per message.
-    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=65536), value_name = "BYTES")]
+    #[arg(long, default_value = "64", value_parser = whole::<u32, 1, 65_536>, value_name = "BYTES", allow_hyphen_values = true)]
     size: u32,
     /// Print the result as JSON.
     #[arg(long)]
