@@ -4,6 +4,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use waterwheel_reactor::Time;
 
@@ -13,8 +14,8 @@ use super::task::Slot;
 
 /// How often a shard that spins looks at its bell before it looks at the kernel again: about 2 µs.
 const GLANCES: usize = 100;
-/// How many turns such a shard takes for messages before it looks at the kernel again: some 10 µs.
-const TURNS_UNSEEN: usize = 16;
+/// How long such a shard may take turns for messages alone before it looks at the kernel again: a few dozen turns.
+const UNSEEN: Duration = Duration::from_micros(20);
 
 /// The root of one shard. Ends when its main task ended, or when a stop has run out of time; drops every task then.
 pub(crate) struct RootFuture {
@@ -154,16 +155,17 @@ impl Future for RootFuture {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = &mut *self;
         this.core.set_root(cx.waker());
-        for _ in 0..TURNS_UNSEEN {
+        let mut first = None;
+        loop {
             this.rung = false;
             if this.turn(cx).is_ready() {
                 return Poll::Ready(());
             }
-            if !this.rung {
-                break;
+            let now = this.core.turn_began();
+            if !this.rung || now.since(*first.get_or_insert(now)) >= UNSEEN {
+                return Poll::Pending;
             }
         }
-        Poll::Pending
     }
 }
 

@@ -24,12 +24,14 @@ use super::*;
 #[derive(Debug, Default)]
 struct Hand {
     now: Cell<Time>,
+    /// How far each look at the clock moves it.
+    step: Cell<Duration>,
     alarm: Alarm,
 }
 
 impl Reactor for Hand {
     fn now(&self) -> Time {
-        self.now.get()
+        self.now.replace(self.now.get() + self.step.get())
     }
     fn unix_time(&self) -> Duration {
         Duration::ZERO
@@ -419,9 +421,11 @@ fn a_shard_that_spins_sees_its_reactor_however_often_it_is_rung() {
     assert!(bench.turn(), "it does not sleep yet");
     let quiet = bench.shard.stats().turns;
     bench.alone.flooded.set(true);
+    bench.hand.step.set(Duration::from_micros(5));
     assert!(bench.turn());
+    bench.hand.step.set(Duration::ZERO);
     let flooded = bench.shard.stats().turns - quiet;
-    assert!((2..=100).contains(&flooded), "{flooded} turns in one poll");
+    assert!((2..10).contains(&flooded), "{flooded} turns in one poll");
     bench.alone.flooded.set(false);
     bench.hand.now.set(Time::ZERO + Duration::from_millis(2));
     assert!(!bench.turn(), "its spin is over");
