@@ -68,7 +68,7 @@ impl Common {
         let connections = self.connections.div_ceil(runtime.shards());
         let settings = OriginSettings { idle: self.idle_timeout, connections, size };
         let ran = runtime.run(move |shard| {
-            let (listening, settings) = (listening.clone(), settings.clone());
+            let (listening, settings) = (listening.clone(), settings);
             // Said once the signals are handled: whoever hears it may stop this.
             if shard.id().index() == 0 {
                 output::err(&format!("waterwheel: listening on {}\n", listening.local()));
