@@ -2,6 +2,7 @@
 //! once. A test program of its own, since it counts in the global allocator.
 
 mod forwarded;
+mod timers;
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::{Cell, RefCell};

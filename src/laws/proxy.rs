@@ -16,6 +16,7 @@ on_each_reactor![
     a_half_close_is_carried_through_and_the_answer_still_comes,
     last_bytes_and_the_end_are_never_truncated,
     one_byte_at_a_time_passes,
+    an_answer_before_the_end_of_the_question_arrives_whole,
     a_reset_is_passed_on_as_a_reset_and_others_do_not_notice,
     connections_that_are_gone_at_once_leave_nothing,
     an_upstream_that_refuses_costs_a_try_and_not_the_client,
@@ -94,6 +95,28 @@ fn one_byte_at_a_time_passes(reactor: &str) {
     upstream.shutdown(Shutdown::Write).unwrap();
     assert_eq!(got.read_to_end(&mut upstream).unwrap(), 2_500);
     assert_eq!(all(&mut client), [b'x'; 2_000]);
+}
+
+fn an_answer_before_the_end_of_the_question_arrives_whole(reactor: &str) {
+    let bench = Bench::start(reactor, &[]);
+    for round in 0..20 {
+        let (mut client, mut upstream) = talking(&bench);
+        let mut asking = client.try_clone().unwrap();
+        let asker = super::kit::spawn(move || while asking.write_all(&[1; 50_000]).is_ok() {});
+        upstream.read_exact(&mut [0; 4]).unwrap();
+        upstream.write_all(&[7; 60_000]).unwrap();
+        if round % 2 == 0 {
+            upstream.shutdown(Shutdown::Write).unwrap();
+        }
+        // With input that it has not read, so that its kernel resets; what it has said must come through all the same.
+        drop(upstream);
+        let mut got = Vec::new();
+        let _ended_or_reset = client.read_to_end(&mut got);
+        assert_eq!(got.len(), 60_000, "round {round}");
+        client.shutdown(Shutdown::Both).ok();
+        asker.join().unwrap();
+    }
+    bench.proxy.counts("active", 0);
 }
 
 fn a_reset_is_passed_on_as_a_reset_and_others_do_not_notice(reactor: &str) {
