@@ -64,7 +64,7 @@
 //!
 //! | for | take |
 //! |---|---|
-//! | something that happens often | a [`Port`](crate::mesh::Port), or a [`CallPort`](crate::mesh::CallPort) if an answer is needed; neither allocates per message |
+//! | something that happens often | a [`Port`](crate::mesh::Port); with an answer, a [`CallPort`](crate::mesh::CallPort). Neither allocates per message |
 //! | something that happens rarely | [`Shard::run_on`](crate::shard::Shard::run_on): a closure, three allocations |
 //! | another thread that has something for a shard | [`Remote`](crate::mesh::Remote): a job, at most 1 024 waiting per shard |
 //! | a task of the same shard | [`deferred`](crate::shard::deferred()), or an `Rc` |
