@@ -180,7 +180,7 @@ impl Between for Member {
     }
 
     fn rung(&self) -> bool {
-        self.ledger.bell().is_rung()
+        self.ledger.bell().is_rung() || !self.ledger.is_settled()
     }
 
     fn set_waker(&self, waker: &Waker) {
