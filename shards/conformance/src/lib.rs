@@ -18,7 +18,8 @@
 //! A defect that cannot be worked around stands in the strict list of [`Deviation`]s: a listed law that passes is a
 //! failure, so that the list never outlives its reasons.
 //!
-//! The environment variable `WATERWHEEL_REACTOR`, unless it is `auto`, limits the run to that reactor.
+//! The environment variable `WATERWHEEL_REACTOR`, unless it is `auto`, limits a suite of several reactors to the one
+//! that it names; a name that none of them has is refused. A suite of one reactor runs whatever the variable says.
 #![forbid(unsafe_code)]
 
 pub mod kit;
@@ -46,19 +47,20 @@ const LAWS: &[&[Law]] =
 
 /// Runs all laws on all `reactors`, but for what the command line and the environment leave out.
 ///
-/// The exit code is 0 if every law that ran holds or deviates as listed, 1 if not, 2 if the command line makes no
-/// sense. In a child process, which runs one law, it does not return.
+/// The exit code is 0 if every law that ran holds or deviates as listed, 1 if not, 2 if the command line or the
+/// environment makes no sense. In a child process, which runs one law, it does not return.
 #[must_use = "it is what `main` has to return"]
 pub fn main(reactors: &[&dyn Backend], deviations: &[Deviation]) -> ExitCode {
     let laws = laws();
     let held: Vec<_> = reactors.iter().map(|backend| (*backend, laws.as_slice())).collect();
-    main_with(&held, deviations)
+    runner::run(&runner::Suite { held: &held, deviations, limited: reactors.len() > 1 })
 }
 
 /// As [`main`], with each reactor held to laws of its own: some of [these](laws), or others, written with the [`kit`].
+/// The environment leaves none of them out.
 #[must_use = "it is what `main` has to return"]
 pub fn main_with(held: &[(&dyn Backend, &[Law])], deviations: &[Deviation]) -> ExitCode {
-    runner::run(&runner::Suite { held, deviations })
+    runner::run(&runner::Suite { held, deviations, limited: false })
 }
 
 /// Every law of the suite, in the order of the contract.

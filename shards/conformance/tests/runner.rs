@@ -12,7 +12,7 @@ use std::process::{Command, ExitCode, Output, exit};
 use std::time::Duration;
 
 use waterwheel_conformance::kit::{pause, thread};
-use waterwheel_conformance::{Deviation, Law, Outcome, main_with};
+use waterwheel_conformance::{Deviation, Law, Outcome, laws, main as suite_of, main_with};
 use waterwheel_reactor::{Address, Backend, Bound, Ended, Launch, ListenOptions, Unavailable};
 
 const ROLE: &str = "WATERWHEEL_RUNNER_TEST";
@@ -27,18 +27,22 @@ fn main() -> ExitCode {
             let held = PROBES.iter().map(|plain| -> (&dyn Backend, &[Law]) { (plain, &laws) });
             main_with(&held.collect::<Vec<_>>(), &[])
         }
+        Ok("several") => suite_of(&[&Plain(SOUND), &PROBES[1]], &[]),
+        Ok("one") => suite_of(&[&Plain(SOUND)], &[]),
+        Ok("none") => suite_of(&[], &[]),
         _ => test(),
     }
 }
 
 /// Runs the checks, one line each; the first that fails ends the program with its panic.
 fn test() -> ExitCode {
-    let checks: [(&str, fn()); 6] = [
+    let checks: [(&str, fn()); 7] = [
         ("every_way_to_break_a_law_is_reported", broken_laws),
         ("the_list_of_deviations_is_strict", strict_list),
         ("an_entry_that_can_never_apply_fails", wrong_list),
         ("a_reactor_that_cannot_run_is_not_passed", probes),
         ("filters_choose_cases", filters),
+        ("a_suite_that_tries_nothing_is_no_success", nothing_tried),
         ("a_bad_command_line_is_refused", bad_command_line),
     ];
     let arguments: Vec<String> = env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
@@ -253,13 +257,39 @@ fn filters() {
     assert_eq!(said.text.lines().filter(|line| line.ends_with(": test")).count(), 8, "{}", said.text);
     let said = Said::by("probes", &["--exact", "sound::HOLDS", "--nocapture", "--test-threads=1"], "auto");
     said.has(&["running 1 test\n", "1 passed; 0 failed; 0 ignored; 0 measured; 7 filtered out"]);
-    // The environment limits the suite to one reactor, as it limits the programs.
-    let said = Said::by("probes", &[], "sound");
+    // What a filter leaves out was left out on purpose, as with the standard harness.
+    let said = Said::by("probes", &["no-such-law"], "auto");
     said.ended_with(0);
-    said.has(&["2 passed; 0 failed; 0 ignored; 0 measured; 6 filtered out"]);
-    let said = Said::by("probes", &[], "another");
+    said.has(&["running 0 tests", "8 filtered out"]);
+}
+
+fn nothing_tried() {
+    let listed = |said: &Said| said.text.lines().filter(|line| line.ends_with(": test")).count();
+    // The environment limits a suite to one reactor, as it limits the programs.
+    let said = Said::by("several", &["--list"], "sound");
     said.ended_with(0);
-    said.has(&["running 0 tests", "WATERWHEEL_REACTOR=another", "0 passed"]);
+    assert_eq!(listed(&said), laws().len(), "{}", said.text);
+    assert!(!said.text.contains("missing::"), "{}", said.text);
+    let said = Said::by("several", &["LIFE-1"], "missing");
+    said.ended_with(0);
+    said.has(&["running 1 test\n", "test missing::LIFE-1 ... not offered: no ring here\n"]);
+    for arguments in [&[][..], &["--list"], &["LIFE-1"]] {
+        let said = Said::by("several", arguments, "soun");
+        said.ended_with(2);
+        said.has(&[
+            "WATERWHEEL_REACTOR=soun: no such reactor in this suite; allowed are auto, sound, missing",
+        ]);
+    }
+    // Where there is nothing to choose from, the name of another suite's reactor must not leave nothing.
+    let said = Said::by("one", &["--list"], "epoll");
+    said.ended_with(0);
+    assert_eq!(listed(&said), laws().len(), "{}", said.text);
+    let said = Said::by("probes", &["sound"], "epoll");
+    said.ended_with(0);
+    said.has(&["running 2 tests\n", "2 passed"]);
+    let said = Said::by("none", &[], "auto");
+    said.ended_with(1);
+    said.has(&["no reactor is held to any law"]);
 }
 
 fn bad_command_line() {

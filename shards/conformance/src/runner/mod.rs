@@ -7,7 +7,6 @@ mod report;
 
 use std::collections::VecDeque;
 use std::env;
-use std::ffi::OsString;
 use std::io::{self, Write};
 use std::process::ExitCode;
 use std::sync::{Mutex, PoisonError};
@@ -26,7 +25,12 @@ pub(crate) struct Suite<'a> {
     /// Each reactor with the laws that it is held to.
     pub(crate) held: &'a [(&'a dyn Backend, &'a [Law])],
     pub(crate) deviations: &'a [Deviation],
+    /// Whether [`ONLY`] may leave out all reactors but one.
+    pub(crate) limited: bool,
 }
+
+/// The variable that names the one reactor to try, as it does for programs.
+const ONLY: &str = "WATERWHEEL_REACTOR";
 
 /// One law on one reactor.
 #[derive(Clone, Copy, Debug)]
@@ -43,26 +47,54 @@ impl Case<'_> {
 
 /// The whole program: see [`crate::main`].
 pub(crate) fn run(suite: &Suite<'_>) -> ExitCode {
+    let senseless = |wrong: String| {
+        eprintln!("error: {wrong}");
+        ExitCode::from(2)
+    };
     let arguments = match Arguments::parse(env::args().skip(1)) {
         Ok(arguments) => arguments,
-        Err(wrong) => {
-            eprintln!("error: {wrong}");
-            return ExitCode::from(2);
-        }
+        Err(wrong) => return senseless(wrong),
     };
-    match &arguments.task {
-        Task::Child(name) => child::run(suite, name),
-        Task::List => list(suite, &arguments),
-        Task::Run => run_all(suite, &arguments),
+    if let Task::Child(name) = &arguments.task {
+        return child::run(suite, name);
+    }
+    match limited_to(suite) {
+        Ok(only) => {
+            let (cases, count) = selected(suite, &arguments, only);
+            if let Task::List = arguments.task {
+                list(&cases)
+            } else {
+                run_all(suite, &arguments, cases, count)
+            }
+        }
+        Err(wrong) => senseless(wrong),
     }
 }
 
-/// The cases that the command line and the environment leave, and how many there are without them.
-fn selected<'a>(suite: &Suite<'a>, arguments: &Arguments) -> (Vec<Case<'a>>, usize) {
-    let only = limited_to();
-    let wanted = |case: &Case<'_>| {
-        only.as_ref().is_none_or(|only| only == case.reactor) && arguments.admit(&case.name())
+/// The one reactor that the environment asks for. A name that none of the suite's has is an error: nothing would be
+/// run, and that would look like success.
+fn limited_to(suite: &Suite<'_>) -> Result<Option<&'static str>, String> {
+    let Some(asked) = env::var_os(ONLY).filter(|name| suite.limited && !name.is_empty() && name != "auto")
+    else {
+        return Ok(None);
     };
+    let names: Vec<&'static str> = suite.held.iter().map(|(backend, _)| backend.name()).collect();
+    match names.iter().find(|name| asked == ***name) {
+        Some(name) => Ok(Some(*name)),
+        None => {
+            let allowed = names.join(", ");
+            Err(format!(
+                "{ONLY}={}: no such reactor in this suite; allowed are auto, {allowed}",
+                asked.display()
+            ))
+        }
+    }
+}
+
+/// The cases that the command line leaves of those on reactor `only`, or on all; and how many there are in all.
+fn selected<'a>(suite: &Suite<'a>, arguments: &Arguments, only: Option<&str>) -> (Vec<Case<'a>>, usize) {
+    let wanted =
+        |case: &Case<'_>| only.is_none_or(|only| only == case.reactor) && arguments.admit(&case.name());
     let all: Vec<Case<'a>> = suite
         .held
         .iter()
@@ -72,27 +104,18 @@ fn selected<'a>(suite: &Suite<'a>, arguments: &Arguments) -> (Vec<Case<'a>>, usi
     (all.into_iter().filter(wanted).collect(), count)
 }
 
-/// The one reactor that the environment asks for.
-fn limited_to() -> Option<OsString> {
-    env::var_os("WATERWHEEL_REACTOR").filter(|name| !name.is_empty() && name != "auto")
-}
-
-fn list(suite: &Suite<'_>, arguments: &Arguments) -> ExitCode {
+fn list(cases: &[Case<'_>]) -> ExitCode {
     let mut out = io::stdout().lock();
-    for case in selected(suite, arguments).0 {
+    for case in cases {
         // A reader that went away has seen enough.
         let _ = writeln!(out, "{}: test", case.name());
     }
     ExitCode::SUCCESS
 }
 
-fn run_all(suite: &Suite<'_>, arguments: &Arguments) -> ExitCode {
-    let (cases, count) = selected(suite, arguments);
+fn run_all(suite: &Suite<'_>, arguments: &Arguments, cases: Vec<Case<'_>>, count: usize) -> ExitCode {
     let mut report = Report::new(suite, count - cases.len(), arguments.show_output);
     report.begin(cases.len());
-    if let (true, Some(only)) = (cases.is_empty(), limited_to()) {
-        println!("WATERWHEEL_REACTOR={} is none of this suite's reactors, or left no case", only.display());
-    }
     report.check_list(suite);
     let mut ready = Vec::new();
     for (backend, _) in suite.held {

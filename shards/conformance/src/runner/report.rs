@@ -73,8 +73,12 @@ impl Report {
         println!("\nrunning {cases} test{}", if cases == 1 { "" } else { "s" });
     }
 
-    /// Fails entries of the list that can never apply, and laws or reactors that share a name.
+    /// Fails entries of the list that can never apply, laws or reactors that share a name, and a suite that has no case
+    /// at all: that a filter leaves none is what its user asked for, but this is a mistake.
     pub(super) fn check_list(&mut self, suite: &Suite<'_>) {
+        if suite.held.iter().all(|(_, laws)| laws.is_empty()) {
+            self.fail("suite".to_owned(), "no reactor is held to any law".to_owned());
+        }
         let mut wrong = Vec::new();
         for (index, entry) in suite.deviations.iter().enumerate() {
             let same = |other: &Deviation| (other.law, other.reactor) == (entry.law, entry.reactor);

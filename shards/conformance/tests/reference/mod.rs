@@ -107,7 +107,7 @@ fn life(fault: Fault, clock: Clock, shard: usize, start: &mut Start) -> io::Resu
         });
         reactor.turns.set(reactor.turns.get() + 1);
         reactor.wait(&bell)?;
-        reactor.alarm.fire(reactor.clock.now());
+        reactor.alarm.fire(reactor.now());
     }
 }
 
@@ -195,6 +195,15 @@ struct Wait {
 }
 
 impl Poller {
+    fn now(&self) -> Time {
+        let now = self.clock.now();
+        match self.fault {
+            // As where a processor's counter is taken to tick in nanoseconds.
+            Fault::ClockFast => Time::from_nanos(now.as_nanos() / 4 * 5),
+            _ => now,
+        }
+    }
+
     /// Sleeps until a descriptor is ready, the alarm's time has come or the bell rings; not at all if it rang.
     fn wait(&self, bell: &Bell) -> io::Result<()> {
         let sleeps = if self.fault == Fault::WakeLost { !bell.door.awake() } else { bell.door.may_sleep() };
@@ -232,10 +241,8 @@ impl Poller {
             _ if !sleeps => Duration::ZERO,
             None if self.fault == Fault::IdleTicks => Duration::from_millis(1),
             None => return None,
-            Some(at) if self.fault == Fault::CoarseTimer => {
-                at.since(self.clock.now()) + Duration::from_millis(4)
-            }
-            Some(at) => at.since(self.clock.now()),
+            Some(at) if self.fault == Fault::CoarseTimer => at.since(self.now()) + Duration::from_millis(4),
+            Some(at) => at.since(self.now()),
         };
         Some(Timespec { tv_sec: left.as_secs() as i64, tv_nsec: i64::from(left.subsec_nanos()) })
     }
@@ -247,7 +254,7 @@ struct Handle(Rc<Poller>);
 
 impl Reactor for Handle {
     fn now(&self) -> Time {
-        let now = self.0.clock.now();
+        let now = self.0.now();
         let turns = self.0.turns.get();
         if self.0.fault == Fault::ClockGoesBack && turns % 2 == 1 {
             return Time::from_nanos(now.as_nanos().saturating_sub(1_000_000));
@@ -271,7 +278,7 @@ impl Reactor for Handle {
             Fault::AbsurdOverflows if deadline.as_nanos() > i64::MAX as u64 => Time::ZERO,
             _ => deadline,
         };
-        self.0.alarm.poll_until(self.0.clock.now(), cx, deadline)
+        self.0.alarm.poll_until(self.0.now(), cx, deadline)
     }
 
     fn listen(&self, bound: Bound) -> io::Result<Box<dyn Listener>> {
