@@ -9,6 +9,7 @@ mod endless;
 mod handing;
 mod kit;
 mod limits;
+mod load;
 mod pressure;
 mod programs;
 mod proxy;

@@ -52,8 +52,6 @@ struct ShardResult {
     shard: usize,
     established: u32,
     measured: PhaseResult,
-    /// What its thread had of its CPU meanwhile.
-    thread: Option<ThreadUsage>,
     cpus: Vec<usize>,
     watched: Option<Watched>,
 }
@@ -167,17 +165,14 @@ impl<W: Workload> Job<W> {
             start = self.meet(&mut member, shard, 0).await?.time + LEAD;
         }
         let watched = if watches { Some(Watched::begin(self.plan.target_pid)?) } else { None };
-        let thread = ThreadUsage::current();
         let _progress = Tasks(self.report_progress(&generator, start).into_iter().collect());
         let schedule = self.schedule(&generator, self.plan.seed);
         let measured =
             generator.run_phase(start, self.plan.measure, self.plan.timeout, schedule, self.closed()).await;
-        let thread = thread.zip(ThreadUsage::current()).map(|(before, after)| after.since(&before));
         Ok(ShardResult {
             shard: shard.id().index(),
             established,
             measured,
-            thread,
             cpus: usage::own_cpus(),
             watched: watched.map(|watched| watched.end(self.plan.target_pid)),
         })
@@ -241,6 +236,7 @@ impl<W: Workload> Job<W> {
             asked: self.plan.connections,
             established: 0,
             established_at_end: 0,
+            refused_at_end: 0,
             reconnects: 0,
             start: first.measured.start,
             end: first.measured.end,
@@ -253,19 +249,20 @@ impl<W: Workload> Job<W> {
                 .map(|(a, b)| b.saturating_sub(a)),
             shards: Vec::new(),
         };
-        for ShardResult { shard, established, measured, thread, cpus, .. } in results {
+        for ShardResult { shard, established, measured, cpus, .. } in results {
             measured.tally.account.settle()?;
             finished.tally.merge(&measured.tally);
             finished.per_connection.extend(&measured.per_link);
             finished.established += established;
             finished.established_at_end += measured.established as u32;
+            finished.refused_at_end += measured.refused as u32;
             finished.reconnects += measured.reconnects;
             finished.end = finished.end.max(measured.end);
             finished.over = finished.over.max(measured.over);
             finished.shards.push(ShardHealth {
                 shard,
-                wall: measured.over - measured.start,
-                thread,
+                wall: measured.wall,
+                thread: measured.thread,
                 cpus,
                 wake_lag: measured.tally.wake_lag,
                 planned: measured.tally.account.planned,
@@ -290,6 +287,9 @@ pub struct Finished {
     pub established: u32,
     /// See [`asked`](Finished::asked).
     pub established_at_end: u32,
+    /// Connections whose latest attempt to connect failed. If it is all of them the target is gone; that none is
+    /// established says less, for a target that closes after each answer.
+    pub refused_at_end: u32,
     /// See [`asked`](Finished::asked).
     pub reconnects: u64,
     /// When planning began.
@@ -313,7 +313,7 @@ pub struct Finished {
 pub struct ShardHealth {
     /// Its number.
     pub shard: usize,
-    /// From the first planned request to the last answer.
+    /// From the start to the end of planning.
     pub wall: Duration,
     /// What its thread had of its CPU in this time.
     pub thread: Option<ThreadUsage>,

@@ -27,12 +27,13 @@ pub struct Report {
     payload: String,
     load: Load,
     connections: Connections,
-    /// How long requests were planned.
+    /// How long requests were planned: what all rates here are per.
     seconds: f64,
     /// Whether it was stopped before its time.
     interrupted: bool,
     account: Account,
-    /// Requests answered rightly per second, from the first planned one to the last answer.
+    /// Requests answered rightly per second while requests were planned; the answers that came later, which the end of
+    /// the run waits for, do not count.
     ok_per_second: f64,
     content_bytes_per_second: f64,
     response: Response,
@@ -64,6 +65,7 @@ struct Connections {
     asked: u32,
     established: u32,
     established_at_end: u32,
+    refused_at_end: u32,
     reconnects: u64,
 }
 
@@ -146,7 +148,8 @@ impl Report {
     pub fn new(plan: &Plan, target: &str, payload: &str, finished: &Finished, slo: &Objective) -> Report {
         let Finished { tally, .. } = finished;
         let account = tally.account;
-        let seconds = (finished.over - finished.start).as_secs_f64().max(1e-9);
+        let seconds = (finished.end - finished.start).as_secs_f64();
+        let each_second = |count: u64| count as f64 / seconds.max(1e-9);
         let answered = account.ok + account.http_error;
         let server = server(plan, finished, answered);
         let target_cpus = plan.target_pid.map_or(Vec::new(), usage::busy_cpus);
@@ -160,7 +163,7 @@ impl Report {
                 found: judged.found,
             })
             .collect();
-        let died = server.is_some_and(|server| !server.alive) || finished.established_at_end == 0;
+        let died = server.is_some_and(|server| !server.alive) || finished.refused_at_end == finished.asked;
         Report {
             schema: SCHEMA,
             target: target.to_owned(),
@@ -177,13 +180,14 @@ impl Report {
                 asked: finished.asked,
                 established: finished.established,
                 established_at_end: finished.established_at_end,
+                refused_at_end: finished.refused_at_end,
                 reconnects: finished.reconnects,
             },
-            seconds: (finished.end - finished.start).as_secs_f64(),
+            seconds,
             interrupted: finished.interrupted,
             account,
-            ok_per_second: account.ok as f64 / seconds,
-            content_bytes_per_second: tally.content_bytes as f64 / seconds,
+            ok_per_second: each_second(tally.in_time.ok),
+            content_bytes_per_second: each_second(tally.in_time.content_bytes),
             response: Response::new(&tally.responses()),
             service: Latencies::new(&tally.service),
             first_byte: Latencies::new(&tally.first_byte),

@@ -33,8 +33,20 @@ pub struct Tally {
     pub faults: Faults,
     /// Bytes of content received in good answers.
     pub content_bytes: u64,
+    /// Good answers that came while requests were planned, and their bytes of content: what a throughput is made of.
+    /// Those that came later do not say how much a second brought.
+    pub in_time: InTime,
     /// Requests that were planned within the phase and dispatched after its end: we were too slow.
     pub late: u64,
+}
+
+/// What came while requests were planned.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct InTime {
+    /// Good answers.
+    pub ok: u64,
+    /// Bytes of content in them.
+    pub content_bytes: u64,
 }
 
 /// When things happened to a request that came to its end.
@@ -44,6 +56,8 @@ pub(super) struct Times {
     pub(super) taken: Time,
     /// When it had ended.
     pub(super) done: Time,
+    /// Whether requests were still planned then.
+    pub(super) in_time: bool,
 }
 
 impl Tally {
@@ -74,6 +88,10 @@ impl Tally {
             self.service.record(ns(times.done, sent));
             self.first_byte.record(ns(marks.first_byte_at().unwrap_or(times.done), sent));
             self.content_bytes += answer.content_bytes;
+            if times.in_time {
+                self.in_time.ok += 1;
+                self.in_time.content_bytes += answer.content_bytes;
+            }
         }
     }
 
@@ -88,6 +106,8 @@ impl Tally {
         self.slot_wait.merge(&other.slot_wait);
         self.faults.merge(&other.faults);
         self.content_bytes += other.content_bytes;
+        self.in_time.ok += other.in_time.ok;
+        self.in_time.content_bytes += other.in_time.content_bytes;
         self.late += other.late;
     }
 

@@ -1,6 +1,7 @@
 //! Whether a measurement may be believed: the harness judges itself, names the cause and the next step.
 
 use std::fmt;
+use std::time::Duration;
 
 use serde::Serialize;
 
@@ -105,7 +106,9 @@ fn lag(finished: &Finished, causes: &mut Vec<Cause>) {
     let tally = &finished.tally;
     let at = |histogram: &Histogram, percentile| histogram.roughly_at(percentile).unwrap_or(0);
     let lag = at(&tally.wake_lag, Percentile::P99);
-    let (median, p99) = (at(&tally.response, Percentile::MEDIAN), at(&tally.response, Percentile::P99));
+    // Without a good answer there is no response time that our lag could be a part of.
+    let known = |percentile| tally.response.roughly_at(percentile).unwrap_or(u64::MAX);
+    let (median, p99) = (known(Percentile::MEDIAN), known(Percentile::P99));
     let worst = finished.shards.iter().max_by_key(|shard| at(&shard.wake_lag, Percentile::P99));
     let worst = worst.map_or(0, |shard| shard.shard);
     let mut say = |verdict, what| causes.push(Cause { verdict, what, next });
@@ -154,11 +157,16 @@ fn busy(shard: &ShardHealth, mode: Mode, causes: &mut Vec<Cause>) {
 impl ShardHealth {
     /// The part of the time that its thread was on a CPU.
     pub fn busy(&self) -> Option<f64> {
-        Some(self.thread?.on_cpu.as_secs_f64() / self.wall.as_secs_f64().max(1e-9))
+        self.part(self.thread?.on_cpu)
     }
 
     /// The part of the time that its thread could have run and somebody else did.
     pub fn queued(&self) -> Option<f64> {
-        Some(self.thread?.waiting.as_secs_f64() / self.wall.as_secs_f64().max(1e-9))
+        self.part(self.thread?.waiting)
+    }
+
+    /// Nothing is known of no time: the run was stopped before it began.
+    fn part(&self, time: Duration) -> Option<f64> {
+        (!self.wall.is_zero()).then(|| time.as_secs_f64() / self.wall.as_secs_f64())
     }
 }

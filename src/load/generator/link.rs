@@ -32,7 +32,7 @@ pub(super) async fn keep<W: Workload>(generator: Rc<Generator<W>>, at: usize, fi
     let number = u64::from(generator.share.first) + at as u64;
     let mut connection = match first {
         Some(connection) => connection,
-        None => generator.reconnect().await,
+        None => generator.reconnect(at).await,
     };
     let mut client = generator.workload.client(number);
     // How long to wait before the next connection; set by a failure, cleared by an answer.
@@ -44,7 +44,7 @@ pub(super) async fn keep<W: Workload>(generator: Rc<Generator<W>>, at: usize, fi
         let idle_since = generator.links[at].idle_since.get();
         if taken.since(idle_since) > STALE_AFTER && generator.is_stale(&mut connection) {
             generator.lose(connection);
-            connection = generator.reconnect().await;
+            connection = generator.reconnect(at).await;
             client = generator.workload.client(number);
             begin = shard.now();
         }
@@ -54,7 +54,8 @@ pub(super) async fn keep<W: Workload>(generator: Rc<Generator<W>>, at: usize, fi
         limit.reset(begin + generator.timeout);
         let result = within(&mut limit, exchange).await;
         let done = shard.now();
-        generator.count(at, due, Times { taken, done }, &marks, result.as_ref());
+        let in_time = done <= generator.phase.get().end;
+        generator.count(at, due, Times { taken, done, in_time }, &marks, result.as_ref());
         match result {
             Some(Ok(answer)) => {
                 pause = Duration::ZERO;
@@ -72,7 +73,7 @@ pub(super) async fn keep<W: Workload>(generator: Rc<Generator<W>>, at: usize, fi
                 pause = longer(pause);
             }
         }
-        connection = generator.reconnect().await;
+        connection = generator.reconnect(at).await;
         client = generator.workload.client(number);
     }
 }
@@ -153,16 +154,18 @@ impl<W: Workload> Generator<W> {
     }
 
     /// Connects, however long it takes.
-    async fn reconnect(&self) -> Connection {
+    async fn reconnect(&self, at: usize) -> Connection {
         let mut pause = Duration::ZERO;
         loop {
             match self.attempt().await {
                 Ok(connection) => {
+                    self.links[at].refused.set(false);
                     self.reconnects.set(self.reconnects.get() + 1);
                     return connection;
                 }
                 Err(fault) => self.tally.borrow_mut().faults.count(fault),
             }
+            self.links[at].refused.set(true);
             pause = longer(pause);
             self.shard.sleep(pause).await;
         }

@@ -21,6 +21,7 @@ use super::pool::{Due, Offered, Pool};
 use super::progress::Interval;
 use super::schedule::{Schedule, Share};
 use super::tally::{Fault, FaultStage, Tally};
+use super::usage::ThreadUsage;
 use super::workload::Workload;
 use crate::net::Connection;
 use crate::shard::{Shard, Sleep, Task};
@@ -66,6 +67,9 @@ struct Link {
     waker: RefCell<Option<Waker>>,
     /// Requests that it brought to an end in this phase.
     done: Cell<u64>,
+    /// The latest attempt to connect failed. Not the same as "not established": that is also a connection between two
+    /// requests to a target that closes after each.
+    refused: Cell<bool>,
 }
 
 /// A stretch of time in which requests are planned.
@@ -87,8 +91,14 @@ pub(super) struct PhaseResult {
     pub(super) start: Time,
     pub(super) end: Time,
     pub(super) over: Time,
+    /// What this shard's thread had of its CPU from the start to the end of planning, and how long that was; without
+    /// the wait for the last answers, in which there is next to nothing to do.
+    pub(super) thread: Option<ThreadUsage>,
+    pub(super) wall: Duration,
     /// Connections that are established at the end.
     pub(super) established: usize,
+    /// Connections whose latest attempt to connect failed.
+    pub(super) refused: usize,
     /// Connections made anew since the start of the run.
     pub(super) reconnects: u64,
 }
@@ -139,6 +149,7 @@ impl<W: Workload> Generator<W> {
             .map(|(at, made)| {
                 let connection =
                     made.map_err(|fault| first_fault.set(first_fault.take().or(Some(fault)))).ok();
+                self.links[at].refused.set(connection.is_none());
                 self.shard.spawn("load-connection", link::keep(self.clone(), at, connection))
             })
             .collect()
@@ -186,6 +197,7 @@ impl<W: Workload> Generator<W> {
         self.tally.replace(Tally::default());
         self.links.iter().for_each(|link| link.done.set(0));
         self.phase.set(Phase { number, start, end: start + length, closed_loop });
+        let before = ThreadUsage::current();
         match schedule {
             Some(schedule) => self.walk(schedule, start).await,
             None => {
@@ -194,9 +206,10 @@ impl<W: Workload> Generator<W> {
             }
         }
         self.until_end().await;
-        let drained = self.shard.now() + drain;
-        self.until_answered(drained).await;
-        self.close_phase()
+        let thread = before.zip(ThreadUsage::current()).map(|(before, after)| after.since(&before));
+        let now = self.shard.now();
+        self.until_answered(now + drain).await;
+        PhaseResult { thread, wall: now.since(start), ..self.close_phase() }
     }
 
     /// Ends planning now; what was planned until now still gets its answers.
@@ -315,7 +328,10 @@ impl<W: Workload> Generator<W> {
             start: phase.start,
             end: phase.end,
             over,
+            thread: None,
+            wall: Duration::ZERO,
             established: self.established.get(),
+            refused: self.links.iter().filter(|link| link.refused.get()).count(),
             reconnects: self.reconnects.get(),
         }
     }

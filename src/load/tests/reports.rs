@@ -110,6 +110,53 @@ fn a_target_that_is_gone_at_the_end_died() {
 }
 
 #[test]
+fn an_answer_lost_at_the_end_spoils_neither_the_throughput_nor_the_generators_health() {
+    // The last answers never come, and the run waits 5 s for them after 5 s of planning.
+    let plan = open(1_000, 100, 5);
+    let finished = echo(plan.clone(), |now, _, bytes| match now.as_nanos() {
+        ..5_000_000_000 => vec![Does::Sends(now + us(10), bytes.to_vec())],
+        _ => vec![Does::Nothing],
+    });
+    assert!(finished.tally.account.ok < finished.tally.account.planned, "{}", finished.tally.account);
+    assert!(finished.over - finished.end > ms(4_900), "{:?}", finished.over - finished.end);
+    assert_eq!(
+        finished.shards[0].wall,
+        Duration::from_secs(5),
+        "what the CPU time of its thread is a part of"
+    );
+    let json = serde_json::to_value(report(&plan, finished, "")).unwrap();
+    assert_eq!(json["seconds"], 5.0);
+    let a_second = json["ok_per_second"].as_f64().unwrap();
+    assert!((930.0..1_070.0).contains(&a_second), "{a_second}");
+    assert!((json["content_bytes_per_second"].as_f64().unwrap() - a_second * SIZE as f64).abs() < 1e-6);
+}
+
+#[test]
+fn answers_that_come_when_nothing_is_planned_any_more_are_no_throughput() {
+    // Each answer takes 600 ms: of the three that one connection has asked for in 1.5 s, two have come.
+    let plan = Plan { measure: ms(1_500), ..closed(1, 1) };
+    let finished = echo(plan.clone(), after(ms(600)));
+    assert_eq!(finished.tally.account.ok, 3);
+    let json = serde_json::to_value(report(&plan, finished, "")).unwrap();
+    assert!((json["ok_per_second"].as_f64().unwrap() - 2.0 / 1.5).abs() < 1e-9, "{json}");
+}
+
+#[test]
+fn a_run_without_any_good_answer_does_not_blame_its_own_lag() {
+    let plan = open(1_000, 4, 1);
+    let (mut stage, job) = stage(plan.clone(), Echo::new(SIZE).unwrap(), |now, _, bytes: &[u8]| {
+        vec![Does::Sends(now + us(10), bytes.iter().map(|byte| !byte).collect())]
+    });
+    stage.stop_generator(ms(500), ms(5));
+    stage.run();
+    let finished = job.finish().unwrap();
+    assert_eq!(finished.tally.account.ok, 0);
+    assert!(finished.tally.wake_lag.max().unwrap() > 1_000_000);
+    let report = report(&plan, finished, "err<1%");
+    assert_eq!((report.verdict(), report.exit_code()), (Verdict::Valid, 3), "{report}");
+}
+
+#[test]
 fn a_closed_loop_is_labelled_and_shows_no_response_time() {
     let plan = closed(4, 1);
     let report = report(&plan, echo(plan.clone(), after(ms(1))), "");
