@@ -22,19 +22,11 @@ pub(crate) use server::{Server, config, keep_log, logged};
 /// Longer than anything here takes on a busy machine: what takes longer hangs.
 pub(crate) const LONG: Duration = Duration::from_secs(30);
 
-/// Whether a test is to run on a reactor: it is the one that `WATERWHEEL_REACTOR` names, or that names none and it can
-/// run here.
+/// Whether a test is to run on the reactor of this name: see the function of the same name in the laws' kit.
 pub(crate) fn wanted(reactor: &str) -> bool {
-    match std::env::var("WATERWHEEL_REACTOR") {
-        Ok(only) if only != "auto" => only == reactor,
-        _ => {
-            let backend = reactors().into_iter().find(|backend| backend.name() == reactor);
-            let backend = backend.unwrap_or_else(|| panic!("{reactor} is not compiled in"));
-            // On a thread of its own, since the end of a ring interrupts system calls of the thread that made it.
-            let probed = spawn(move || backend.probe()).join().expect("a probe that does not panic");
-            probed.inspect_err(|why| eprintln!("{reactor} cannot run here: {why}")).is_ok()
-        }
-    }
+    let all = reactors();
+    let backend = all.iter().find(|backend| backend.name() == reactor);
+    waterwheel_conformance::kit::wanted(*backend.expect("a reactor that is compiled in"), &all)
 }
 
 /// Makes each function a test on each reactor that is compiled in.

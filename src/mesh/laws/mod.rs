@@ -9,12 +9,16 @@ mod room;
 mod turns;
 mod wakes;
 
+use std::cell::RefCell;
 use std::future::{Future, poll_fn};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::rc::{Rc, Weak};
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, mpsc};
 use std::task::{Poll, Waker};
 use std::time::Duration;
 
+use waterwheel_conformance::kit::wanted;
 use waterwheel_reactor::{Backend, Launch};
 
 use super::{Mesh, StopGuard};
@@ -26,46 +30,68 @@ use crate::shard::{Budgets, Shard, ShardId};
 /// Longer than any law takes on a busy machine; a law that takes longer hangs.
 const DEADLINE: Duration = Duration::from_secs(60);
 
-/// The reactors that are compiled in and can run here.
-fn reactors() -> Vec<Arc<dyn Backend>> {
-    let all: Vec<Arc<dyn Backend>> = vec![
+/// The reactors that are compiled in.
+fn reactors() -> Vec<&'static dyn Backend> {
+    vec![
         #[cfg(feature = "epoll")]
-        Arc::new(waterwheel_epoll::Epoll),
+        &waterwheel_epoll::Epoll,
         #[cfg(feature = "glommio")]
-        Arc::new(waterwheel_glommio::Glommio),
-    ];
-    all.into_iter()
-        .filter(|backend| match backend.probe() {
-            Ok(()) => true,
-            Err(why) => {
-                println!("{} is not offered here: {why}", backend.name());
-                false
-            }
-        })
-        .collect()
+        &waterwheel_glommio::Glommio,
+    ]
 }
 
-/// Runs a law on every reactor, each under a deadline, so that a hang is a failure with a name.
-fn on_every_reactor(law: impl Fn(Bench) + Send + Sync + 'static) {
-    let law = Arc::new(law);
-    for backend in reactors() {
-        let (name, law) = (backend.name(), law.clone());
-        let (done, over) = mpsc::channel();
-        let run = move || {
-            law(Bench { backend });
-            done.send(()).expect("the test waits");
-        };
-        let thread = std::thread::Builder::new().name(name.to_owned()).spawn(run).expect("a thread");
-        match over.recv_timeout(DEADLINE) {
-            Err(mpsc::RecvTimeoutError::Timeout) => panic!("the law hangs on {name}"),
-            _ => assert!(thread.join().is_ok(), "the law fails on {name}"),
+/// Makes each law a test on each reactor that is compiled in.
+macro_rules! on_each_reactor {
+    ($($law:ident,)*) => {
+        #[cfg(feature = "epoll")]
+        mod epoll {
+            $(#[test]
+            fn $law() {
+                crate::mesh::laws::hold("epoll", super::$law);
+            })*
         }
+        #[cfg(feature = "glommio")]
+        mod glommio {
+            $(#[test]
+            fn $law() {
+                crate::mesh::laws::hold("glommio", super::$law);
+            })*
+        }
+    };
+}
+use on_each_reactor;
+
+/// Runs a law on the reactor of this name, if that is to be tried, under a deadline, so that a hang is a failure with a
+/// name.
+fn hold(name: &str, law: fn(&Bench)) {
+    let all = reactors();
+    let backend = *all.iter().find(|backend| backend.name() == name).expect("it is compiled in");
+    if !wanted(backend, &all) {
+        return;
     }
+    let (done, over) = mpsc::channel();
+    let run = move || {
+        law(&Bench { backend });
+        done.send(()).expect("the test waits");
+    };
+    let thread = std::thread::Builder::new().name(name.to_owned()).spawn(run).expect("a thread");
+    match over.recv_timeout(DEADLINE) {
+        Err(mpsc::RecvTimeoutError::Timeout) => panic!("the law hangs on {name}"),
+        _ => assert!(thread.join().is_ok(), "the law fails on {name}"),
+    }
+}
+
+on_each_reactor![what_is_left_of_a_shard_after_its_end_fails_the_law,];
+
+fn what_is_left_of_a_shard_after_its_end_fails_the_law(bench: &Bench) {
+    let mesh = bench.mesh(1);
+    let leak = || bench.run(&mesh, |shard| async { std::mem::forget(shard) });
+    assert!(catch_unwind(AssertUnwindSafe(leak)).is_err(), "a shard was kept, and nothing noticed");
 }
 
 /// One reactor to run shards on.
 struct Bench {
-    backend: Arc<dyn Backend>,
+    backend: &'static dyn Backend,
 }
 
 impl Bench {
@@ -100,7 +126,13 @@ impl Bench {
     }
 }
 
-/// A shard to run, with its guard.
+thread_local! {
+    /// The shard that runs on this thread, to see that nothing is left of it after its end: whatever is left there, a
+    /// task, a value or a resolver, holds it or is held by it.
+    static ENDED: RefCell<Weak<Core>> = const { RefCell::new(Weak::new()) };
+}
+
+/// A shard to run, with its guard. Fails the run if the shard outlives its root.
 fn launch<W: Future<Output = ()> + 'static>(
     mesh: &Arc<Mesh>,
     guard: StopGuard,
@@ -113,12 +145,17 @@ fn launch<W: Future<Output = ()> + 'static>(
         name: format!("shard-{shard}"),
         prepare: Box::new(|| {}),
         start: Box::new(move |reactor| {
+            // Asked again on the same thread after the end of the root.
+            if let Some(core) = ENDED.take().upgrade() {
+                panic!("something still holds the shard that has ended: {core:?}");
+            }
             let joined = guard.take()?.join();
             let foreign = Arc::new(Foreign::new(mesh.bell(shard).clone()));
             let (id, count) = (ShardId::new(shard), mesh.shards());
             // Turns that end by the clock would make counts depend on the machine.
             let budgets = Budgets { turn: Duration::from_secs(60), ..Budgets::default() };
             let core = Core::new(id, count, reactor, joined.member().clone(), foreign, budgets);
+            ENDED.set(Rc::downgrade(&core));
             let shard = Shard::from_core(core.clone());
             joined.start(&shard);
             Some(Box::pin(RootFuture::new(core, main(shard), Box::new(joined))))

@@ -7,9 +7,15 @@ use std::sync::{Arc, Mutex};
 use std::task::{Context, Wake, Waker};
 use std::time::Duration;
 
-use super::{id, on_every_reactor};
+use super::{Bench, id, on_each_reactor};
 use crate::mesh::{CallOptions, CallPort, Port, PortOptions};
 use crate::shard::Budgets;
+
+on_each_reactor![
+    message_7_a_timer_fires_within_one_turns_budget_of_a_hundred_thousand_messages,
+    message_7_requests_begun_in_a_turn_are_bounded_by_the_budget,
+    message_7_a_flooding_source_does_not_starve_another,
+];
 
 /// Notes how many messages were received when it is woken.
 #[derive(Default)]
@@ -26,95 +32,86 @@ impl Wake for Fired {
     }
 }
 
-#[test]
-fn message_7_a_timer_fires_within_one_turns_budget_of_a_hundred_thousand_messages() {
+fn message_7_a_timer_fires_within_one_turns_budget_of_a_hundred_thousand_messages(bench: &Bench) {
     const QUEUED: usize = 100_000;
-    on_every_reactor(|bench| {
-        let mesh = bench.mesh(1);
-        let port = Port::declare(&mesh, "queued", PortOptions { capacity: QUEUED }).unwrap();
-        bench.run(&mesh, move |shard| {
-            let mailbox = shard.open(&port).unwrap();
-            async move {
-                for n in 0..QUEUED {
-                    mailbox.try_send(shard.id(), n).unwrap();
-                }
-                // How many were received when the timer's time had come, and when it fired.
-                let fired = Arc::new(Fired::default());
-                let deadline = shard.now() + Duration::from_millis(1);
-                let (seen, receiver) = (fired.clone(), shard.clone());
-                let receive = shard.spawn("receiver", async move {
-                    let mut due = None;
-                    for expected in 0..QUEUED {
-                        assert_eq!(mailbox.receive().await.1, expected);
-                        if due.is_none() && receiver.now() >= deadline {
-                            due = Some(expected);
-                        }
-                        seen.received.store(expected + 1, SeqCst);
+    let mesh = bench.mesh(1);
+    let port = Port::declare(&mesh, "queued", PortOptions { capacity: QUEUED }).unwrap();
+    bench.run(&mesh, move |shard| {
+        let mailbox = shard.open(&port).unwrap();
+        async move {
+            for n in 0..QUEUED {
+                mailbox.try_send(shard.id(), n).unwrap();
+            }
+            // How many were received when the timer's time had come, and when it fired.
+            let fired = Arc::new(Fired::default());
+            let deadline = shard.now() + Duration::from_millis(1);
+            let (seen, receiver) = (fired.clone(), shard.clone());
+            let receive = shard.spawn("receiver", async move {
+                let mut due = None;
+                for expected in 0..QUEUED {
+                    assert_eq!(mailbox.receive().await.1, expected);
+                    if due.is_none() && receiver.now() >= deadline {
+                        due = Some(expected);
                     }
-                    due.expect("the timer is due before the last message")
-                });
-                let waker = Waker::from(fired.clone());
-                let mut sleep = shard.sleep_until(deadline);
-                poll_fn(|cx| {
-                    *fired.main.lock().unwrap() = Some(cx.waker().clone());
-                    Pin::new(&mut sleep).poll(&mut Context::from_waker(&waker))
-                })
-                .await;
-                let after = fired.at.load(SeqCst);
-                let due = receive.await.unwrap();
-                assert!(after < QUEUED, "all were received before the timer fired");
-                let budget = Budgets::default().messages;
-                assert!(after - due <= budget, "{} messages after the timer was due", after - due);
-            }
-        });
+                    seen.received.store(expected + 1, SeqCst);
+                }
+                due.expect("the timer is due before the last message")
+            });
+            let waker = Waker::from(fired.clone());
+            let mut sleep = shard.sleep_until(deadline);
+            poll_fn(|cx| {
+                *fired.main.lock().unwrap() = Some(cx.waker().clone());
+                Pin::new(&mut sleep).poll(&mut Context::from_waker(&waker))
+            })
+            .await;
+            let after = fired.at.load(SeqCst);
+            let due = receive.await.unwrap();
+            assert!(after < QUEUED, "all were received before the timer fired");
+            let budget = Budgets::default().messages;
+            assert!(after - due <= budget, "{} messages after the timer was due", after - due);
+        }
     });
 }
 
-#[test]
-fn message_7_requests_begun_in_a_turn_are_bounded_by_the_budget() {
-    on_every_reactor(|bench| {
-        let mesh = bench.mesh(1);
-        let port = CallPort::<(), u64>::declare(&mesh, "turns", CallOptions { credits: 1_000 }).unwrap();
-        bench.run(&mesh, move |shard| {
-            let server = shard.clone();
-            shard.serve(&port, move |_, ()| std::future::ready(server.stats().turns)).unwrap();
-            let caller = shard.caller(&port).unwrap();
-            async move {
-                let calls = (0..1_000).map(|_| caller.call(id(0), ()));
-                let turns = futures_util::future::join_all(calls).await;
-                let mut by_turn = std::collections::BTreeMap::new();
-                turns.into_iter().for_each(|turn| *by_turn.entry(turn.unwrap()).or_insert(0) += 1);
-                assert_eq!(by_turn.values().max(), Some(&Budgets::default().messages), "{by_turn:?}");
-            }
-        });
+fn message_7_requests_begun_in_a_turn_are_bounded_by_the_budget(bench: &Bench) {
+    let mesh = bench.mesh(1);
+    let port = CallPort::<(), u64>::declare(&mesh, "turns", CallOptions { credits: 1_000 }).unwrap();
+    bench.run(&mesh, move |shard| {
+        let server = shard.clone();
+        shard.serve(&port, move |_, ()| std::future::ready(server.stats().turns)).unwrap();
+        let caller = shard.caller(&port).unwrap();
+        async move {
+            let calls = (0..1_000).map(|_| caller.call(id(0), ()));
+            let turns = futures_util::future::join_all(calls).await;
+            let mut by_turn = std::collections::BTreeMap::new();
+            turns.into_iter().for_each(|turn| *by_turn.entry(turn.unwrap()).or_insert(0) += 1);
+            assert_eq!(by_turn.values().max(), Some(&Budgets::default().messages), "{by_turn:?}");
+        }
     });
 }
 
-#[test]
-fn message_7_a_flooding_source_does_not_starve_another() {
+fn message_7_a_flooding_source_does_not_starve_another(bench: &Bench) {
     const FLOOD: usize = 20_000;
-    on_every_reactor(|bench| {
-        let mesh = bench.mesh(3);
-        let port = Port::declare(&mesh, "fair", PortOptions { capacity: FLOOD }).unwrap();
-        let full = super::Meeting::of(3);
-        bench.run(&mesh, move |shard| {
-            let (mailbox, full) = (shard.open(&port).unwrap(), full.clone());
-            async move {
-                let count = [0, FLOOD, 1][shard.id().index()];
-                for n in 0..count {
-                    mailbox.try_send(id(0), n).unwrap();
-                }
-                full.wait().await;
-                if shard.id() != id(0) {
-                    return;
-                }
-                let mut before = 0;
-                while mailbox.receive().await.0 != id(2) {
-                    before += 1;
-                }
-                let budget = Budgets::default().messages;
-                assert!(before <= 2 * budget, "{before} messages of the flood went first");
+    let mesh = bench.mesh(3);
+    let port = Port::declare(&mesh, "fair", PortOptions { capacity: FLOOD }).unwrap();
+    let full = super::Meeting::of(3);
+    bench.run(&mesh, move |shard| {
+        let (mailbox, full) = (shard.open(&port).unwrap(), full.clone());
+        async move {
+            let count = [0, FLOOD, 1][shard.id().index()];
+            for n in 0..count {
+                mailbox.try_send(id(0), n).unwrap();
             }
-        });
+            full.wait().await;
+            if shard.id() != id(0) {
+                return;
+            }
+            let mut before = 0;
+            while mailbox.receive().await.0 != id(2) {
+                before += 1;
+            }
+            let budget = Budgets::default().messages;
+            assert!(before <= 2 * budget, "{before} messages of the flood went first");
+        }
     });
 }

@@ -13,6 +13,7 @@ pub(crate) mod peer;
 mod run;
 pub(crate) mod stream;
 mod thread;
+mod wanted;
 
 pub use allocations::set_allocation_counter;
 pub use census::Census;
@@ -23,3 +24,4 @@ pub use run::{
     with_deadline,
 };
 pub use thread::{Thread, pause, thread};
+pub use wanted::wanted;
