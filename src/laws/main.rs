@@ -4,6 +4,7 @@
 
 mod cli;
 mod crowded;
+mod cut;
 mod ending;
 mod endless;
 mod handing;

@@ -239,7 +239,7 @@ fn a_connect_that_takes_too_long_is_given_up(reactor: &str) {
 fn what_is_idle_is_closed_and_what_trickles_is_not(reactor: &str) {
     let bench = Bench::start(reactor, &["--idle-timeout", "500ms"]);
     let ((mut busy, mut answering), watch) = (bench.pair(), Watch::start());
-    let ((mut idle, mut upstream), begun) = (bench.pair(), Watch::start());
+    let (begun, (mut idle, mut upstream)) = (Watch::start(), bench.pair());
     let ended = super::kit::spawn(move || {
         assert_eq!((all(&mut idle), all(&mut upstream)), (vec![], vec![]), "in order on both sides");
         begun.elapsed()

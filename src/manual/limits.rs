@@ -19,6 +19,8 @@
 //! | bytes moved in one direction of a forwarded connection per turn | 256 KiB | | others get their turn |
 //! | bytes received and not consumed | one buffer of the reactor | | the kernel's window closes, the peer waits |
 //! | what a closing connection still reads, so that its last bytes survive | 1 MiB, 2 s | | it is closed |
+//! | how long a reset waits until what came before it has arrived | 2 s without progress, 60 s | | what is left is lost |
+//! | how long a reset behind bytes that the other side does not take goes unnoticed | 2 s | | the other side is reset as above |
 //! | names being looked up at once; waiting | 4; 256 | | an error that says so |
 //! | the head of an HTTP/1 message | 16 KiB, 100 fields | | an error, the peer's fault |
 //! | the drain after a signal | 30 s | `WATERWHEEL_DRAIN_S` | what still runs is ended |

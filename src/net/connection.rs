@@ -10,7 +10,7 @@ use std::task::{Context, Poll, Waker};
 
 use waterwheel_reactor::{Address, Incoming, Sink, Source, Transport};
 
-use super::linger::linger;
+use super::linger::{abort_when_sent, linger};
 use crate::shard::Shard;
 
 /// A stream connection that belongs to one shard.
@@ -120,6 +120,16 @@ impl Connection {
     pub fn abort(mut self) {
         self.receiving.abort();
         self.sending.abort();
+    }
+
+    /// Resets the connection once its peer has what was sent, behind everybody's back: after 2 s without
+    /// progress, or 60 s in all, if it does not take it.
+    pub(super) fn abort_when_sent(mut self) {
+        let (source, sink) = (self.receiving.source.take(), self.sending.sink.take());
+        if let (Some(source), Some(sink)) = (source, sink) {
+            let escort = self.receiving.escort.take();
+            abort_when_sent(&self.receiving.shard, Transport { source, sink }, escort);
+        }
     }
 
     /// The two halves, for two tasks. Each is dropped on its own; the connection ends with both.

@@ -5,18 +5,23 @@ use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::pin::pin;
 use std::rc::Rc;
-use std::task::{Poll, Waker};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use futures_util::future::select;
-use waterwheel_reactor::Source;
+use waterwheel_reactor::{Source, Transport};
 
 use crate::shard::Shard;
 
 /// How much a closing connection reads and throws away, so that the response in flight is not destroyed by a reset.
 const LINGER_BYTES: usize = 1 << 20;
 /// And for how long.
-const LINGER: Duration = Duration::from_secs(2);
+pub(super) const LINGER: Duration = Duration::from_secs(2);
+/// The longest that a connection is kept whose peer takes what it was sent bit by bit, before it is reset.
+const LINGER_MOST: Duration = Duration::from_secs(60);
+/// How long between two looks at what the peer has taken, at first and at most: the kernel tells nobody.
+const LOOK: Duration = Duration::from_millis(1);
+const LOOK_MOST: Duration = Duration::from_millis(64);
 
 /// Reads and throws away, behind everybody's back, until the end, an error, or a limit; then drops `escort`.
 pub(super) fn linger(shard: &Shard, mut source: Box<dyn Source>, escort: Option<Rc<dyn Any>>) {
@@ -40,6 +45,51 @@ pub(super) fn linger(shard: &Shard, mut source: Box<dyn Source>, escort: Option<
         select(pin!(drained), sleep).await;
         drop((held, escort));
     });
+}
+
+/// Waits, behind everybody's back, until the peer's kernel has all that was sent to it; then resets the connection. A
+/// reset at once would destroy what is on its way. Gives up after [`LINGER`] without progress and after
+/// [`LINGER_MOST`]; then drops `escort`.
+pub(super) fn abort_when_sent(shard: &Shard, transport: Transport, escort: Option<Rc<dyn Any>>) {
+    let mut doomed = Doomed(transport);
+    let Some(mut left) = doomed.unacknowledged() else { return };
+    let (held, shard) = (Lingering::of(shard).enter(), shard.clone());
+    shard.clone().spawn_detached("linger", async move {
+        let (began, mut look) = (shard.now(), LOOK);
+        let mut progress = began;
+        while shard.now().since(progress) < LINGER && shard.now().since(began) < LINGER_MOST {
+            shard.sleep(look).await;
+            look = (look * 2).min(LOOK_MOST);
+            let Some(now) = doomed.unacknowledged() else { break };
+            if now < left {
+                progress = shard.now();
+            }
+            left = now;
+        }
+        drop((doomed, held, escort));
+    });
+}
+
+/// A connection that is reset when this is dropped, whatever the reason: it must not look as if it had ended in order.
+struct Doomed(Transport);
+
+impl Doomed {
+    /// How much of what was sent the peer's kernel does not have yet; `None`: nothing, or it is broken.
+    fn unacknowledged(&mut self) -> Option<usize> {
+        if let Poll::Ready(Err(_)) = self.0.sink.poll_flush(&mut Context::from_waker(Waker::noop())) {
+            return None;
+        }
+        // Where there is no descriptor (a world without a kernel, or none is left) nobody can tell: it has its time.
+        let Some(descriptor) = self.0.source.descriptor() else { return Some(usize::MAX) };
+        waterwheel_os::unacknowledged(descriptor).ok().filter(|left| *left > 0)
+    }
+}
+
+impl Drop for Doomed {
+    fn drop(&mut self) {
+        self.0.source.abort();
+        self.0.sink.abort();
+    }
 }
 
 /// How many closed connections of a shard linger, and who waits until none does.

@@ -5,7 +5,7 @@
 //! |---|---|
 //! | listening | [`bind_group`], [`accept`] |
 //! | connecting | [`begin_connect`], [`take_error`], [`met_itself`] |
-//! | a connection | [`receive`], [`send`], [`send_vectored`], [`shutdown_write`], [`abort`] |
+//! | a connection | [`receive`], [`send`], [`send_vectored`], [`shutdown_write`], [`unacknowledged`], [`abort`] |
 //! | names | [`local`], [`peer`], [`is_internet`] |
 //! | waking a sleeping thread | [`Interrupt`] |
 //! | descriptors | [`open`], [`duplicate`], [`raise_descriptor_limit`], [`Reserve`] |
@@ -41,6 +41,6 @@ pub use descriptors::{Reserve, duplicate, open, raise_descriptor_limit};
 pub use disposition::Disposition;
 pub use interrupt::Interrupt;
 pub use plain::{PlainEvent, wait_plainly};
-pub use stream::{SLICES_MAX, abort, receive, send, send_vectored, shutdown_write};
+pub use stream::{SLICES_MAX, abort, receive, send, send_vectored, shutdown_write, unacknowledged};
 pub use timer::sleep_exactly;
 pub use trouble::AcceptTrouble;

@@ -1,7 +1,7 @@
 //! Bytes of a connection, and its end.
 
 use std::io::{self, IoSlice};
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsRawFd, BorrowedFd};
 
 use rustix::io::{Errno, retry_on_intr};
 use rustix::net::{self, RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown};
@@ -55,4 +55,17 @@ pub fn abort(socket: BorrowedFd<'_>) {
         // Fails only if there is no connection.
         let _ = net::shutdown(socket, Shutdown::Both);
     }
+}
+
+/// How many bytes that [`send`] took are still in this machine's hands: not sent, or not acknowledged by the peer's
+/// kernel (over a Unix socket: not received by the peer). [`abort`] would destroy them.
+///
+/// # Errors
+/// As ioctl(2): the descriptor is not a socket.
+pub fn unacknowledged(socket: BorrowedFd<'_>) -> io::Result<usize> {
+    let mut count: libc::c_int = 0;
+    // SAFETY: the descriptor is open for as long as it is borrowed, and the kernel writes one int, to `count`, before
+    // the call returns (SIOCOUTQ, tcp(7), which is the same number as TIOCOUTQ).
+    let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &raw mut count) };
+    if result == 0 { Ok(usize::try_from(count).unwrap_or(0)) } else { Err(io::Error::last_os_error()) }
 }

@@ -111,7 +111,8 @@ pub trait Sink: fmt::Debug {
     }
 
     /// Ready when the connection is established and little is queued (less than the reactor's low mark); an error if
-    /// it broke, also while nobody reads.
+    /// it broke, also while nobody reads: a proxy asks this, every few seconds, of a side whose bytes the other side
+    /// does not take, since nobody waits at its source then.
     ///
     /// # Errors
     /// As [`poll_write`](Sink::poll_write).

@@ -8,7 +8,7 @@ use rustix::event::epoll;
 use super::*;
 use crate::{
     Interrupt, PlainEvent, Reserve, abort, open, raise_descriptor_limit, receive, send, send_vectored,
-    shutdown_write, wait_plainly,
+    shutdown_write, unacknowledged, wait_plainly,
 };
 
 /// Receives until the end, or the error that comes instead.
@@ -42,6 +42,22 @@ fn nothing_waits() {
     let (near, far) = pair();
     assert_eq!(receive(near.as_fd(), &mut [0; 8]).unwrap_err().kind(), ErrorKind::WouldBlock);
     assert!(fill(&far) > 0);
+}
+
+#[test]
+fn what_the_peer_has_no_room_for_is_known_until_it_reads() {
+    let (near, far) = pair();
+    assert_eq!(unacknowledged(far.as_fd()).unwrap(), 0);
+    let sent = fill(&far);
+    assert!((1..=sent).contains(&unacknowledged(far.as_fd()).unwrap()));
+    shutdown_write(far.as_fd()).unwrap();
+    assert_eq!(drain(&near).unwrap(), sent);
+    // The last acknowledgement may take its time, and the end counts as a byte until then.
+    let acknowledged = (0..1_000).any(|_| {
+        let _ = rustix::thread::nanosleep(&Timespec { tv_sec: 0, tv_nsec: 5_000_000 });
+        unacknowledged(far.as_fd()).unwrap() == 0
+    });
+    assert!(acknowledged);
 }
 
 #[test]
