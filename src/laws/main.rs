@@ -9,6 +9,7 @@ mod ending;
 mod endless;
 mod handing;
 mod kit;
+mod left;
 mod limits;
 mod load;
 mod pressure;
