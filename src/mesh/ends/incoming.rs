@@ -22,6 +22,8 @@ pub(super) struct Incoming<M> {
     later: ShardSet,
     /// The source that is served, or where to look for the next one.
     cursor: usize,
+    /// The source that this turn began with.
+    first: usize,
     /// Messages that arrived before their time, the next one on top. They count against their lane's capacity, which
     /// bounds this.
     held: BinaryHeap<Reverse<Held<M>>>,
@@ -54,6 +56,7 @@ impl<M: Send + 'static> Incoming<M> {
             ready: ShardSet::new(shards),
             later: ShardSet::new(shards),
             cursor: 0,
+            first: 0,
             held: BinaryHeap::new(),
             number: 0,
         }
@@ -168,8 +171,10 @@ impl<M: Send + 'static> Incoming<M> {
             return false;
         }
         self.ready.take_all_of(&self.later);
-        // The next turn begins with another source.
-        self.cursor = (self.cursor + 1) % self.inlets.len();
+        // The next turn begins with the next source that has something, so that none is always served last.
+        if let Some(first) = self.ready.first_from((self.first + 1) % self.inlets.len()) {
+            (self.first, self.cursor) = (first, first);
+        }
         true
     }
 

@@ -7,9 +7,13 @@ use std::sync::{Arc, Mutex};
 use std::task::{Context, Wake, Waker};
 use std::time::Duration;
 
+use waterwheel_reactor::Time;
+
 use super::{Bench, id, on_each_reactor};
-use crate::mesh::{CallOptions, CallPort, Port, PortOptions};
+use crate::mesh::ends::Ends;
+use crate::mesh::{CallOptions, CallPort, Mesh, Port, PortOptions, StopGuard};
 use crate::shard::Budgets;
+use crate::shard::between::Between;
 
 on_each_reactor![
     message_7_a_timer_fires_within_one_turns_budget_of_a_hundred_thousand_messages,
@@ -114,4 +118,30 @@ fn message_7_a_flooding_source_does_not_starve_another(bench: &Bench) {
             assert!(before <= 2 * budget, "{before} messages of the flood went first");
         }
     });
+}
+
+#[test]
+fn message_7_another_source_goes_first_in_each_turn() {
+    let mesh = Mesh::new(3, 2);
+    let port = Port::<()>::declare(&mesh, "turns", PortOptions { capacity: 8 }).unwrap();
+    let joined: Vec<_> = (0..3).map(|shard| StopGuard::new(&mesh, shard).join()).collect();
+    let ends = |shard: usize| {
+        let member = joined[shard].member();
+        member.end(port.shared.id, || Ends::new(port.shared.clone(), member.ledger.clone()))
+    };
+    let target = ends(0);
+    target.open();
+    for source in [1, 2] {
+        (0..8).for_each(|_| ends(source).try_send(0, Time::ZERO, ()).unwrap());
+        joined[source].member().ring();
+    }
+    let firsts = (0..4).map(|_| {
+        joined[0].member().take();
+        let sources: Vec<_> =
+            std::iter::from_fn(|| target.pop(&|| Time::ZERO)).map(|(source, ())| source).collect();
+        assert_eq!(sources.len(), 4, "two messages of each source: {sources:?}");
+        sources[0]
+    });
+    let firsts: Vec<_> = firsts.skip(1).collect();
+    assert_eq!(firsts, [1, 2, 1]);
 }
