@@ -24,7 +24,7 @@ use std::task::Waker;
 
 #[cfg(loom)]
 use super::broken::{Break, broken, order};
-use super::sync::{AtomicBool, AtomicU64, Counter, OnceLock};
+use super::sync::{AtomicBool, AtomicU64, Counter, OnceLock, or};
 use crate::shard::between::RingForeign;
 
 const FOREIGN: u64 = 1 << 61;
@@ -104,7 +104,7 @@ impl Bell {
         if broken(Break::RingSkippedIfSeen) && self.word.0.load(Relaxed) & bit != 0 {
             return Answer { stopped: false, woke: false };
         }
-        let old = self.word.0.fetch_or(bit, ordering);
+        let old = or(&self.word.0, bit, ordering);
         let woke = old == PARKED;
         #[cfg(loom)]
         let woke = woke || broken(Break::WakeWheneverParked) && old & PARKED != 0;

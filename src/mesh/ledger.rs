@@ -56,10 +56,9 @@ impl Ledger {
         self.mesh.bell(self.id)
     }
 
-    /// Begins a turn and answers its number.
-    pub(super) fn begin_turn(&self) -> u64 {
+    /// Begins a turn.
+    pub(super) fn begin_turn(&self) {
         self.turn.set(self.turn.get() + 1);
-        self.turn.get()
     }
 
     /// The number of this turn.

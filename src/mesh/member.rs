@@ -1,7 +1,7 @@
 //! A shard's part in the mesh: what it does for messages at the beginning and at the end of a turn.
 
 use std::any::Any;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -21,12 +21,17 @@ use crate::shard::between::{Between, Taken};
 pub(crate) struct Member {
     pub(super) ledger: Rc<Ledger>,
     /// The ends that this shard opened, by the ids of their ports.
-    ends: RefCell<Vec<Option<Rc<dyn End>>>>,
+    ends: RefCell<Ends>,
     /// What this turn looks at; empty between turns, kept for its memory.
     looking: ShardSet,
+    /// The source that this turn looks at first.
+    first: Cell<usize>,
     /// Wakes the task that runs jobs from outside.
     jobs: RefCell<Option<Waker>>,
 }
+
+/// By the ids of their ports; made anew when one is opened, so that a turn may look while that happens.
+type Ends = Rc<[Option<Rc<dyn End>>]>;
 
 /// A shard's end of one port, whatever its messages are.
 pub(super) trait End: Any {
@@ -50,8 +55,9 @@ impl Member {
         let looking = ShardSet::new(mesh.shards());
         Member {
             ledger: Rc::new(Ledger::new(mesh, id)),
-            ends: RefCell::default(),
+            ends: RefCell::new(Rc::new([])),
             looking,
+            first: Cell::new(0),
             jobs: RefCell::default(),
         }
     }
@@ -64,15 +70,15 @@ impl Member {
 
     /// The end of port `id` that this shard has, if it is of this kind; made by `make` at its first use.
     pub(super) fn end<E: End>(&self, id: usize, make: impl FnOnce() -> E) -> Rc<E> {
-        let mut ends = self.ends.borrow_mut();
-        if ends.len() <= id {
-            ends.resize_with(id + 1, || None);
-        }
-        let end: Rc<dyn Any> = match &ends[id] {
-            Some(end) => end.clone(),
+        let known = self.ends.borrow().get(id).cloned().flatten();
+        let end: Rc<dyn Any> = match known {
+            Some(end) => end,
             None => {
                 let end = Rc::new(make());
+                let mut ends = self.ends.borrow().to_vec();
+                ends.resize(ends.len().max(id + 1), None);
                 ends[id] = Some(end.clone());
+                self.ends.replace(ends.into());
                 // What was sent before is found by looking at everybody.
                 self.ledger.to_look.fill();
                 end
@@ -95,14 +101,11 @@ impl Member {
         }
     }
 
-    // Looking may open an end or drop a message that does, so the list is not borrowed meanwhile.
-    fn for_each_end(&self, mut f: impl FnMut(&dyn End)) {
-        for id in 0..self.ends.borrow().len() {
-            let end = self.ends.borrow().get(id).cloned().flatten();
-            if let Some(end) = end {
-                f(&*end);
-            }
-        }
+    // Looking may open an end or drop a message that does, so the list is not borrowed meanwhile. An end that is
+    // opened so asks for a look at everybody.
+    fn for_each_end(&self, f: impl FnMut(&dyn End)) {
+        let ends = self.ends.borrow().clone();
+        ends.iter().flatten().map(|end| &**end).for_each(f);
     }
 
     fn look_at(&self, source: usize) {
@@ -136,16 +139,17 @@ impl Member {
     pub(super) fn retire(&self) {
         self.ledger.retire();
         self.for_each_end(End::retire);
-        // Ends hold handles of the shard, which holds this.
-        self.ends.borrow_mut().clear();
-        self.jobs.borrow_mut().take();
+        // Ends hold handles of the shard, which holds this. What they drop may use it.
+        drop(self.ends.replace(Rc::new([])));
+        let jobs = self.jobs.borrow_mut().take();
+        drop(jobs);
     }
 }
 
 impl Between for Member {
     fn take(&self) -> Taken {
         let ledger = &*self.ledger;
-        let turn = ledger.begin_turn();
+        ledger.begin_turn();
         let rung = ledger.bell().take();
         if rung.foreign() && !ledger.mesh.jobs(ledger.id).is_empty() {
             self.wake_jobs();
@@ -156,7 +160,8 @@ impl Between for Member {
         self.looking.insert_sources(rung.sources());
         self.looking.take_all_of(&ledger.to_look);
         // The start rotates, so that no source is always served last.
-        let mut next = usize::try_from(turn).unwrap_or_default() % ledger.mesh.shards();
+        let mut next = self.first.get();
+        self.first.set(if next + 1 < ledger.mesh.shards() { next + 1 } else { 0 });
         while let Some(source) = self.looking.first_from(next) {
             self.looking.remove(source);
             self.look_at(source);
@@ -181,6 +186,10 @@ impl Between for Member {
 
     fn rung(&self) -> bool {
         self.ledger.bell().is_rung() || !self.ledger.is_settled()
+    }
+
+    fn glance(&self) -> bool {
+        self.ledger.bell().is_rung()
     }
 
     fn set_waker(&self, waker: &Waker) {

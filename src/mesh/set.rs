@@ -4,34 +4,55 @@ use std::cell::Cell;
 
 use super::bell::SOURCE_BITS;
 
-/// A set of shards that its owner changes through a shared reference. One word per 64 shards.
+/// A set of shards that its owner changes through a shared reference. One word per 64 shards, the first of them in
+/// place: a turn looks at several of these, and few machines have more.
 #[derive(Debug)]
 pub(super) struct ShardSet {
-    words: Box<[Cell<u64>]>,
+    first: Cell<u64>,
+    more: Box<[Cell<u64>]>,
     shards: usize,
 }
 
 impl ShardSet {
     pub(super) fn new(shards: usize) -> ShardSet {
-        ShardSet { words: vec![Cell::new(0); shards.div_ceil(64)].into(), shards }
+        let more = vec![Cell::new(0); shards.div_ceil(64).saturating_sub(1)];
+        ShardSet { first: Cell::new(0), more: more.into(), shards }
     }
 
+    #[inline]
+    fn word(&self, index: usize) -> &Cell<u64> {
+        if index == 0 { &self.first } else { &self.more[index - 1] }
+    }
+
+    // Of at most 64 shards.
+    fn all(&self) -> u64 {
+        u64::MAX >> (64 - self.shards)
+    }
+
+    fn words(&self) -> impl Iterator<Item = &Cell<u64>> {
+        std::iter::once(&self.first).chain(&self.more)
+    }
+
+    #[inline]
     pub(super) fn insert(&self, shard: usize) {
-        let word = &self.words[shard / 64];
+        let word = self.word(shard / 64);
         word.set(word.get() | 1 << (shard % 64));
     }
 
+    #[inline]
     pub(super) fn remove(&self, shard: usize) {
-        let word = &self.words[shard / 64];
+        let word = self.word(shard / 64);
         word.set(word.get() & !(1 << (shard % 64)));
     }
 
+    #[inline]
     pub(super) fn contains(&self, shard: usize) -> bool {
-        self.words[shard / 64].get() & 1 << (shard % 64) != 0
+        self.word(shard / 64).get() & 1 << (shard % 64) != 0
     }
 
+    #[inline]
     pub(super) fn is_empty(&self) -> bool {
-        self.words.iter().all(|word| word.get() == 0)
+        self.first.get() == 0 && self.more.iter().all(|word| word.get() == 0)
     }
 
     /// All shards.
@@ -40,14 +61,19 @@ impl ShardSet {
     }
 
     /// Moves the other set's members into this one.
+    #[inline]
     pub(super) fn take_all_of(&self, other: &ShardSet) {
-        for (word, more) in self.words.iter().zip(&other.words) {
+        for (word, more) in self.words().zip(other.words()) {
             word.set(word.get() | more.take());
         }
     }
 
     /// The sources that a bell's bits name.
+    #[inline]
     pub(super) fn insert_sources(&self, mut bits: u64) {
+        if self.shards <= SOURCE_BITS {
+            return self.first.set(self.first.get() | bits & self.all());
+        }
         while bits != 0 {
             let bit = bits.trailing_zeros() as usize;
             bits &= bits - 1;
@@ -56,20 +82,24 @@ impl ShardSet {
     }
 
     /// The first member at or after `from`, going round once; `from` may be one past the last shard.
+    #[inline]
     pub(super) fn first_from(&self, from: usize) -> Option<usize> {
         self.first_in(from, self.shards).or_else(|| self.first_in(0, from))
     }
 
     // The first member of `start..end`.
     fn first_in(&self, start: usize, end: usize) -> Option<usize> {
+        if start >= end {
+            return None;
+        }
         let mut index = start / 64;
-        let mut word = self.words.get(index)?.get() & (u64::MAX << (start % 64));
+        let mut word = self.word(index).get() & (u64::MAX << (start % 64));
         while word == 0 {
             index += 1;
             if index * 64 >= end {
                 return None;
             }
-            word = self.words[index].get();
+            word = self.word(index).get();
         }
         let shard = index * 64 + word.trailing_zeros() as usize;
         (shard < end).then_some(shard)

@@ -7,9 +7,21 @@ pub(super) use std::sync::atomic::AtomicU64 as Counter;
 #[cfg(not(loom))]
 mod real {
     use std::fmt;
+    use std::sync::atomic::Ordering::{self, Relaxed};
 
     pub(crate) use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
     pub(crate) use std::sync::{Mutex, OnceLock};
+
+    /// `fetch_or` for a word that is mostly 0: tries that first. x86 has no such instruction that answers the old
+    /// value, so that `fetch_or` itself is a load and an exchange: the line would come from the other core twice.
+    pub(crate) fn or(word: &AtomicU64, bits: u64, ordering: Ordering) -> u64 {
+        let mut old = 0;
+        // Ends when no other thread changed the word between two steps, as `fetch_or` does.
+        while let Err(found) = word.compare_exchange(old, old | bits, ordering, Relaxed) {
+            old = found;
+        }
+        old
+    }
 
     /// The sending end of a lane's ring: `rtrb`, bounded, one producer, one consumer, slots inline.
     pub(crate) struct Producer<T>(rtrb::Producer<T>);
@@ -99,10 +111,15 @@ mod model {
     use std::collections::VecDeque;
     use std::fmt;
     use std::sync::Arc;
-    use std::sync::atomic::Ordering::{Acquire, Release};
+    use std::sync::atomic::Ordering::{self, Acquire, Release};
 
     pub(crate) use loom::sync::Mutex;
     pub(crate) use loom::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
+
+    /// One step of the model, which is what the real one comes to.
+    pub(crate) fn or(word: &AtomicU64, bits: u64, ordering: Ordering) -> u64 {
+        word.fetch_or(bits, ordering)
+    }
 
     /// As the standard library's: a reader that has not synchronised with the writer may find it unset.
     #[derive(Debug)]

@@ -14,6 +14,8 @@ pub(crate) trait Between: Any {
     fn park(&self) -> bool;
     /// Whether messages wait that the next turn would take: long work gives way to them.
     fn rung(&self) -> bool;
+    /// The same for a shard that has found nothing to do, again and again: looks only at what others may have done.
+    fn glance(&self) -> bool;
     /// First poll of the root: the waker that rings may invoke from now on.
     fn set_waker(&self, waker: &Waker);
 }

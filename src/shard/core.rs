@@ -8,13 +8,13 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Waker};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use waterwheel_reactor::{Reactor, Time};
 
 use super::between::Between;
-use super::task::{Foreign, Handle, Key, Slab, Slot, StopWish};
+use super::task::{self, Foreign, Handle, Key, Slab, Slot, StopWish};
 use super::waiters::Waiters;
 use super::wheel::Wheel;
 use super::{Budgets, Phase, ShardId, Stats};
@@ -43,6 +43,10 @@ pub(crate) struct Core {
     later: RefCell<VecDeque<Slot>>,
     /// Set around the wake of a task that gives way.
     yielding: Cell<bool>,
+    /// The task being polled gives way, but was woken before it said so.
+    gives_way: Cell<bool>,
+    /// The root is gone: nothing runs any more.
+    over: Cell<bool>,
     /// Empty between drains; kept for its memory.
     arrivals: RefCell<Vec<Arc<Handle>>>,
     pub(super) wheel: Wheel,
@@ -82,6 +86,8 @@ impl Core {
             ready: RefCell::default(),
             later: RefCell::default(),
             yielding: Cell::new(false),
+            gives_way: Cell::new(false),
+            over: Cell::new(false),
             arrivals: RefCell::default(),
             wheel: Wheel::new(now),
             root: OnceCell::new(),
@@ -153,10 +159,9 @@ impl Core {
         self.kept.borrow().get(&id).cloned()
     }
 
-    /// At the end of the shard: what is kept may hold the shard.
-    pub(super) fn forget_kept(&self) {
-        let kept = std::mem::take(&mut *self.kept.borrow_mut());
-        drop_contained(Some(kept));
+    /// The root is gone. What still holds a handle of the shard spawns in vain.
+    pub(super) fn end(&self) {
+        self.over.set(true);
     }
 
     // ---- tasks
@@ -167,6 +172,10 @@ impl Core {
         mark: u32,
         future: Pin<Box<dyn Future<Output = ()>>>,
     ) -> Key {
+        if self.over.get() {
+            drop_contained(Some(future));
+            return Key::NONE;
+        }
         self.stats.spawned.set(self.stats.spawned.get() + 1);
         let key = self.tasks.borrow_mut().insert(name, mark, future, &self.foreign);
         self.push_ready(key.slot);
@@ -225,17 +234,25 @@ impl Core {
     }
 
     pub(super) fn end_turn(&self) {
-        self.ready.borrow_mut().append(&mut self.later.borrow_mut());
+        let mut later = self.later.borrow_mut();
+        if !later.is_empty() {
+            self.ready.borrow_mut().append(&mut later);
+        }
+        drop(later);
         self.in_turn.set(false);
     }
 
     /// Wakes a task that gives way: it is polled in the next turn, behind all that is ready in this one.
     pub(super) fn wake_later(waker: &Waker) {
-        let known = Core::with_current(|core| core.yielding.set(true)).is_some();
+        let before = Core::with_current(|core| {
+            core.yielding.set(true);
+            core.later.borrow().len()
+        });
         waker.wake_by_ref();
-        if known {
-            Core::with_current(|core| core.yielding.set(false));
-        }
+        Core::with_current(|core| {
+            core.yielding.set(false);
+            core.gives_way.set(before == Some(core.later.borrow().len()));
+        });
     }
 
     /// Asks this shard to stop; only ever moves its phase forward.
@@ -280,45 +297,62 @@ impl Core {
     }
 
     fn poll_task(&self, slot: Slot) {
-        let Some(mut body) = self.tasks.borrow_mut().take(slot) else { return };
+        let Some(block) = self.tasks.borrow().block(slot) else { return };
+        let entry = &block[task::place(slot)];
+        let mut task = entry.body.borrow_mut();
+        // It may have ended since it was queued.
+        let Some(body) = &mut *task else { return };
         body.clear();
-        self.mark.set(body.mark);
+        self.mark.set(entry.mark.get());
         self.stats.polls.set(self.stats.polls.get() + 1);
         let mut cx = Context::from_waker(&body.waker);
         let polled = catch_unwind(AssertUnwindSafe(|| body.future.as_mut().poll(&mut cx)));
         self.mark.set(0);
-        match polled {
-            Ok(poll) if poll.is_pending() => {
-                let cancelled = self.tasks.borrow_mut().put_back(slot, body);
-                drop_contained(cancelled);
+        drop(task);
+        let gives_way = self.gives_way.take();
+        let ended = match polled {
+            Ok(Poll::Pending) => {
+                if gives_way {
+                    self.move_later(slot);
+                }
+                self.tasks.borrow_mut().settle(slot)
             }
-            Ok(_) => {
-                self.tasks.borrow_mut().vacate(slot);
-                drop_contained(Some(body));
-            }
+            Ok(Poll::Ready(())) => self.tasks.borrow_mut().vacate(slot),
             Err(panic) => {
-                self.stats.panics.set(self.stats.panics.get() + 1);
-                let said = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-                let said = said.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default();
-                tracing::error!(
-                    shard = self.id.index(),
-                    task = body.name,
-                    "a task panicked and was ended: {said}"
-                );
-                self.tasks.borrow_mut().vacate(slot);
-                drop_contained(Some(body));
+                self.report_panic(entry.name.get(), &*panic);
+                drop_contained(Some(panic));
+                self.tasks.borrow_mut().vacate(slot)
             }
+        };
+        drop_contained(ended);
+    }
+
+    // It was queued during its poll, so it is among the last.
+    fn move_later(&self, slot: Slot) {
+        let mut ready = self.ready.borrow_mut();
+        if let Some(slot) = ready.iter().rposition(|queued| *queued == slot).and_then(|at| ready.remove(at)) {
+            self.later.borrow_mut().push_back(slot);
         }
     }
 
-    /// Drops every task, also those that the drops spawn; bounded, since a drop that always spawns is a bug.
-    pub(super) fn drop_tasks(&self) {
+    fn report_panic(&self, task: &str, panic: &(dyn Any + Send)) {
+        self.stats.panics.set(self.stats.panics.get() + 1);
+        let said = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+        let said = said.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default();
+        tracing::error!(shard = self.id.index(), task, "a task panicked and was ended: {said}");
+    }
+
+    /// Drops every task and what the program keeps here, which may hold the shard; also what the drops spawn or keep;
+    /// bounded, since a drop that always spawns is a bug.
+    pub(super) fn clear(&self) {
         for _ in 0..64 {
             let bodies = self.tasks.borrow_mut().drain();
-            if bodies.is_empty() {
+            let kept = std::mem::take(&mut *self.kept.borrow_mut());
+            if bodies.is_empty() && kept.is_empty() {
                 return;
             }
             bodies.into_iter().for_each(|body| drop_contained(Some(body)));
+            kept.into_values().for_each(|value| drop_contained(Some(value)));
         }
         tracing::error!(shard = self.id.index(), "tasks keep spawning tasks while they are dropped");
     }

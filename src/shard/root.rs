@@ -113,10 +113,12 @@ impl RootFuture {
 
     /// Looks at the bell for a while, and at nothing else: asking the kernel takes longer than a message.
     fn rings_soon(&self) -> bool {
-        (0..GLANCES).any(|_| {
-            std::hint::spin_loop();
-            self.core.between().rung()
-        })
+        let between = self.core.between();
+        between.rung()
+            || (0..GLANCES).any(|_| {
+                std::hint::spin_loop();
+                between.glance()
+            })
     }
 
     fn out_of_time(&self, now: Time) -> bool {
@@ -171,9 +173,11 @@ impl Future for RootFuture {
 
 impl Drop for RootFuture {
     fn drop(&mut self) {
-        self.core.drop_tasks();
-        self.core.forget_kept();
+        self.core.clear();
         drop_contained(self.guard.take());
+        // What the guard dropped, servers and their handlers, may have spawned: a connection that lingers.
+        self.core.clear();
+        self.core.end();
         self.core.leave();
     }
 }

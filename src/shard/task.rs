@@ -4,8 +4,10 @@
 //! and stores); `away` by others, with `swap(true)`, and cleared with `swap(false)` *before* the poll, so that what
 //! was written before a wake is seen by the poll that follows it. One flag for both would lose wakes.
 
+use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -75,8 +77,8 @@ impl Handle {
     }
 }
 
-/// What other threads leave for a shard: the tasks they woke (at most one entry a task, by its `away` flag), and a
-/// wish that it stop. Made before the shard's thread, and outlives it.
+/// What other threads leave for a shard: the tasks they woke (one entry a task and poll of it, by its `away` flag), and
+/// a wish that it stop. Made before the shard's thread, and outlives it.
 pub(crate) struct Foreign {
     woken: Mutex<Vec<Arc<Handle>>>,
     /// 0: none; `u64::MAX`: at once; else the nanoseconds that a drain may take.
@@ -131,14 +133,11 @@ impl Foreign {
     }
 }
 
-/// One task.
+/// What a task owns.
 pub(super) struct Body {
     pub(super) future: Pin<Box<dyn Future<Output = ()>>>,
     pub(super) waker: Waker,
     handle: Arc<Handle>,
-    pub(super) name: &'static str,
-    /// Which port's handler this task runs, so that a nested call can be refused; 0: none.
-    pub(super) mark: u32,
 }
 
 impl Body {
@@ -154,20 +153,33 @@ impl Drop for Body {
     }
 }
 
+/// A place for one task.
+#[derive(Default)]
+pub(super) struct Entry {
+    /// Borrowed while the task is polled, which happens in place.
+    pub(super) body: RefCell<Option<Body>>,
+    pub(super) name: Cell<&'static str>,
+    /// Which port's handler this task runs, so that a nested call can be refused; 0: none.
+    pub(super) mark: Cell<u32>,
+    generation: Cell<u32>,
+    /// To end after the poll it is in.
+    cancelled: Cell<bool>,
+}
+
+/// Entries that stay where they are while tasks come and go, so that a poll needs no move and holds no slab.
+pub(super) type Block = Rc<[Entry]>;
+
+/// Entries per block.
+const BLOCK: usize = 64;
+
 /// The tasks of a shard.
 #[derive(Default)]
 pub(super) struct Slab {
-    entries: Vec<Entry>,
+    blocks: Vec<Block>,
     free: Vec<Slot>,
+    /// Entries that were ever used.
+    used: usize,
     live: usize,
-}
-
-#[derive(Default)]
-struct Entry {
-    /// `None` also while the task is being polled, which happens outside the slab.
-    body: Option<Body>,
-    generation: u32,
-    cancelled: bool,
 }
 
 /// Names one task for good: a slot and which of its tasks.
@@ -175,6 +187,16 @@ struct Entry {
 pub(super) struct Key {
     pub(super) slot: Slot,
     generation: u32,
+}
+
+impl Key {
+    /// Names no task.
+    pub(super) const NONE: Key = Key { slot: Slot::MAX, generation: 0 };
+}
+
+/// Where in its block a slot is.
+pub(super) fn place(slot: Slot) -> usize {
+    slot as usize % BLOCK
 }
 
 impl Slab {
@@ -190,10 +212,7 @@ impl Slab {
         future: Pin<Box<dyn Future<Output = ()>>>,
         foreign: &Arc<Foreign>,
     ) -> Key {
-        let slot = self.free.pop().unwrap_or_else(|| {
-            self.entries.push(Entry::default());
-            Slot::try_from(self.entries.len() - 1).expect("fewer than 2^32 tasks")
-        });
+        let slot = self.free.pop().unwrap_or_else(|| self.grow());
         // Queued by whoever spawns: so the flag is up from the start.
         let handle = Arc::new(Handle {
             slot,
@@ -201,65 +220,72 @@ impl Slab {
             away: AtomicBool::new(false),
             foreign: Arc::downgrade(foreign),
         });
-        let entry = &mut self.entries[slot as usize];
-        entry.cancelled = false;
-        entry.body = Some(Body { future, waker: Waker::from(handle.clone()), handle, name, mark });
+        let body = Body { future, waker: Waker::from(handle.clone()), handle };
+        let entry = self.entry(slot).expect("a free slot is in a block");
+        entry.cancelled.set(false);
+        entry.name.set(name);
+        entry.mark.set(mark);
+        entry.body.replace(Some(body));
+        let key = Key { slot, generation: entry.generation.get() };
         self.live += 1;
-        Key { slot, generation: entry.generation }
+        key
     }
 
-    /// Takes a task out to poll it; `None` if it ended meanwhile.
-    pub(super) fn take(&mut self, slot: Slot) -> Option<Body> {
-        self.entries.get_mut(slot as usize)?.body.take()
-    }
-
-    /// Puts a pending task back; gives it back to be dropped if it was cancelled while it was polled.
-    pub(super) fn put_back(&mut self, slot: Slot, body: Body) -> Option<Body> {
-        let entry = &mut self.entries[slot as usize];
-        if entry.cancelled {
-            self.vacate(slot);
-            return Some(body);
+    fn grow(&mut self) -> Slot {
+        if self.used == self.blocks.len() * BLOCK {
+            self.blocks.push((0..BLOCK).map(|_| Entry::default()).collect());
         }
-        entry.body = Some(body);
-        None
+        self.used += 1;
+        Slot::try_from(self.used - 1).expect("fewer than 2^32 tasks")
     }
 
-    /// Frees the slot of a task that was taken out and is over.
-    pub(super) fn vacate(&mut self, slot: Slot) {
-        let entry = &mut self.entries[slot as usize];
-        entry.generation = entry.generation.wrapping_add(1);
+    fn entry(&self, slot: Slot) -> Option<&Entry> {
+        self.blocks.get(slot as usize / BLOCK)?.get(place(slot))
+    }
+
+    /// The block of a slot, to poll its task with nothing of the slab borrowed.
+    pub(super) fn block(&self, slot: Slot) -> Option<Block> {
+        self.blocks.get(slot as usize / BLOCK).cloned()
+    }
+
+    /// After a poll that left the task pending: gives it back to be dropped if it was cancelled meanwhile.
+    pub(super) fn settle(&mut self, slot: Slot) -> Option<Body> {
+        self.entry(slot)?.cancelled.get().then(|| self.vacate(slot))?
+    }
+
+    /// Ends a task that is not being polled: frees its slot and gives back what it owned, to be dropped outside.
+    pub(super) fn vacate(&mut self, slot: Slot) -> Option<Body> {
+        let entry = self.entry(slot)?;
+        let body = entry.body.try_borrow_mut().ok()?.take()?;
+        entry.generation.set(entry.generation.get().wrapping_add(1));
         self.free.push(slot);
         self.live -= 1;
+        Some(body)
     }
 
     /// Ends a task: gives it back to be dropped outside; if it is being polled now, it ends after that poll.
     pub(super) fn cancel(&mut self, key: Key) -> Option<Body> {
-        let entry = self.entries.get_mut(key.slot as usize)?;
-        if entry.generation != key.generation {
+        let entry = self.entry(key.slot)?;
+        if entry.generation.get() != key.generation {
             return None;
         }
-        let Some(body) = entry.body.take() else {
-            entry.cancelled = true;
-            return None;
-        };
-        self.vacate(key.slot);
-        Some(body)
+        entry.cancelled.set(true);
+        self.vacate(key.slot)
     }
 
     /// Takes every task out for good, but for one that is being polled.
     pub(super) fn drain(&mut self) -> Vec<Body> {
-        let slots = 0..self.entries.len();
-        slots
-            .filter_map(|slot| {
-                let body = self.entries[slot].body.take()?;
-                self.vacate(slot as Slot);
-                Some(body)
-            })
-            .collect()
+        (0..self.used).filter_map(|slot| self.vacate(slot as Slot)).collect()
     }
 
-    /// The names of the tasks that live, for reports.
+    /// The names of the tasks that live, but for one that is being polled; for reports.
     pub(super) fn names(&self) -> Vec<&'static str> {
-        self.entries.iter().filter_map(|entry| Some(entry.body.as_ref()?.name)).collect()
+        let lives = |entry: &&Entry| entry.body.try_borrow().is_ok_and(|body| body.is_some());
+        self.blocks
+            .iter()
+            .flat_map(|block| block.iter())
+            .filter(lives)
+            .map(|entry| entry.name.get())
+            .collect()
     }
 }

@@ -1,7 +1,7 @@
 //! The shard's own laws, on a reactor whose clock the test moves by hand.
 
 use std::cell::{Cell, RefCell};
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -73,6 +73,9 @@ impl Between for Alone {
     }
     fn rung(&self) -> bool {
         self.flooded.get() || self.foreign.load(SeqCst) > 0
+    }
+    fn glance(&self) -> bool {
+        self.rung()
     }
     fn set_waker(&self, _: &Waker) {}
 }
@@ -308,7 +311,7 @@ fn a_wake_from_another_thread_arrives() {
     let seen = done.clone();
     let mut bench = Bench::new(Budgets::default(), |_| async move {
         let mut polls = 0;
-        std::future::poll_fn(move |cx| {
+        poll_fn(move |cx| {
             polls += 1;
             *slot.borrow_mut() = Some(cx.waker().clone());
             if polls == 2 { Poll::Ready(()) } else { Poll::Pending }
@@ -430,4 +433,48 @@ fn a_shard_that_spins_sees_its_reactor_however_often_it_is_rung() {
     bench.hand.now.set(Time::ZERO + Duration::from_millis(2));
     assert!(!bench.turn(), "its spin is over");
     assert_eq!(bench.alone.parks.get(), 1);
+}
+
+#[test]
+fn what_is_kept_may_spawn_while_it_is_dropped_and_nothing_is_left() {
+    let left = Rc::new(());
+    struct Spawner(Shard, Rc<()>);
+    impl Drop for Spawner {
+        fn drop(&mut self) {
+            let (shard, left) = (self.0.clone(), self.1.clone());
+            self.0.spawn_detached("lingers", async move {
+                let _left = left;
+                shard.sleep(ms(1)).await;
+            });
+        }
+    }
+    let kept = left.clone();
+    let mut bench = Bench::new(Budgets::default(), |shard| async move {
+        shard.keep(Rc::new(Spawner(shard.clone(), kept)));
+    });
+    bench.run(Time::ZERO);
+    assert_eq!(Rc::strong_count(&left), 1, "a task was spawned by a destructor and never dropped");
+    // So does a handle that outlives the shard.
+    drop(Spawner(bench.shard.clone(), left.clone()));
+    assert_eq!(Rc::strong_count(&left), 1, "a task was spawned after the end and never dropped");
+    assert_eq!(bench.shard.stats().alive, 0);
+}
+
+#[test]
+fn a_task_that_was_woken_before_it_gives_way_does_not_run_again_in_the_same_turn() {
+    let mut bench = Bench::new(Budgets::default(), |shard| async move {
+        for _ in 0..3 {
+            poll_fn(|cx| {
+                cx.waker().wake_by_ref();
+                Poll::Ready(())
+            })
+            .await;
+            let turn = shard.stats().turns;
+            shard.yield_now().await;
+            assert_eq!(shard.stats().turns, turn + 1);
+        }
+    });
+    bench.run(Time::ZERO);
+    assert_eq!(bench.shard.stats().panics, 0);
+    assert!(bench.root.is_none());
 }

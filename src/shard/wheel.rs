@@ -22,7 +22,7 @@ mod near;
 #[cfg(test)]
 mod tests;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::task::{Poll, Waker};
 
 use waterwheel_reactor::Time;
@@ -221,6 +221,8 @@ struct Inner {
     /// The list that is being emptied, over several turns if it is long. Not among the occupied any more.
     pouring: Option<Place>,
     near: Near,
+    /// The next deadline, as long as no timer moved since it was found out: every turn asks twice.
+    next: Cell<Option<Option<u64>>>,
 }
 
 impl Inner {
@@ -234,6 +236,7 @@ impl Inner {
             lists: vec![List { earliest: u64::MAX, head: NONE }; LISTS],
             pouring: None,
             near: Near::default(),
+            next: Cell::new(None),
         }
     }
 
@@ -301,6 +304,15 @@ impl Inner {
     }
 
     fn next_deadline(&self) -> Option<u64> {
+        if let Some(known) = self.next.get() {
+            return known;
+        }
+        let next = self.find_next_deadline();
+        self.next.set(Some(next));
+        next
+    }
+
+    fn find_next_deadline(&self) -> Option<u64> {
         let poured = self.pouring.map(|place| self.list(place)).filter(|list| list.head != NONE);
         let listed = self.first_list().map(|place| self.list(place));
         let near = self.near.first().map(|due| due.deadline);
@@ -310,6 +322,7 @@ impl Inner {
     /// One bounded piece of work. Lists that may hold something due are emptied before anything fires, since only the
     /// heap knows the order.
     fn step(&mut self, now: u64, newest: u64) -> Step {
+        self.next.set(None);
         if let Some(place) = self.pouring {
             let index = self.list(place).head;
             if index != NONE {
@@ -372,6 +385,7 @@ impl Inner {
 
     /// Puts an entry that is nowhere to where its deadline belongs.
     fn place(&mut self, index: u32) {
+        self.next.set(None);
         let deadline = self.entries[index as usize].deadline;
         let apart = (deadline ^ self.elapsed) >> FINEST;
         if deadline == u64::MAX {
@@ -394,6 +408,7 @@ impl Inner {
 
     /// Takes an entry out of where it is.
     fn unplace(&mut self, index: u32) {
+        self.next.set(None);
         let place = self.entries[index as usize].place;
         if place == Place::NEAR {
             let at = self.entries[index as usize].prev;

@@ -238,6 +238,9 @@ impl Between for Alone {
     fn rung(&self) -> bool {
         self.0.load(SeqCst)
     }
+    fn glance(&self) -> bool {
+        false
+    }
     fn set_waker(&self, _: &Waker) {}
 }
 

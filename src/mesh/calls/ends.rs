@@ -143,13 +143,23 @@ impl<Q: Send + 'static, R: Send + 'static> CallEnds<Q, R> {
         drop(unwanted);
     }
 
+    // How many replies and requests of `source` wait. What comes later is rung for.
+    fn arrived(&self, source: usize) -> (usize, usize) {
+        let mut peer = self.peers[source].borrow_mut();
+        let Peer { replies_from, requests_from, .. } = &mut *peer;
+        if replies_from.is_none() {
+            *replies_from = self.port.replies.between(source, self.ledger.id).take_consumer();
+        }
+        if requests_from.is_none() {
+            *requests_from = self.port.requests.between(source, self.ledger.id).take_consumer();
+        }
+        (replies_from.as_ref().map_or(0, Consumer::len), requests_from.as_ref().map_or(0, Consumer::len))
+    }
+
     // Replies are no more than the credits, which bounds this.
-    fn take_replies(&self, source: usize) {
-        loop {
+    fn take_replies(&self, source: usize, count: usize) {
+        for _ in 0..count {
             let mut peer = self.peers[source].borrow_mut();
-            if peer.replies_from.is_none() {
-                peer.replies_from = self.port.replies.between(source, self.ledger.id).take_consumer();
-            }
             let Some(reply) = peer.replies_from.as_mut().and_then(Consumer::pop) else { return };
             peer.outstanding -= 1;
             peer.credit.wake_first();
@@ -211,19 +221,15 @@ impl<Q: Send + 'static, R: Send + 'static> CallEnds<Q, R> {
         self.ledger.will_ring(to);
     }
 
-    // True if the budget ended before the requests did.
-    fn take_requests(&self, source: usize) -> bool {
+    // True if the budget ended before the requests did, of which there are `count`.
+    fn take_requests(&self, source: usize, count: usize) -> bool {
         let server = match &*self.serving.borrow() {
             Serving::NotYet => return false,
             Serving::By(server) => Some(server.clone()),
             Serving::Ended => None,
         };
-        let mut peer = self.peers[source].borrow_mut();
-        if peer.requests_from.is_none() {
-            peer.requests_from = self.port.requests.between(source, self.ledger.id).take_consumer();
-        }
-        drop(peer);
-        for _ in 0..self.ledger.mesh.budget() {
+        let budget = self.ledger.mesh.budget();
+        for _ in 0..count.min(budget) {
             let next = self.peers[source].borrow_mut().requests_from.as_mut().and_then(Consumer::pop);
             let Some(Request { ticket, request }) = next else { return false };
             match &server {
@@ -234,16 +240,17 @@ impl<Q: Send + 'static, R: Send + 'static> CallEnds<Q, R> {
                 None => self.reply(source, ticket, Err(CallError::NotServed(self.port.name))),
             }
         }
-        self.peers[source].borrow().requests_from.as_ref().is_some_and(|requests| !requests.is_empty())
+        count > budget
     }
 }
 
 impl<Q: Send + 'static, R: Send + 'static> End for CallEnds<Q, R> {
     fn look(&self, source: usize, ended: bool) -> bool {
-        self.take_replies(source);
+        let (replies, requests) = self.arrived(source);
+        self.take_replies(source, replies);
         #[cfg(loom)]
         let ended = ended || broken(Break::EndedSeenLate) && self.ledger.learn_end(source);
-        let more = self.take_requests(source);
+        let more = requests > 0 && self.take_requests(source, requests);
         if ended {
             self.fail_calls_to(source);
         }
