@@ -2,7 +2,7 @@
 
 use std::io;
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::task::{Context, Wake, Waker};
 use std::time::Duration;
 
@@ -12,17 +12,16 @@ use waterwheel_reactor::{Clock, Doorbell, Life, Root, Start};
 use crate::core::{Core, EpollReactor};
 use crate::poller;
 
-/// The waker of the root. It owns the descriptor that it writes to, so a wake that comes after the reactor's end
-/// reaches nobody else.
+/// The waker of the root. Whoever keeps it after the reactor's end keeps no descriptor open and wakes nobody.
 #[derive(Debug)]
 pub(crate) struct Bell {
     door: Doorbell,
-    pub(crate) interrupt: Interrupt,
+    interrupt: Weak<Interrupt>,
 }
 
 impl Bell {
-    pub(crate) fn new() -> io::Result<Bell> {
-        Ok(Bell { door: Doorbell::default(), interrupt: Interrupt::new()? })
+    pub(crate) fn new(interrupt: &Arc<Interrupt>) -> Bell {
+        Bell { door: Doorbell::default(), interrupt: Arc::downgrade(interrupt) }
     }
 }
 
@@ -32,8 +31,10 @@ impl Wake for Bell {
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        if self.door.ring() {
-            self.interrupt.raise();
+        if self.door.ring()
+            && let Some(interrupt) = self.interrupt.upgrade()
+        {
+            interrupt.raise();
         }
     }
 }
@@ -49,8 +50,9 @@ impl Drop for End {
 
 /// One life of a shard: makes a reactor, asks for the root and drives it to its end.
 pub(crate) fn live(clock: Clock, start: &mut Start) -> io::Result<Life> {
-    let bell = Arc::new(Bell::new()?);
-    let core = Core::new(clock, &bell.interrupt)?;
+    let interrupt = Arc::new(Interrupt::new()?);
+    let bell = Arc::new(Bell::new(&interrupt));
+    let core = Core::new(clock, &interrupt)?;
     // Dropped after the root, whose connections then find an open reactor.
     let end = End(core);
     match start(Rc::new(EpollReactor { core: end.0.clone() })) {

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
+use waterwheel_os::Interrupt;
 use waterwheel_reactor::{
     Address, Backend, Bound, Clock, ConnectOptions, ListenOptions, Reactor, Root, Sink, Source, Transport,
 };
@@ -26,14 +27,16 @@ const HUNG: Duration = Duration::from_secs(20);
 /// A reactor with its insides in reach.
 struct Bench {
     bell: Arc<Bell>,
+    interrupt: Arc<Interrupt>,
     core: Rc<Core>,
 }
 
 impl Bench {
     fn new() -> Bench {
-        let bell = Arc::new(Bell::new().unwrap());
-        let core = Core::new(Clock::start(), &bell.interrupt).unwrap();
-        Bench { bell, core }
+        let interrupt = Arc::new(Interrupt::new().unwrap());
+        let bell = Arc::new(Bell::new(&interrupt));
+        let core = Core::new(Clock::start(), &interrupt).unwrap();
+        Bench { bell, interrupt, core }
     }
 
     fn reactor(&self) -> EpollReactor {
