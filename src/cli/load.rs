@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use clap::{ArgGroup, Args, Subcommand};
 
-use super::values::whole;
+use super::values::{YEAR_MS, length, whole};
 use super::{Failure, output};
 use crate::load::job::{Finished, Job, LoadError};
 use crate::load::plan::{Mode, Plan};
@@ -50,13 +50,13 @@ pub(super) struct Run {
     #[arg(long, default_value_t = Plan::default().connections, value_parser = whole::<u32, 1, 1_048_576>, value_name = "COUNT", allow_hyphen_values = true)]
     connections: u32,
     /// How long requests are planned and measured.
-    #[arg(long = "for", default_value = "10s", value_parser = parse_duration, value_name = "TIME", allow_hyphen_values = true)]
+    #[arg(long = "for", default_value = "10s", value_parser = length::<10, YEAR_MS>, value_name = "TIME", allow_hyphen_values = true)]
     length: Duration,
     /// How long the target is loaded before that, unmeasured; `0s`: not at all.
     #[arg(long, default_value = "2s", value_parser = parse_duration, value_name = "TIME", allow_hyphen_values = true)]
     warm_up: Duration,
     /// How long an exchange may take; the end of the run waits as long for missing answers.
-    #[arg(long, default_value = "5s", value_parser = parse_duration, value_name = "TIME", allow_hyphen_values = true)]
+    #[arg(long, default_value = "5s", value_parser = length::<1, YEAR_MS>, value_name = "TIME", allow_hyphen_values = true)]
     timeout: Duration,
     /// Echo: bytes per message (64). HTTP: the length that a good answer's body must have (any).
     #[arg(long, value_parser = parse_size, value_name = "BYTES")]
@@ -95,16 +95,17 @@ impl Command {
 
 impl Run {
     fn run(self, config: Config) -> Result<ExitCode, Failure> {
-        let plan = self.plan()?;
+        let runtime = Runtime::new(config)?;
+        let plan = self.plan(runtime.shards())?;
         let (payload, report) = match &self.target.protocol {
             Protocol::Echo => {
                 let size = self.size.unwrap_or(64);
                 let workload = Echo::new(size).map_err(Failure::Usage)?;
-                (format!("echo of {size} bytes"), self.carry_out(config, plan.clone(), workload)?)
+                (format!("echo of {size} bytes"), self.carry_out(runtime, plan.clone(), workload)?)
             }
             Protocol::Http { authority, path } => {
                 let workload = HttpGet::new(authority, path, self.size);
-                ("HTTP/1.1 GET keep-alive".to_owned(), self.carry_out(config, plan.clone(), workload)?)
+                ("HTTP/1.1 GET keep-alive".to_owned(), self.carry_out(runtime, plan.clone(), workload)?)
             }
         };
         let finished = match report {
@@ -124,7 +125,8 @@ impl Run {
         Ok(ExitCode::from(report.exit_code()))
     }
 
-    fn plan(&self) -> Result<Plan, Failure> {
+    /// What to do on so many shards.
+    fn plan(&self, shards: usize) -> Result<Plan, Failure> {
         let mode = match self.rate {
             Some(rate) => Mode::Open { rate, arrivals: self.arrival },
             None => Mode::Closed,
@@ -139,18 +141,19 @@ impl Run {
             waiting_max: self.queue,
             target_pid: self.target_pid,
         };
-        plan.check().map_err(Failure::Usage)?;
+        // The others of its numbers were checked one by one.
+        plan.check(shards)
+            .map_err(|wrong| Failure::Usage(format!("--rate, --connections, --for or --timeout: {wrong}")))?;
         Ok(plan)
     }
 
     /// Runs the job on all shards, with a thread beside them that prints what happens.
     fn carry_out<W: Workload>(
         &self,
-        config: Config,
+        runtime: Runtime,
         plan: Plan,
         workload: W,
     ) -> Result<Result<Finished, LoadError>, Failure> {
-        let runtime = Runtime::new(config)?;
         let addresses =
             self.target.endpoint.resolve_blocking().map_err(|error| Failure::Run(error.to_string()))?;
         let job = Arc::new(Job::new(plan, workload, addresses));
@@ -169,9 +172,11 @@ impl Run {
                     Ok(())
                 }
             });
-            let finished = job.finish();
-            ran.map_err(|error| Failure::Run(error.to_string()))?;
-            Ok(finished)
+            match (job.finish(), ran) {
+                // Why a shard ended says more than that it did. What all shards measured is not lost by it.
+                (Err(LoadError::ShardLeft), Err(error)) => Err(Failure::Run(error.to_string())),
+                (finished, _) => Ok(finished),
+            }
         })
     }
 }

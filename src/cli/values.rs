@@ -15,13 +15,23 @@ pub(super) fn whole<T: TryFrom<u64>, const LEAST: u64, const MOST: u64>(text: &s
     number.ok_or_else(|| format!("not a whole number in its bounds; allowed: {LEAST} to {MOST}"))
 }
 
-/// How long a demonstration may take: long enough that every connection says something, and no endurance test.
-pub(super) fn demo_length(text: &str) -> Result<Duration, String> {
-    const ALLOWED: std::ops::RangeInclusive<Duration> =
-        Duration::from_millis(100)..=Duration::from_secs(3_600);
+/// The longest time that [`parse_duration`] reads.
+pub(super) const YEAR_MS: u64 = 365 * 86_400_000;
+
+/// A time from `LEAST_MS` to `MOST_MS` milliseconds.
+pub(super) fn length<const LEAST_MS: u64, const MOST_MS: u64>(text: &str) -> Result<Duration, String> {
+    let (least, most) = (Duration::from_millis(LEAST_MS), Duration::from_millis(MOST_MS));
     let length = parse_duration(text)?;
-    let wrong = || format!("duration {text:?}: too short or too long; allowed: 100ms to 1h");
-    Some(length).filter(|length| ALLOWED.contains(length)).ok_or_else(wrong)
+    let shown = |millis: u64| match millis {
+        YEAR_MS => "a year".to_owned(),
+        hours if hours % 3_600_000 == 0 => format!("{}h", hours / 3_600_000),
+        millis => format!("{millis}ms"),
+    };
+    let wrong = || {
+        let (least, most) = (shown(LEAST_MS), shown(MOST_MS));
+        format!("duration {text:?}: too short or too long; allowed: {least} to {most}")
+    };
+    Some(length).filter(|length| (least..=most).contains(length)).ok_or_else(wrong)
 }
 
 #[cfg(test)]
@@ -40,10 +50,15 @@ mod tests {
     }
 
     #[test]
-    fn a_demonstration_has_a_length() {
-        assert_eq!(demo_length("100ms"), Ok(Duration::from_millis(100)));
-        for text in ["0s", "99ms", "2h", "soon"] {
-            assert!(demo_length(text).unwrap_err().contains("allowed: "), "{text}");
+    fn a_time_has_bounds() {
+        let demo = length::<100, 3_600_000>;
+        assert_eq!(demo("100ms"), Ok(Duration::from_millis(100)));
+        assert_eq!(demo("1h"), Ok(Duration::from_secs(3_600)));
+        for text in ["0s", "99ms", "2h"] {
+            assert!(demo(text).unwrap_err().contains("allowed: 100ms to 1h"), "{text}");
         }
+        assert!(demo("soon").unwrap_err().contains("allowed: "));
+        assert!(length::<1, YEAR_MS>("0s").unwrap_err().contains("allowed: 1ms to a year"));
+        assert_eq!(length::<1, YEAR_MS>("8760h"), Ok(Duration::from_millis(YEAR_MS)));
     }
 }

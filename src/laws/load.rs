@@ -3,11 +3,14 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::sync::mpsc::channel;
 use std::time::Duration;
 
+use rustix::process::Signal;
 use serde_json::Value;
 
-use super::kit::{Ended, Origin, command, pause, run};
+use super::cli::refused;
+use super::kit::{Ended, LONG, Origin, Process, Unreachable, command, pause, run};
 
 /// What the command reported.
 #[track_caller]
@@ -55,4 +58,53 @@ fn a_target_that_closes_after_each_answer_is_not_dead() {
     assert!(report["account"]["ok"].as_u64().unwrap() > 0, "{report}");
     assert_eq!(report["connections"]["refused_at_end"], 0, "{report}");
     assert_eq!(ended.code, Some(0), "{ended:?}");
+}
+
+#[test]
+fn a_load_on_a_target_that_hangs_reports_when_it_is_interrupted_twice_or_its_drain_is_over() {
+    for (arguments, signals) in [("", 2), (" --drain-s 1", 1)] {
+        let (asks, was_asked) = channel();
+        let origin = Origin::start(move |mut stream| {
+            // It is the client that ends this.
+            if asked(&mut stream) && asks.send(()).is_ok() {
+                asked(&mut stream);
+            }
+        });
+        let arguments = format!("--closed --connections 2 --for 60s --warm-up 0s --timeout 60s{arguments}");
+        let process = Process::start(&mut load(&http(origin.at), &arguments));
+        (0..2).for_each(|_| was_asked.recv_timeout(LONG).unwrap());
+        process.signal(Signal::INT);
+        if signals == 2 {
+            // Two signals at the same time are one.
+            pause(Duration::from_millis(200));
+            process.signal(Signal::INT);
+        }
+        let ended = process.wait();
+        let report = report(&ended);
+        assert_eq!(
+            (&report["interrupted"], &report["account"]["in_flight"]),
+            (&true.into(), &2.into()),
+            "{report}"
+        );
+        assert_eq!(ended.code, Some(0), "{ended:?}");
+    }
+}
+
+#[test]
+fn a_load_is_stopped_while_it_connects() {
+    let nowhere = Unreachable::new();
+    let target = format!("tcp:{}", nowhere.at);
+    let process = Process::start(&mut load(&target, "--closed --connections 1000 --timeout 60s"));
+    process.told_of("INFO");
+    pause(Duration::from_millis(200));
+    process.signal(Signal::INT);
+    let ended = process.wait();
+    assert_eq!((ended.code, ended.out.as_str()), (Some(1), ""), "{ended:?}");
+    assert!(ended.err.contains(&format!("{target}: stopped before anything was measured")), "{ended:?}");
+}
+
+#[test]
+fn a_rate_that_nobody_can_send_is_refused() {
+    let ended = run(&mut load("tcp:127.0.0.1:1", "--rate 100m"));
+    refused(&ended, 2, &["--rate", "100M", "allowed: up to 1M"]);
 }

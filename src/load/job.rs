@@ -1,5 +1,6 @@
 //! One run over all shards: made before they start, carried out on each, read after they ended.
 
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -13,7 +14,7 @@ use super::meeting::{Brought, Left, Meeting, Member};
 use super::plan::{Mode, Plan};
 use super::progress::Interval;
 use super::schedule::Schedule;
-use super::tally::{Fault, Tally};
+use super::tally::{Faults, Tally};
 use super::usage::{self, ProcessUsage, ThreadUsage};
 use super::workload::Workload;
 use crate::shard::{Phase, Shard, Task};
@@ -41,7 +42,7 @@ pub struct Job<W> {
     /// Why shards did not.
     failures: Mutex<Vec<LoadError>>,
     /// Why connections could not be made at the start.
-    faults: Mutex<Vec<Fault>>,
+    faults: Mutex<Faults>,
     /// Where intervals go, until [`Job::finish`].
     progress: Mutex<Option<flume::Sender<Box<Interval>>>>,
 }
@@ -50,6 +51,8 @@ pub struct Job<W> {
 #[derive(Debug)]
 struct ShardResult {
     shard: usize,
+    /// How many shards there are.
+    of: usize,
     established: u32,
     measured: PhaseResult,
     cpus: Vec<usize>,
@@ -124,7 +127,8 @@ impl<W: Workload> Job<W> {
 
     /// Carries out one shard's part. Every shard of the runtime must call it, once. Returns when the run is over, or
     /// could not start; [`finish`](Job::finish) says which. A shard that is asked to stop ends the measurement early
-    /// and still reports.
+    /// and still reports, also when the stop has no time left: then only as the shard's main task, which is polled once
+    /// more.
     pub async fn generate(&self, shard: &Shard) {
         match self.try_generate(shard).await {
             Ok(result) => lock(&self.results).push(result),
@@ -144,13 +148,17 @@ impl<W: Workload> Job<W> {
         }
         let generator =
             Generator::new(shard.clone(), self.workload.clone(), self.addresses.clone(), &self.plan);
-        let (tasks, fault) = generator.connect().await;
-        let _tasks = Tasks(tasks);
-        lock(&self.faults).extend(fault);
+        let mut tasks = Tasks(Vec::new());
+        let connecting = pin!(generator.connect(&mut tasks.0));
+        if let Either::Right(_) = select(connecting, shard.stopping()).await {
+            return Err(LoadError::Stopped);
+        }
+        lock(&self.faults).merge(&generator.take_faults());
         let established = generator.established() as u32;
         let all = self.meet(&mut member, shard, u64::from(established)).await?;
         if all.count == 0 {
-            let why = lock(&self.faults).first().map_or("unknown".to_owned(), |fault| fault.what.clone());
+            let faults = lock(&self.faults);
+            let why = faults.by_count().first().map_or("unknown".to_owned(), |(fault, _)| fault.what.clone());
             return Err(LoadError::NoConnection(why));
         }
         let _stop = Tasks(vec![stop_early(&generator)]);
@@ -171,6 +179,7 @@ impl<W: Workload> Job<W> {
             generator.run_phase(start, self.plan.measure, self.plan.timeout, schedule, self.closed()).await;
         Ok(ShardResult {
             shard: shard.id().index(),
+            of: shard.count(),
             established,
             measured,
             cpus: usage::own_cpus(),
@@ -181,7 +190,7 @@ impl<W: Workload> Job<W> {
     /// Waits for the other shards, unless this one is asked to stop: before the measurement there is nothing to save.
     async fn meet(&self, member: &mut Member<'_>, shard: &Shard, count: u64) -> Result<Brought, LoadError> {
         let mine = Brought { time: shard.now(), count };
-        match select(std::pin::pin!(member.meet(mine)), shard.stopping()).await {
+        match select(pin!(member.meet(mine)), shard.stopping()).await {
             Either::Left((all, _)) if shard.phase() == Phase::Running => Ok(all?),
             Either::Left(_) | Either::Right(_) => Err(LoadError::Stopped),
         }
@@ -230,6 +239,9 @@ impl<W: Workload> Job<W> {
         let mut results = std::mem::take(&mut *lock(&self.results));
         results.sort_by_key(|result| result.shard);
         let Some(first) = results.first() else { return Err(LoadError::ShardLeft) };
+        if results.len() != first.of {
+            return Err(LoadError::ShardLeft);
+        }
         let mut finished = Finished {
             tally: Tally::default(),
             per_connection: Vec::new(),
@@ -268,6 +280,7 @@ impl<W: Workload> Job<W> {
                 planned: measured.tally.account.planned,
             });
         }
+        finished.tally.faults.merge(&lock(&self.faults));
         finished.interrupted = finished.end - finished.start < self.plan.measure;
         finished.tally.account.settle()?;
         Ok(finished)

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::schedule::Arrivals;
-use super::units::Rate;
+use super::units::{Rate, count};
 
 /// What a run is asked to do: one flat record, filled in by a program or by the command's flags.
 #[derive(Clone, Debug)]
@@ -43,6 +43,10 @@ pub enum Mode {
 /// More connections than one machine has ports to one address, and a bound for what is allocated per connection.
 pub const CONNECTIONS_MAX: u32 = 1 << 20;
 
+/// More requests per second than a shard can send, by far: with its part of the kernel's work, each takes microseconds.
+/// Beyond it a run would only count what it did not do.
+pub const RATE_PER_SHARD_MAX: f64 = 1e6;
+
 impl Default for Plan {
     /// A closed loop over 64 connections for 10 s after 2 s of warm-up, 5 s per exchange, a million may wait.
     fn default() -> Plan {
@@ -60,11 +64,11 @@ impl Default for Plan {
 }
 
 impl Plan {
-    /// Checks what no run could do.
+    /// Checks what no run on so many shards could do.
     ///
     /// # Errors
     /// Names the value, what is wrong with it and what is allowed.
-    pub fn check(&self) -> Result<(), String> {
+    pub fn check(&self, shards: usize) -> Result<(), String> {
         if !(1..=CONNECTIONS_MAX).contains(&self.connections) {
             return Err(format!("{} connections: allowed are 1 to {CONNECTIONS_MAX}", self.connections));
         }
@@ -73,6 +77,14 @@ impl Plan {
         }
         if self.timeout < Duration::from_millis(1) {
             return Err(format!("a timeout of {:?}: at least 1ms is needed", self.timeout));
+        }
+        // A shard without a connection plans nothing.
+        let most = RATE_PER_SHARD_MAX * self.connections.min(shards as u32) as f64;
+        if let Mode::Open { rate, .. } = self.mode
+            && rate.as_f64() > most
+        {
+            let most = count(most);
+            return Err(format!("a rate of {rate}: more than so few shards can send; allowed: up to {most}"));
         }
         Ok(())
     }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
+use std::time::Duration;
 
 use serde::Serialize;
 use waterwheel_reactor::Time;
@@ -36,7 +37,7 @@ pub struct Tally {
     /// Good answers that came while requests were planned, and their bytes of content: what a throughput is made of.
     /// Those that came later do not say how much a second brought.
     pub in_time: InTime,
-    /// Requests that were planned within the phase and dispatched after its end: we were too slow.
+    /// Requests that were planned within the phase, and dispatched after its end or never: we were too slow.
     pub late: u64,
 }
 
@@ -93,6 +94,16 @@ impl Tally {
                 self.in_time.content_bytes += answer.content_bytes;
             }
         }
+    }
+
+    /// Counts a request that was planned so long ago, and will not be sent.
+    pub(super) fn give_up(&mut self, late: Duration) {
+        let nanos = late.as_nanos() as u64;
+        self.account.planned += 1;
+        self.account.unsent += 1;
+        self.late += 1;
+        self.unanswered.record(nanos);
+        self.wake_lag.record(nanos);
     }
 
     /// Adds what another shard counted.

@@ -56,7 +56,7 @@ const BUSY_SUSPECT: f64 = 0.5;
 const BUSY_INVALID: f64 = 0.85;
 /// A thread that waits longer for its CPU does not have it alone.
 const QUEUED_SUSPECT: f64 = 0.01;
-/// Requests dispatched after the end of planning.
+/// Requests dispatched after the end of planning, or given up.
 const LATE_INVALID: f64 = 0.01;
 
 /// Everything that speaks against a measurement; nothing if it is [`Verdict::Valid`].
@@ -131,7 +131,7 @@ fn lag(finished: &Finished, causes: &mut Vec<Cause>) {
     }
     let late = tally.late as f64 / tally.account.planned.max(1) as f64;
     if late > LATE_INVALID {
-        say(Verdict::Invalid, format!("{} of all requests were only sent after the end", percent(late)));
+        say(Verdict::Invalid, format!("{} of all requests were sent after the end or never", percent(late)));
     }
 }
 

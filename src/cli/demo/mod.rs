@@ -8,14 +8,14 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::values::{demo_length, whole};
+use super::values::{length, whole};
 use super::{Failure, output};
 use crate::runtime::{Config, Runtime};
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
-    /// How long the load runs.
-    #[arg(long = "for", default_value = "3s", value_parser = demo_length, value_name = "TIME", allow_hyphen_values = true)]
+    /// How long the load runs: long enough that every connection says something, and no endurance test.
+    #[arg(long = "for", default_value = "3s", value_parser = length::<100, 3_600_000>, value_name = "TIME", allow_hyphen_values = true)]
     length: Duration,
     /// Connections that each shard opens to the proxy.
     #[arg(long, default_value = "32", value_parser = whole::<u32, 1, 2_000>, value_name = "COUNT", allow_hyphen_values = true)]

@@ -20,7 +20,7 @@ use super::plan::Plan;
 use super::pool::{Due, Offered, Pool};
 use super::progress::Interval;
 use super::schedule::{Schedule, Share};
-use super::tally::{Fault, FaultStage, Tally};
+use super::tally::{Fault, FaultStage, Faults, Tally};
 use super::usage::ThreadUsage;
 use super::workload::Workload;
 use crate::net::Connection;
@@ -139,22 +139,41 @@ impl<W: Workload> Generator<W> {
         &self.shard
     }
 
-    /// Makes all connections, a few at a time, and starts their tasks. How many there are, and why the first of the
-    /// others is not. Those go on trying.
-    pub(super) async fn connect(self: &Rc<Self>) -> (Vec<Task<()>>, Option<Fault>) {
-        let first_fault = Cell::new(None);
-        let tasks = stream::iter(0..self.links.len())
-            .map(|at| async move { (at, self.attempt().await) })
-            .buffer_unordered(CONNECTING_MAX)
-            .map(|(at, made)| {
-                let connection =
-                    made.map_err(|fault| first_fault.set(first_fault.take().or(Some(fault)))).ok();
-                self.links[at].refused.set(connection.is_none());
-                self.shard.spawn("load-connection", link::keep(self.clone(), at, connection))
+    /// Makes all connections, a few at a time, and adds their tasks to `tasks`. Those that could not be made go on
+    /// trying by themselves. After as many failures in a row as are tried at a time the others are left to that as
+    /// well: a target that is not there must not cost a timeout for each few of ten thousand.
+    pub(super) async fn connect(self: &Rc<Self>, tasks: &mut Vec<Task<()>>) {
+        let failed = Cell::new(0);
+        let mut attempts = stream::iter(0..self.links.len())
+            .map(|at| {
+                let failed = &failed;
+                async move {
+                    let goes = failed.get() < CONNECTING_MAX;
+                    (at, if goes { Some(self.attempt().await) } else { None })
+                }
             })
-            .collect()
-            .await;
-        (tasks, first_fault.take())
+            .buffer_unordered(CONNECTING_MAX);
+        while let Some((at, attempt)) = attempts.next().await {
+            let connection = match attempt {
+                Some(Ok(connection)) => {
+                    failed.set(0);
+                    Some(connection)
+                }
+                Some(Err(fault)) => {
+                    failed.set(failed.get() + 1);
+                    self.tally.borrow_mut().faults.count(fault);
+                    None
+                }
+                None => None,
+            };
+            self.links[at].refused.set(connection.is_none());
+            tasks.push(self.shard.spawn("load-connection", link::keep(self.clone(), at, connection)));
+        }
+    }
+
+    /// Why connections could not be made so far; a phase begins with no fault of the time before.
+    pub(super) fn take_faults(&self) -> Faults {
+        std::mem::take(&mut self.tally.borrow_mut().faults)
     }
 
     /// One attempt to connect, to each address until one answers.
@@ -199,7 +218,7 @@ impl<W: Workload> Generator<W> {
         self.phase.set(Phase { number, start, end: start + length, closed_loop });
         let before = ThreadUsage::current();
         match schedule {
-            Some(schedule) => self.walk(schedule, start).await,
+            Some(schedule) => self.walk(schedule, start, drain).await,
             None => {
                 self.until(start).await;
                 self.release_idle();
@@ -219,12 +238,13 @@ impl<W: Workload> Generator<W> {
         self.wake_conductor();
     }
 
-    /// Dispatches each request of the schedule when it is due. The clock is read once per request.
-    async fn walk(&self, schedule: Schedule, start: Time) {
+    /// Dispatches each request of the schedule when it is due. The clock is read once per request. What is not
+    /// dispatched when the end is further away than `drain` is given up: more was planned than this shard can do.
+    async fn walk(&self, schedule: Schedule, start: Time, drain: Duration) {
         let mut sleep = self.shard.sleep_until(start);
         let mut since_look = 0;
-        for at in schedule {
-            let planned = start + Duration::from_nanos(at);
+        let mut schedule = schedule.map(|at| start + Duration::from_nanos(at));
+        while let Some(planned) = schedule.next() {
             if planned >= self.phase.get().end {
                 return;
             }
@@ -237,11 +257,28 @@ impl<W: Workload> Generator<W> {
                 now = self.shard.now();
                 since_look = 0;
             }
+            if self.is_ending() {
+                self.interrupt();
+            }
+            if self.is_ending() || now >= self.phase.get().end + drain {
+                return self.give_up(std::iter::once(planned).chain(schedule)).await;
+            }
             self.arrive(planned, now);
             since_look += 1;
             if since_look == DISPATCHED_PER_LOOK {
                 self.shard.yield_now().await;
                 since_look = 0;
+            }
+        }
+    }
+
+    /// Counts what was still planned and will not be sent: late by now already, and by our own fault.
+    async fn give_up(&self, rest: impl Iterator<Item = Time>) {
+        let now = self.shard.now();
+        for (n, planned) in rest.take_while(|planned| *planned < self.phase.get().end).enumerate() {
+            self.tally.borrow_mut().give_up(now.since(planned));
+            if n % 64 == 63 && !self.is_ending() {
+                self.shard.yield_if_needed().await;
             }
         }
     }
@@ -366,12 +403,20 @@ impl<W: Workload> Generator<W> {
         }
     }
 
+    /// Whether the shard ends in this turn, and polls this for the last time: whoever waits any longer loses the report.
+    fn is_ending(&self) -> bool {
+        self.shard.phase() == crate::shard::Phase::Ending
+    }
+
     /// Sleeps until `deadline`, or until the phase was interrupted.
     async fn sleep_unless_interrupted(&self, sleep: &mut Sleep, deadline: Time) {
         let end = self.phase.get().end;
         sleep.reset(deadline);
         poll_fn(|cx| {
-            if self.phase.get().end < end {
+            if self.is_ending() {
+                self.interrupt();
+            }
+            if self.is_ending() || self.phase.get().end < end {
                 return Poll::Ready(());
             }
             self.conduct(cx);
@@ -380,11 +425,12 @@ impl<W: Workload> Generator<W> {
         .await;
     }
 
-    /// Waits until nothing waits or is in flight, or until `deadline`.
+    /// Waits until nothing waits or is in flight, or until `deadline`, or the end of the shard.
     async fn until_answered(&self, deadline: Time) {
         let mut sleep = self.shard.sleep_until(deadline);
         poll_fn(|cx| {
-            if self.in_flight.get() == 0 && self.pool.borrow().waiting() == 0 {
+            let all = self.in_flight.get() == 0 && self.pool.borrow().waiting() == 0;
+            if all || self.is_ending() {
                 return Poll::Ready(());
             }
             self.conduct(cx);

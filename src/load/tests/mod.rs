@@ -2,6 +2,7 @@
 
 mod real;
 mod reports;
+mod stops;
 mod world;
 
 use std::cell::Cell;
@@ -18,7 +19,7 @@ use super::plan::{Mode, Plan};
 use super::schedule::Arrivals;
 use super::units::Rate;
 use super::workload::{Echo, HttpGet, Workload};
-use world::{Does, Stage, World, ask_to_stop};
+use world::{Does, Stage, World, ask_to_end, ask_to_stop};
 
 const SIZE: u64 = 16;
 
@@ -458,6 +459,7 @@ proptest! {
     fn every_planned_request_ends_in_one_place_whatever_the_target_does(
         behaviour in prop::collection::vec((0u8..8, 0u64..400_000), 1..40), connections in 1u32..9, loops: bool,
         waiting_max in 0usize..50, stop_at_ms in prop::option::of(1_000u64..2_500), refuse_at_ms in 0u64..4_000,
+        at_once: bool,
     ) {
         let base = if loops { closed(connections, 2) } else { open(300, connections, 2) };
         let plan = Plan { timeout: ms(200), warm_up: ms(300), waiting_max, ..base };
@@ -480,7 +482,7 @@ proptest! {
             let now = world.now.get();
             world.refuses.set(now > Time::ZERO + ms(refuse_at_ms) && now < Time::ZERO + ms(refuse_at_ms + 300));
             if stop_at_ms.is_some_and(|at| now >= Time::ZERO + ms(at)) && !asked.replace(true) {
-                ask_to_stop(foreign);
+                if at_once { ask_to_end(foreign) } else { ask_to_stop(foreign) }
             }
         });
         match job.finish() {
@@ -492,7 +494,8 @@ proptest! {
                 prop_assert_eq!(tally.responses().count(), tally.account.planned);
                 prop_assert_eq!(finished.per_connection.iter().sum::<u64>(), tally.account.finished());
             }
-            Err(LoadError::NoConnection(_) | LoadError::Stopped) => {}
+            Err(LoadError::NoConnection(_)) => {}
+            Err(LoadError::Stopped) => prop_assert!(stop_at_ms.is_some_and(|at| at < 1_400)),
             Err(other) => prop_assert!(false, "{}", other),
         }
     }

@@ -9,7 +9,7 @@ use crate::load::slo::Objective;
 use crate::load::verdict::Verdict;
 
 /// The report of a run on the virtual clock, where what this machine's kernel counts means nothing.
-fn report(plan: &Plan, mut finished: Finished, slo: &str) -> Report {
+pub(super) fn report(plan: &Plan, mut finished: Finished, slo: &str) -> Report {
     finished.shards.iter_mut().for_each(|shard| {
         shard.thread = None;
         shard.cpus.clear();

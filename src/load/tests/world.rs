@@ -50,8 +50,11 @@ pub(super) struct World {
     on_the_way: RefCell<OnTheWay>,
     order: Cell<u64>,
     connections: Cell<usize>,
-    /// Connects fail while this is set.
+    /// Connects fail while this is set, and so many more after it.
     pub(super) refuses: Cell<bool>,
+    pub(super) refuses_more: Cell<usize>,
+    /// Connects come to no end while this is set.
+    pub(super) swallows: Cell<bool>,
     /// From the first to the second time the shard is not polled, whatever happens.
     stopped: Cell<(Time, Time)>,
 }
@@ -134,7 +137,7 @@ impl Sink for FakeSink {
         Poll::Ready(Ok(bytes.len()))
     }
     fn poll_flush(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
+        if self.world.swallows.get() { Poll::Pending } else { Poll::Ready(Ok(())) }
     }
     fn poll_shutdown(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))
@@ -159,6 +162,13 @@ impl World {
             self.order.set(self.order.get() + 1);
             self.on_the_way.borrow_mut().insert((at, self.order.get()), (pipe.clone(), arrives));
         }
+    }
+
+    /// Makes sure that the clock stops at this time, if only for a look.
+    pub(super) fn look_at(&self, at: Time) {
+        self.order.set(self.order.get() + 1);
+        let nothing = (Rc::default(), Arrives::Bytes(Vec::new()));
+        self.on_the_way.borrow_mut().insert((at, self.order.get()), nothing);
     }
 
     /// Moves the clock to the next thing that happens, if that is not after `until`.
@@ -207,7 +217,9 @@ impl Reactor for Here {
         Err(io::ErrorKind::Unsupported.into())
     }
     fn connect(&self, _: &Address, _: &ConnectOptions) -> io::Result<Transport> {
-        if self.0.refuses.get() {
+        let more = self.0.refuses_more.get();
+        if self.0.refuses.get() || more > 0 {
+            self.0.refuses_more.set(more.saturating_sub(1));
             return Err(io::ErrorKind::ConnectionRefused.into());
         }
         let pipe = Rc::<Pipe>::default();
@@ -263,6 +275,8 @@ pub(super) struct Stage {
     pub(super) world: Rc<World>,
     root: Pin<Box<dyn Future<Output = ()>>>,
     foreign: Arc<Foreign>,
+    /// Something came from outside, which wakes a shard as soon as it sleeps.
+    rung: Arc<AtomicBool>,
 }
 
 impl Stage {
@@ -278,17 +292,25 @@ impl Stage {
             order: Cell::default(),
             connections: Cell::default(),
             refuses: Cell::default(),
+            refuses_more: Cell::default(),
+            swallows: Cell::default(),
             stopped: Cell::default(),
         });
         let rung = Arc::<AtomicBool>::default();
         let foreign = Arc::new(Foreign::new(Arc::new(Flag(rung.clone()))));
         let here = Rc::new(Here(world.clone()));
-        let core =
-            Core::new(ShardId::new(0), 1, here, Rc::new(Alone(rung)), foreign.clone(), Budgets::default());
+        let core = Core::new(
+            ShardId::new(0),
+            1,
+            here,
+            Rc::new(Alone(rung.clone())),
+            foreign.clone(),
+            Budgets::default(),
+        );
         let main = main(Shard::from_core(core.clone()));
         let guard: Box<dyn Any> = Box::new(());
         let root: Root = Box::pin(RootFuture::new(core, main, guard));
-        Stage { world, root, foreign }
+        Stage { world, root, foreign, rung }
     }
 
     /// The shard is not polled from `from` on, for `length`.
@@ -308,7 +330,7 @@ impl Stage {
                 return;
             }
             meanwhile(&self.world, &self.foreign);
-            if !woken.0.load(SeqCst) {
+            if !woken.0.load(SeqCst) && !self.rung.load(SeqCst) {
                 assert!(self.world.advance(until), "nothing will ever happen again");
             }
         }
@@ -317,6 +339,11 @@ impl Stage {
     pub(super) fn run(&mut self) {
         self.run_while(|_, _| {});
     }
+}
+
+/// Asks the shard to end at once, as a second signal does.
+pub(super) fn ask_to_end(foreign: &Foreign) {
+    foreign.ask_to_stop(StopWish::AtOnce);
 }
 
 /// Asks the shard to stop, as a signal does.
