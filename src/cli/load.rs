@@ -118,7 +118,7 @@ impl Run {
         };
         let report = Report::new(&plan, &self.target.to_string(), &payload, &finished, &self.slo);
         if self.json {
-            output::json(&report);
+            output::out(&output::json(&report));
         } else {
             output::out(&report.to_string());
         }

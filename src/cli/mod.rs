@@ -2,6 +2,7 @@
 
 mod demo;
 mod knobs;
+mod lines;
 mod load;
 mod output;
 mod proxy;
@@ -54,6 +55,12 @@ enum Failure {
 
 /// Runs the command of this process's arguments.
 pub fn main() -> ExitCode {
+    let code = run();
+    output::flush();
+    code
+}
+
+fn run() -> ExitCode {
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => {

@@ -1,34 +1,87 @@
-//! Standard output and error, where a closed pipe is no reason to panic.
+//! Standard output and error, where neither a closed pipe is a reason to panic nor a full one a reason to wait.
 
 use std::io::{self, Write};
+use std::sync::OnceLock;
+use std::thread;
+use std::time::Duration;
 
 use tracing_subscriber::EnvFilter;
 
-/// Writes to standard output. Who closed it does not want to read more.
+use super::lines::Lines;
+
+/// How long the end of the command waits for whoever should read what it has said.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// How long standard output waits for what went to standard error before.
+const IN_ORDER: Duration = Duration::from_millis(100);
+
+/// Takes what goes to standard error, once the command has shards.
+static ERR: OnceLock<Lines> = OnceLock::new();
+
+/// Writes to standard output. Who closed it does not want to read more; who does not read makes the caller wait.
 pub(super) fn out(text: &str) {
+    // On a terminal, what was said before should stand before.
+    if let Some(lines) = ERR.get() {
+        lines.flush(IN_ORDER);
+    }
     let mut out = io::stdout().lock();
     let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
 }
 
-/// Writes to standard error.
-pub(super) fn err(text: &str) {
-    let _ = io::stderr().lock().write_all(text.as_bytes());
-}
-
-/// Writes a value as JSON, on lines of its own.
-pub(super) fn json(value: &impl serde::Serialize) {
-    match serde_json::to_string_pretty(value) {
-        Ok(text) => out(&format!("{text}\n")),
-        Err(error) => err(&format!("waterwheel: cannot write the report as JSON: {error}\n")),
+/// Writes to standard output as the last thing before the end, which waits two seconds for whoever reads it.
+pub(super) fn last_out(text: String) {
+    let (done, ended) = flume::bounded(1);
+    // Never joined: the end of the process ends it.
+    let writing = thread::Builder::new().name("last words".to_owned()).spawn(move || {
+        out(&text);
+        done.send(())
+    });
+    if writing.is_ok() && ended.recv_timeout(PATIENCE) == Err(flume::RecvTimeoutError::Timeout) {
+        err("waterwheel: nobody reads standard output: the last report is lost\n");
     }
 }
 
-/// Sends the log to standard error. `filter` was checked when the configuration was read.
+/// Writes to standard error. Once there are shards it does not wait, as [`log`] says.
+pub(super) fn err(text: &str) {
+    match ERR.get() {
+        Some(lines) => lines.say(text.as_bytes()),
+        None => drop(io::stderr().lock().write_all(text.as_bytes())),
+    }
+}
+
+/// Waits until everything that went to standard error is there, two seconds at most.
+pub(super) fn flush() {
+    if let Some(lines) = ERR.get() {
+        lines.flush(PATIENCE);
+    }
+}
+
+/// A value as JSON, on lines of its own. One that cannot be written is told on standard error.
+pub(super) fn json(value: &impl serde::Serialize) -> String {
+    match serde_json::to_string_pretty(value) {
+        Ok(text) => text + "\n",
+        Err(error) => {
+            err(&format!("waterwheel: cannot write the report as JSON: {error}\n"));
+            String::new()
+        }
+    }
+}
+
+/// Sends the log to standard error, and from here on everything else that goes there, through a thread of its own: a
+/// shard must not wait for whoever should read it. What finds too much waiting is lost, and counted. `filter` was
+/// checked when the configuration was read.
 pub(super) fn log(filter: &str) {
     let filter = EnvFilter::try_new(filter).unwrap_or_else(|_| EnvFilter::new("info"));
     let colours = io::IsTerminal::is_terminal(&io::stderr());
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(colours);
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours);
     // A closed standard error is no reason to panic, which complaining about it on standard error would be. And if a
     // log is set already, somebody embeds this command and has one of their own.
-    let _ = log.log_internal_errors(false).try_init();
+    let log = log.log_internal_errors(false);
+    let _ = match Lines::start(io::stderr()) {
+        Ok(lines) => {
+            let lines = ERR.get_or_init(|| lines).clone();
+            log.with_writer(move || lines.clone()).try_init()
+        }
+        // The system has no thread to give: better a log that may wait than none.
+        Err(_) => log.with_writer(io::stderr).try_init(),
+    };
 }

@@ -56,9 +56,7 @@ impl Command {
 impl Tcp {
     fn run(self, config: Config) -> Result<ExitCode, Failure> {
         let json = self.json;
-        let print = move |report: &tcp::Report| {
-            if json { output::json(report) } else { output::out(&report.to_string()) }
-        };
+        let text = move |report: &tcp::Report| if json { output::json(report) } else { report.to_string() };
         let settings = Settings {
             balance: self.balance,
             connect_timeout: self.connect_timeout,
@@ -71,9 +69,9 @@ impl Tcp {
         let ready = |proxy: &tcp::Proxy| {
             proxy.local().iter().for_each(|at| output::err(&format!("waterwheel: listening on {at}\n")));
         };
-        match tcp::run(runtime, settings, ready, move |report| print(&report)) {
+        match tcp::run(runtime, settings, ready, move |report| output::out(&text(&report))) {
             Ok(report) => {
-                print(&report);
+                output::last_out(text(&report));
                 Ok(ExitCode::SUCCESS)
             }
             Err(ProxyError::Start(error)) => Err(error.into()),

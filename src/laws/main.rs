@@ -7,6 +7,7 @@ mod crowded;
 mod cut;
 mod ending;
 mod endless;
+mod full;
 mod handing;
 mod kit;
 mod left;

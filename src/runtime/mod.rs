@@ -7,6 +7,7 @@ mod config;
 mod cpus;
 mod knob;
 mod plan;
+mod reporter;
 #[expect(clippy::module_inception, reason = "the type that the floor is named after")]
 mod runtime;
 mod service;

@@ -12,6 +12,7 @@ use super::boot::{self, Crew, Outcome};
 use super::choose::{Choice, choose};
 use super::config::{Config, ConfigError};
 use super::plan::Plan;
+use super::reporter::{Report, Reporter};
 use super::signal::{Signal, SignalError, Signals};
 use super::stop::Stopper;
 use crate::mesh::{CallOptions, CallPort, DeclareError, Mesh, Port, PortOptions, Remote, StopGuard};
@@ -37,16 +38,6 @@ pub struct Runtime {
     seed: u32,
     signals: bool,
     on_report: Option<Box<dyn Report>>,
-}
-
-/// What a program does when it is asked for a report (SIGUSR1).
-trait Report: Fn(&Remote) + Send {}
-impl<F: Fn(&Remote) + Send> Report for F {}
-
-impl std::fmt::Debug for dyn Report {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Report")
-    }
 }
 
 /// Why a runtime could not start.
@@ -102,8 +93,8 @@ pub enum RunError {
     /// Reactors failed or roots panicked.
     #[error("{}", list(.0))]
     Reactors(Vec<Ended>),
-    /// The system has no thread to give for looking names up.
-    #[error("cannot start the threads that look names up: {0}")]
+    /// The system has no thread to give, for looking names up or for reports.
+    #[error("cannot start a thread: {0}")]
     Threads(std::io::Error),
     /// The signals cannot be had.
     #[error(transparent)]
@@ -177,7 +168,9 @@ impl Runtime {
         self
     }
 
-    /// What to do on SIGUSR1. Called on the signals' thread; ask the shards through the [`Remote`].
+    /// What to do on SIGUSR1; ask the shards through the [`Remote`]. Called on a thread of its own, which may wait: a
+    /// signal meanwhile asks for one more report, several for no more than that. A report that is still being made when
+    /// the run ends is waited for, two seconds at most, and then left to itself.
     #[must_use]
     pub fn on_report(mut self, report: impl Fn(&Remote) + Send + 'static) -> Runtime {
         self.on_report = Some(Box::new(report));
@@ -344,30 +337,30 @@ impl Runtime {
         self.plan.notes.iter().for_each(|note| tracing::info!("{note}"));
     }
 
-    fn own_signals(&mut self) -> Result<Signals, SignalError> {
-        let (stopper, remote, drain) = (self.stopper.clone(), self.remote(), self.config.drain);
-        let on_report = self.on_report.take();
+    /// The thread that gets the signals never waits: it acts first and speaks after, and leaves reports to another one.
+    fn own_signals(&mut self) -> Result<(Signals, Reporter), RunError> {
+        let (stopper, drain) = (self.stopper.clone(), self.config.drain);
+        let (asking, reporter) =
+            Reporter::start(self.on_report.take(), self.remote()).map_err(RunError::Threads)?;
         let asked = AtomicU8::new(0);
-        Signals::own(move |signal| match signal {
-            Signal::Report => match &on_report {
-                Some(report) => report(&remote),
-                None => tracing::info!("asked for a report, but this program has none"),
-            },
+        let signals = Signals::own(move |signal| match signal {
+            Signal::Report => asking.ask(),
             Signal::Interrupt | Signal::Terminate => match asked.fetch_add(1, Relaxed) {
                 0 => {
+                    stopper.stop(drain);
                     tracing::info!(
                         "{signal}: what runs may finish within {drain:?}; a second signal ends it at once"
                     );
-                    stopper.stop(drain);
                 }
                 1 => {
-                    tracing::info!("{signal} again: ending at once");
                     stopper.stop(Duration::ZERO);
+                    tracing::info!("{signal} again: ending at once");
                 }
                 // A shard is stuck in a turn and cannot hear: the signal does what it would do without us.
                 _ => signal.act_as_by_default(),
             },
-        })
+        })?;
+        Ok((signals, reporter))
     }
 }
 

@@ -35,7 +35,7 @@ impl Arguments {
             run::Asked { length: self.length, connections: self.connections, size: self.size as usize };
         let result = run::run(runtime, asked).map_err(|error| Failure::Run(format!("{error:#}")))?;
         if self.json {
-            output::json(&result);
+            output::out(&output::json(&result));
         } else {
             output::out(&result.to_string());
         }
