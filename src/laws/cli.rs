@@ -160,6 +160,23 @@ fn a_proxy_pointed_at_itself_is_refused_at_start() {
 }
 
 #[test]
+fn an_upstream_that_may_be_bound_to_is_not_taken_for_ones_own() {
+    // As on hosts that share an address by VRRP, in a network of its own, where 192.0.2.1 is the other one's.
+    let network = |script: &str| {
+        let script = format!("echo 1 > /proc/sys/net/ipv4/ip_nonlocal_bind && {script}");
+        let mut unshared = Command::new("unshare");
+        unshared.args(["--net", "--", "sh", "-c", &script]).arg(command().get_program());
+        unshared
+    };
+    if !network("true").stderr(Stdio::null()).status().is_ok_and(|status| status.success()) {
+        return eprintln!("not tried: this user may not have a network of its own");
+    }
+    let mut alone = network("exec \"$0\" proxy tcp --listen '*:7' --upstream 192.0.2.1:7");
+    let process = kit::Process::start(&mut alone);
+    process.told("waterwheel: listening on tcp:0.0.0.0:7");
+}
+
+#[test]
 fn a_listener_given_twice_is_refused() {
     let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
     let ended = run(command().args(PROXY).args(["--listen", &free, "--listen", &free]));

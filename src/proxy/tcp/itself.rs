@@ -1,6 +1,6 @@
 //! Whether an upstream is the proxy's own listener.
 
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::net::{Ipv6Addr, SocketAddr, UdpSocket};
 
 use waterwheel_reactor::{Address, UnixName};
 
@@ -10,16 +10,30 @@ pub(super) fn reaches(upstream: &Address, listener: &Address) -> bool {
         (Some(to), Some(at)) if to.port() == at.port() => {
             let wildcard = at.ip().is_unspecified();
             let same_family = at.is_ipv6() || to.is_ipv4();
-            to.ip() == at.ip() || to.ip().is_unspecified() || (wildcard && same_family && is_ours(to.ip()))
+            to.ip() == at.ip() || to.ip().is_unspecified() || (wildcard && same_family && is_ours(to))
         }
         (None, None) => same_file(upstream, listener),
         _ => false,
     }
 }
 
-/// Whether this machine has the address: then a socket can be bound to it. Nothing is sent.
-fn is_ours(ip: IpAddr) -> bool {
-    ip.is_loopback() || UdpSocket::bind(SocketAddr::new(ip, 0)).is_ok()
+/// Whether this machine has the address: then a socket that is connected to it comes from it. Nothing is sent.
+///
+/// Being allowed to bind to it says nothing where `net.ipv4.ip_nonlocal_bind` is set, as on hosts that share an address
+/// by VRRP. In IPv4 a socket has to be bound all the same, since a second address of an interface is reached from the
+/// first one; the kernel refuses to connect from what it does not have. In IPv6 it chooses the address itself if it has
+/// it (RFC 6724, rule 1 of section 5), also where only a scope tells the interface.
+fn is_ours(to: SocketAddr) -> bool {
+    let from = match to {
+        SocketAddr::V4(four) => SocketAddr::from((*four.ip(), 0)),
+        SocketAddr::V6(_) => SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)),
+    };
+    let comes_from = || -> std::io::Result<SocketAddr> {
+        let socket = UdpSocket::bind(from)?;
+        socket.connect(to)?;
+        socket.local_addr()
+    };
+    to.ip().is_loopback() || comes_from().is_ok_and(|from| from.ip() == to.ip())
 }
 
 /// Two paths may name one socket.
@@ -62,6 +76,21 @@ mod tests {
             ("[::1]:80", "0.0.0.0:80"),
         ] {
             assert!(!reaches(&at(upstream), &at(listener)), "{upstream} does not reach {listener}");
+        }
+    }
+
+    /// The addresses with which this machine talks to others, as its kernel lists them; none where it has none.
+    #[test]
+    fn every_address_of_an_interface_is_ours_with_its_scope() {
+        let listed = std::fs::read_to_string("/proc/net/if_inet6").unwrap_or_default();
+        for line in listed.lines() {
+            let mut words = line.split_whitespace();
+            let ip = Ipv6Addr::from(u128::from_str_radix(words.next().unwrap(), 16).unwrap());
+            let scope = u32::from_str_radix(words.next().unwrap(), 16).unwrap();
+            // Only such an address needs the interface's number to be reached.
+            let scope = if ip.is_unicast_link_local() { scope } else { 0 };
+            let to = Address::Inet(std::net::SocketAddrV6::new(ip, 80, 0, scope).into());
+            assert!(reaches(&to, &at("[::]:80")), "{to}");
         }
     }
 
