@@ -28,9 +28,15 @@ pub(crate) fn events() -> Vec<Event> {
 #[derive(Debug)]
 pub(crate) struct Poller {
     // `None` once the reactor ended, though somebody may still hold one of its connections.
-    epoll: RefCell<Option<OwnedFd>>,
+    open: RefCell<Option<Open>>,
     /// The kernel has no `epoll_pwait2`: deadlines are the timer's.
     plain: Cell<bool>,
+}
+
+/// What must be closed at the end.
+#[derive(Debug)]
+struct Open {
+    epoll: OwnedFd,
     timer: OnceCell<OwnedFd>,
 }
 
@@ -40,19 +46,20 @@ impl Poller {
         let epoll = epoll::create(CreateFlags::CLOEXEC)?;
         let quiet = EventData::new_u64(Token::NONE.number());
         epoll::add(&epoll, interrupt, quiet, EventFlags::IN | EventFlags::ET)?;
-        Ok(Poller { epoll: RefCell::new(Some(epoll)), plain: Cell::new(false), timer: OnceCell::new() })
+        let open = Open { epoll, timer: OnceCell::new() };
+        Ok(Poller { open: RefCell::new(Some(open)), plain: Cell::new(false) })
     }
 
     /// Adds a descriptor.
     pub(crate) fn add(&self, descriptor: impl AsFd, token: Token, interest: EventFlags) -> io::Result<()> {
-        let epoll = self.epoll.borrow();
-        let epoll = epoll.as_ref().ok_or(Errno::NOTCONN)?;
+        let open = self.open.borrow();
+        let Open { epoll, .. } = open.as_ref().ok_or(Errno::NOTCONN)?;
         Ok(epoll::add(epoll, descriptor, EventData::new_u64(token.number()), interest)?)
     }
 
     /// Takes a descriptor out. Closing does it too, unless the same open file has another descriptor somewhere.
     pub(crate) fn delete(&self, descriptor: impl AsFd) {
-        if let Some(epoll) = &*self.epoll.borrow() {
+        if let Some(Open { epoll, .. }) = &*self.open.borrow() {
             // It fails only if the descriptor is not in the set, which is what was wanted.
             let _ = epoll::delete(epoll, descriptor);
         }
@@ -61,19 +68,19 @@ impl Poller {
     /// Waits for events at most so long (`None`: without end), and puts them into `events`, which must be empty. A
     /// signal ends the wait early.
     pub(crate) fn wait(&self, events: &mut Vec<Event>, timeout: Option<Duration>) -> io::Result<()> {
-        let epoll = self.epoll.borrow();
-        let epoll = epoll.as_ref().ok_or(Errno::NOTCONN)?;
+        let open = self.open.borrow();
+        let open = open.as_ref().ok_or(Errno::NOTCONN)?;
         if self.plain.get() {
-            return self.wait_with_timer(epoll, events, timeout);
+            return open.wait_with_timer(events, timeout);
         }
         let limit = timeout.map(timespec);
-        match epoll::wait(epoll, spare_capacity(events), limit.as_ref()) {
+        match epoll::wait(&open.epoll, spare_capacity(events), limit.as_ref()) {
             Ok(_) | Err(Errno::INTR) => Ok(()),
             // EPERM is what older container runtimes answer for system calls they do not know.
             Err(error @ (Errno::NOSYS | Errno::PERM)) => {
                 tracing::info!(%error, "no epoll_pwait2 here: deadlines cost a second system call");
                 self.use_timer();
-                self.wait_with_timer(epoll, events, timeout)
+                open.wait_with_timer(events, timeout)
             }
             Err(error) => Err(error.into()),
         }
@@ -84,39 +91,36 @@ impl Poller {
         self.plain.set(true);
     }
 
+    /// Closes the instance and the timer; what is in the set leaves it.
+    pub(crate) fn close(&self) {
+        self.open.take();
+    }
+}
+
+impl Open {
     /// For kernels before 5.11. The timer may still be set from an earlier wait and end this one early, which is
     /// harmless and rare.
-    fn wait_with_timer(
-        &self,
-        epoll: &OwnedFd,
-        events: &mut Vec<Event>,
-        timeout: Option<Duration>,
-    ) -> io::Result<()> {
+    fn wait_with_timer(&self, events: &mut Vec<Event>, timeout: Option<Duration>) -> io::Result<()> {
         let block = timeout != Some(Duration::ZERO);
         if let (true, Some(timeout)) = (block, timeout) {
             let once = Itimerspec { it_interval: Timespec::default(), it_value: timespec(timeout) };
-            timerfd_settime(self.timer(epoll)?, TimerfdTimerFlags::empty(), &once)?;
+            timerfd_settime(self.timer()?, TimerfdTimerFlags::empty(), &once)?;
         }
-        waterwheel_os::wait_plainly(epoll.as_fd(), block, |event| {
+        waterwheel_os::wait_plainly(self.epoll.as_fd(), block, |event| {
             let flags = EventFlags::from_bits_retain(event.flags);
             events.push(Event { flags, data: EventData::new_u64(event.data) });
         })
     }
 
-    fn timer(&self, epoll: &OwnedFd) -> io::Result<&OwnedFd> {
+    fn timer(&self) -> io::Result<&OwnedFd> {
         if let Some(timer) = self.timer.get() {
             return Ok(timer);
         }
         let timer =
             timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK)?;
         let quiet = EventData::new_u64(Token::NONE.number());
-        epoll::add(epoll, &timer, quiet, EventFlags::IN | EventFlags::ET)?;
+        epoll::add(&self.epoll, &timer, quiet, EventFlags::IN | EventFlags::ET)?;
         Ok(self.timer.get_or_init(|| timer))
-    }
-
-    /// Closes the instance; what is in the set leaves it.
-    pub(crate) fn close(&self) {
-        self.epoll.take();
     }
 }
 

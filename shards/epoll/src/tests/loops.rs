@@ -1,10 +1,11 @@
 //! The loop and what wakes it.
 
 use std::cell::{Cell, RefCell};
+use std::fs;
 use std::net::TcpListener;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
-use std::sync::mpsc;
+use std::sync::{Mutex, MutexGuard, PoisonError, mpsc};
 use std::task::{Context, Wake, Waker};
 
 use rustix::event::epoll::EventFlags;
@@ -44,8 +45,38 @@ fn a_waker_that_is_kept_after_the_end_keeps_no_descriptor() {
     kept.wake();
 }
 
+/// Timers of the process are counted below, so that only one test at a time may make any.
+fn alone_with_timers() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[test]
+fn without_epoll_pwait2_the_timer_ends_with_its_reactor_though_a_connection_is_kept() {
+    let _alone = alone_with_timers();
+    let timers = || {
+        let open = fs::read_dir("/proc/self/fd").unwrap();
+        let targets = open.filter_map(|entry| fs::read_link(entry.ok()?.path()).ok());
+        targets.filter(|target| target.ends_with("anon_inode:[timerfd]")).count()
+    };
+    let (before, bench) = (timers(), Bench::new());
+    bench.core.poller.use_timer();
+    let kept = Rc::new(Cell::new(None));
+    let keep = kept.clone();
+    bench.run(async move |reactor| {
+        let until = reactor.now() + Duration::from_millis(1);
+        poll_fn(|cx| reactor.poll_until(cx, until)).await;
+        keep.set(Some(pair(&reactor).await));
+    });
+    assert_eq!(timers(), before + 1, "it slept without a timer");
+    bench.core.end();
+    assert_eq!(timers(), before, "the timer is still open");
+    drop(kept);
+}
+
 #[test]
 fn without_epoll_pwait2_the_timer_keeps_deadlines_and_wakes_arrive() {
+    let _alone = alone_with_timers();
     let bench = Bench::new();
     bench.core.poller.use_timer();
     bench.run(async |reactor| {
