@@ -159,7 +159,8 @@ struct Receiving {
 
 impl Source for Receiving {
     fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<&[u8]>> {
-        if self.start == self.buffer.len() && !self.over {
+        let aborted = self.socket.state.get() == State::Over(ErrorKind::ConnectionAborted);
+        if aborted || self.start == self.buffer.len() && !self.over {
             self.buffer.resize(16 * 1024, 0);
             let received = self.socket.poll(cx, READ, |file| os::receive(file, &mut self.buffer));
             self.buffer.truncate(if let Poll::Ready(Ok(count)) = received { count } else { 0 });

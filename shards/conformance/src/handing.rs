@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::ErrorKind;
+use std::net::Shutdown;
 use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
@@ -186,6 +187,7 @@ fn released(backend: &dyn Backend) -> Outcome {
         }
         unsent_bytes_go_first(backend, family);
     }
+    a_peer_that_reads_no_more(backend);
     Outcome::Holds
 }
 
@@ -276,6 +278,27 @@ async fn released_in(
     got.clone().check(&incoming.bytes);
     of_no_use(source.as_mut(), sink.as_mut(), case).await;
     incoming
+}
+
+/// A broken pipe breaks the sending half alone: what the peer sent can still be carried away. Over a Unix socket, whose
+/// peer can stop to read without a reset.
+fn a_peer_that_reads_no_more(backend: &dyn Backend) {
+    let venue = Venue::new(backend, Family::Unix);
+    on_one(backend, move |reactor| async move {
+        let mut meeting = venue.open(&reactor);
+        let (Transport { mut source, mut sink }, peer) = meeting.peer().await;
+        peer.send(&mut Pattern::new(1), 1_000);
+        peer.socket().shutdown(Shutdown::Read).expect("the peer stops to read");
+        let error = write_all(sink.as_mut(), b"unread").await.expect_err("writing to who does not read");
+        assert_eq!(error.kind(), ErrorKind::BrokenPipe, "writing to who does not read: {error}");
+        let incoming = release(source.as_mut()).await.expect("releasing after a broken pipe");
+        drop((source, sink));
+        let Transport { mut source, sink: _sink } = meeting.adopt(incoming);
+        expect(source.as_mut(), &mut Pattern::new(1), 1_000).await;
+        drop(peer);
+        expect_end(source.as_mut()).await;
+        meeting.close().await;
+    });
 }
 
 /// The halves that stay behind are at their end, and nothing done to them reaches the connection.

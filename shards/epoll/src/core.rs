@@ -112,6 +112,7 @@ impl Core {
     pub(crate) fn abort(&self, descriptor: &Descriptor) {
         if let Some(file) = self.take(descriptor, Errno::CONNABORTED) {
             waterwheel_os::abort(file.as_fd());
+            descriptor.set(Facts::ABORTED);
         }
     }
 

@@ -49,6 +49,9 @@ impl Facts {
     /// The sink was dropped.
     pub(crate) const NO_SINK: Facts = Facts(1 << 13);
 
+    /// Reset by its owner: nothing is lent any more.
+    pub(crate) const ABORTED: Facts = Facts(1 << 14);
+
     pub(crate) const fn and(self, more: Facts) -> Facts {
         Facts(self.0 | more.0)
     }

@@ -99,6 +99,10 @@ impl EpollSource {
 
 impl Source for EpollSource {
     fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<&[u8]>> {
+        if self.descriptor.is(Facts::ABORTED) {
+            self.empty();
+            return Poll::Ready(Err(self.descriptor.failure()));
+        }
         if self.start == self.end {
             ready!(self.receive(cx))?;
         }
@@ -138,7 +142,6 @@ impl Source for EpollSource {
 
     fn abort(&mut self) {
         self.borrowed.take();
-        self.empty();
         self.core.abort(&self.descriptor);
     }
 

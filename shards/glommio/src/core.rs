@@ -3,7 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::os::fd::OwnedFd;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -34,6 +34,8 @@ pub(crate) struct Core {
     seed: u64,
     /// Chunks that no source holds now, the latest used on top, where the cache still has it.
     chunks: RefCell<Vec<Box<[u8]>>>,
+    /// Connections whose sink went before they were established: at most those that are being made.
+    fins_owed: RefCell<Vec<Weak<Link>>>,
     /// Set when the root is gone: glommio panics if its sockets are used after its executor.
     ended: Cell<bool>,
 }
@@ -47,6 +49,7 @@ impl Core {
             alarm: Alarm::default(),
             seed: u64::from_ne_bytes(seed),
             chunks: RefCell::default(),
+            fins_owed: RefCell::default(),
             ended: Cell::new(false),
         }))
     }
@@ -72,10 +75,28 @@ impl Core {
         }
     }
 
+    /// Sends FIN on `link` as soon as it is established, if anybody still has it then.
+    pub(crate) fn owe_fin(&self, link: &Rc<Link>) {
+        self.fins_owed.borrow_mut().push(Rc::downgrade(link));
+    }
+
+    /// Sends what FINs are due by now, and has `cx` woken when more are: after each poll of the root, which may have
+    /// dropped sinks.
+    pub(crate) fn send_fins(&self, cx: &mut Context<'_>) {
+        if self.fins_owed.borrow().is_empty() {
+            return;
+        }
+        // Taken out, since a source may be woken meanwhile, and a waker may run anything.
+        let mut owed = self.fins_owed.take();
+        owed.retain(|link| link.upgrade().is_some_and(|link| link.poll_connected(cx).is_pending()));
+        self.fins_owed.borrow_mut().append(&mut owed);
+    }
+
     /// The reactor is over; what somebody still holds of it answers with errors.
     pub(crate) fn end(&self) {
         self.ended.set(true);
         self.chunks.take();
+        self.fins_owed.take();
     }
 
     /// # Errors

@@ -63,10 +63,12 @@ impl Future for Drive {
         let began = this.core.clock.now();
         for _ in 0..POLLS_MAX {
             this.core.fire_alarm();
-            if this.bell.door.awake()
-                && this.root.as_mut().poll(&mut Context::from_waker(&this.waker)).is_ready()
-            {
-                return Poll::Ready(());
+            if this.bell.door.awake() {
+                let as_root = &mut Context::from_waker(&this.waker);
+                if this.root.as_mut().poll(as_root).is_ready() {
+                    return Poll::Ready(());
+                }
+                this.core.send_fins(as_root);
             }
             if this.bell.door.may_sleep() {
                 this.alarm.set(&this.core, cx);

@@ -101,7 +101,7 @@ pub(crate) struct Link {
     sink_gone: Cell<bool>,
     /// What glommio wakes when it may be sent again; made when that is first waited for.
     room: RefCell<Option<(Arc<Room>, Waker)>>,
-    /// Who waits to receive while the connection is not established.
+    /// Who waits for the connection to be established, and is no sink.
     early_reader: Cell<Option<Waker>>,
 }
 
@@ -244,10 +244,15 @@ impl Link {
         if self.connecting() {
             ready!(self.poll_room(cx));
             // A socket that is connecting takes not even nothing.
-            match ready!(self.poll_sendable(cx, &[])) {
-                Ok(_) => self.connected()?,
-                Err(error) => return Poll::Ready(Err(self.fail_with(error))),
+            let outcome = match ready!(self.poll_sendable(cx, &[])) {
+                Ok(_) => self.connected(),
+                Err(error) => Err(self.fail_with(error)),
+            };
+            if let Some(reader) = self.early_reader.take().filter(|_| self.sink_gone.get()) {
+                // Nobody else tells it.
+                reader.wake();
             }
+            return Poll::Ready(outcome);
         }
         Poll::Ready(Ok(()))
     }
@@ -255,7 +260,6 @@ impl Link {
     /// Takes note that the connection is established.
     pub(crate) fn connected(&self) -> io::Result<()> {
         let Stage::Connecting { near } = self.stage.replace(Stage::Open) else { return Ok(()) };
-        self.early_reader.take();
         if near && waterwheel_os::met_itself(self.socket()?) {
             return Err(self.fail(Fault::System(Errno::CONNREFUSED.raw_os_error())));
         }
@@ -265,13 +269,21 @@ impl Link {
         Ok(())
     }
 
-    /// A source that waits while the connection is not established must hear if the sink goes.
+    /// A source that waits while the connection is not established, and has no sink any more, hears how that ends.
     pub(crate) fn await_early(&self, cx: &Context<'_>) {
         self.early_reader.set(Some(cx.waker().clone()));
     }
 
-    pub(crate) fn sink_gone(&self) -> bool {
-        self.sink_gone.get()
+    /// For a source that goes on only with an established connection, or learns why there is none.
+    pub(crate) fn poll_established(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if !self.connecting() || self.fault.get().is_some() {
+            return Poll::Ready(self.receive_fault().map_or(Ok(()), Err));
+        }
+        if self.sink_gone.get() {
+            self.await_early(cx);
+            return Poll::Pending;
+        }
+        self.poll_connected(cx)
     }
 
     pub(crate) fn is_shut(&self) -> bool {
@@ -297,12 +309,11 @@ impl Link {
     }
 
     /// The sink was dropped.
-    pub(crate) fn drop_sink(&self) {
+    pub(crate) fn drop_sink(self: &Rc<Link>) {
         self.sink_gone.set(true);
         if self.connecting() {
-            if let Some(reader) = self.early_reader.take() {
-                reader.wake();
-            }
+            // Now it would cancel the connect.
+            self.core.owe_fin(self);
         } else if self.fault.get().is_none() && self.descriptor().is_some() {
             // A connection that broke meanwhile has no use for FIN; the source learns of it by itself.
             let _ = self.shut();
@@ -312,12 +323,16 @@ impl Link {
     /// Resets the connection. Whoever waits on it is woken by the kernel, through glommio.
     pub(crate) fn abort(&self) {
         if let Ok(socket) = self.socket()
-            && self.fault.get() != Some(ABORTED)
+            && !self.aborted()
         {
             self.stage.set(Stage::Open);
             self.fault.set(Some(ABORTED));
             waterwheel_os::abort(socket);
         }
+    }
+
+    pub(crate) fn aborted(&self) -> bool {
+        self.fault.get() == Some(ABORTED)
     }
 
     /// Gives the socket up. glommio's stream has no way to part with it, so this needs a descriptor for a moment.

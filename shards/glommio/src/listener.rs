@@ -60,9 +60,11 @@ impl Listener for GlommioListener {
         }
     }
 
+    /// # Panics
+    /// If it gave the socket back already.
     fn poll_close(&mut self, _: &mut Context<'_>) -> Poll<Bound> {
-        // Never ready again once it gave its socket back: there is nothing to give.
-        let Some(Serving { socket, .. }) = self.serving.take() else { return Poll::Pending };
+        let Serving { socket, .. } =
+            self.serving.take().expect("a listener that is closed already was polled");
         let handle = Handle::Os(socket);
         Poll::Ready(Bound { local: self.local.clone(), handle, options: self.options })
     }

@@ -35,11 +35,10 @@ impl GlommioSource {
 
     fn poll_receive(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.link.connecting() {
-            if self.link.sink_gone() {
-                ready!(self.link.poll_connected(cx))?;
-            } else {
-                self.link.await_early(cx);
+            if let Some(error) = self.link.fault() {
+                return Poll::Ready(Err(error));
             }
+            self.link.await_early(cx);
         }
         let mut chunk = self.link.core().take_chunk();
         let received = match self.link.poll_receive(cx, &mut chunk) {
@@ -73,6 +72,12 @@ impl GlommioSource {
 
 impl Source for GlommioSource {
     fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<&[u8]>> {
+        if self.link.aborted()
+            && let Some(error) = self.link.fault()
+        {
+            self.let_go();
+            return Poll::Ready(Err(error));
+        }
         if self.from == self.to && !self.ended {
             if self.broken
                 && let Some(error) = self.link.fault()
@@ -97,12 +102,7 @@ impl Source for GlommioSource {
     }
 
     fn poll_release(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Incoming>> {
-        if self.link.connecting() {
-            ready!(self.link.poll_connected(cx))?;
-        }
-        if let Some(error) = self.link.fault() {
-            return Poll::Ready(Err(error));
-        }
+        ready!(self.link.poll_established(cx))?;
         let socket = self.link.release()?;
         let bytes = self.chunk[self.from..self.to].to_vec();
         self.let_go();

@@ -1,6 +1,6 @@
 //! Readiness of descriptors from elsewhere.
 
-use std::io;
+use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
@@ -27,8 +27,11 @@ pub(crate) struct GlommioWatched {
 
 impl GlommioWatched {
     pub(crate) fn new(core: Rc<Core>, descriptor: OwnedFd) -> io::Result<GlommioWatched> {
-        // Refuses what cannot be polled.
-        drop(instance(descriptor.as_fd(), EventFlags::IN)?);
+        let not_pollable = "this descriptor cannot be polled: a regular file or directory is always ready";
+        drop(instance(descriptor.as_fd(), EventFlags::IN).map_err(|error| match error.kind() {
+            ErrorKind::PermissionDenied => io::Error::new(ErrorKind::InvalidInput, not_pollable),
+            _ => error,
+        })?);
         Ok(GlommioWatched { core, descriptor, readable: None, writable: None })
     }
 }

@@ -49,7 +49,7 @@ pub trait Reactor: fmt::Debug {
     /// Waits for readiness of any descriptor that the kernel can poll; `None`: this reactor does not offer it.
     ///
     /// # Errors
-    /// The descriptor cannot be polled (a regular file), or the kernel's reason.
+    /// `InvalidInput`: the descriptor cannot be polled (a regular file). Else the kernel's reason.
     fn watch(&self, descriptor: OwnedFd) -> io::Result<Option<Box<dyn Watched>>> {
         drop(descriptor);
         Ok(None)
@@ -66,12 +66,15 @@ pub trait Listener: fmt::Debug {
     /// The next connection.
     ///
     /// # Errors
-    /// As accept(2). `EMFILE` and its like are reported once per attempt; the listener stays usable, does not spin,
+    /// `NotConnected` once it was closed. As accept(2): `EMFILE` and its like are reported once per attempt; the listener stays usable, does not spin,
     /// and a later poll tries again. Who polls again, and when, is the caller's decision.
     fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Incoming>>;
 
     /// Stops accepting and gives the socket back, still listening; the connections in its queue stay there.
     /// Connections that were accepted but not yet handed out are closed.
+    ///
+    /// # Panics
+    /// If it was ready before: there is nothing to give back, and who waited for it would wait for ever.
     fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<Bound>;
 }
 

@@ -37,14 +37,17 @@ pub trait Source: Any + fmt::Debug {
     fn consume(&mut self, count: usize);
 
     /// Turns the connection back into something that another shard can adopt, with every byte that was received and
-    /// not consumed. The peer notices nothing. The sink must have been dropped or flushed before; it is of no use
-    /// afterwards. This source is at its end afterwards.
+    /// not consumed. The peer notices nothing. The sink must have been flushed before and be kept until this is ready,
+    /// since its drop sends FIN; it is of no use afterwards. This source is at its end afterwards.
     ///
     /// # Errors
-    /// The connection is broken, or was released already.
+    /// The receiving half is broken, or was released already. That a write met a broken pipe is none: the peer does not
+    /// read any more, and what it sent is still there.
     fn poll_release(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Incoming>>;
 
-    /// Resets the connection (RST) and drops what is queued. May be called twice, and by either half.
+    /// Resets the connection (RST) and drops what is queued. May be called twice, and by either half. From then on each
+    /// poll of either half is ready, and [`poll_fill`](Source::poll_fill) is an error, also where bytes were lent that
+    /// nobody consumed, or the end was met; those lent before may still be consumed until then.
     fn abort(&mut self);
 
     /// The peer's address.
@@ -65,7 +68,7 @@ pub trait Source: Any + fmt::Debug {
     }
 }
 
-/// The sending half. Dropping it sends what it took, then FIN.
+/// The sending half. Dropping it sends what it took, then FIN; while a connect is in progress, once that is done.
 pub trait Sink: fmt::Debug {
     /// Takes some of `bytes`, at least one unless `bytes` is empty, and sends them without further polls. Pending
     /// while the peer does not read and the buffers between are full; memory stays bounded.
@@ -125,7 +128,7 @@ pub trait Sink: fmt::Debug {
     /// As [`poll_write`](Sink::poll_write).
     fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
 
-    /// Resets the connection (RST) and drops what is queued. May be called twice, and by either half.
+    /// Resets the connection (RST) and drops what is queued: as [`Source::abort`].
     fn abort(&mut self);
 }
 

@@ -2,7 +2,9 @@
 
 use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
 
 use waterwheel_reactor::{Address, Backend, Bound, Handle, ListenOptions, Listener, Reactor};
 
@@ -24,6 +26,7 @@ pub(super) fn gives_back(backend: &dyn Backend) -> Outcome {
         turn().await;
         free(at, "the socket that a closed listener gave back was dropped");
     });
+    closed_once(backend);
     dropped_at_once(backend);
     the_last_of_a_group(backend);
     Outcome::Holds
@@ -64,6 +67,22 @@ fn queue_survives(backend: &dyn Backend) {
         let incoming = accept(&mut listener).await.expect("a connection that waited");
         let mut transport = reactor.adopt(incoming).expect("adopting");
         assert_eq!(read(&mut *transport.source).await.expect("reading"), b"last");
+    });
+}
+
+/// A second close is a bug of the caller's: a panic, where another answer would be a wait without end.
+fn closed_once(backend: &dyn Backend) {
+    let bound = bind_local(backend);
+    on_one(backend, move |reactor| async move {
+        let mut listener = listening(&reactor, bound).await;
+        let bound = once(|cx| listener.poll_close(cx)).await;
+        let again = AssertUnwindSafe(|| listener.poll_close(&mut Context::from_waker(Waker::noop())));
+        assert!(catch_unwind(again).is_err(), "a listener was closed twice");
+        let Poll::Ready(Err(error)) = once(|cx| listener.poll_accept(cx)).await else {
+            panic!("a closed listener accepts, or waits");
+        };
+        assert_eq!(error.kind(), ErrorKind::NotConnected, "accepting with a closed listener: {error}");
+        drop(bound);
     });
 }
 

@@ -144,6 +144,11 @@ pub(super) fn dropped_sink(backend: &dyn Backend) -> Outcome {
                     dropped_with_bytes_taken(&mut meeting, full, also_the_source).await;
                 }
             }
+            if family == Family::Tcp {
+                for polled in [false, true] {
+                    dropped_while_connecting(&reactor, polled).await;
+                }
+            }
             meeting.close().await;
         });
     }
@@ -175,6 +180,27 @@ async fn dropped_with_bytes_taken(meeting: &mut Meeting, full: bool, also_the_so
         expect(source.as_mut(), &mut Pattern::new(2), 1_000).await;
         expect_end(source.as_mut()).await;
     }
+}
+
+/// The sink goes before the connection is established, and the source waits in vain or is not looked at: FIN must
+/// follow by itself.
+async fn dropped_while_connecting(reactor: &Rc<dyn Reactor>, polled: bool) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let at = listener.local_addr().expect("its address");
+    let Transport { mut source, sink } =
+        reactor.connect(&at.into(), &ConnectOptions::default()).expect("connecting");
+    if polled {
+        assert!(peek_once(source.as_mut()).await.is_pending(), "there is nothing to read yet");
+    }
+    drop(sink);
+    let peer = errand(move || {
+        let peer = Peer::from_stream(listener.accept().expect("a connection").0);
+        peer.expect_end();
+        peer.send(&mut Pattern::new(3), 1_000);
+    });
+    peer.end().await;
+    expect(source.as_mut(), &mut Pattern::new(3), 1_000).await;
+    expect_end(source.as_mut()).await;
 }
 
 /// STREAM-8.

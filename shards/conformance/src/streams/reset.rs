@@ -236,8 +236,12 @@ async fn aborted(reactor: &Rc<dyn Reactor>, meeting: &mut Meeting, by: By, state
         write(sink.as_mut(), b"late").await.expect_err("a write after an abort was taken");
         // Ready is what matters; there is nothing left to end.
         drop(shutdown(sink.as_mut()).await);
-        if state != State::Unread {
-            drop(peek(source.as_mut()).await);
+        if state == State::Unread {
+            // A reader that was in the midst of it must not be harmed.
+            source.consume(1);
+        }
+        for _ in 0..2 {
+            peek(source.as_mut()).await.expect_err("bytes were lent after an abort, or an end was told");
         }
     };
     within(reactor, PROMPT, told)
@@ -271,6 +275,7 @@ async fn after_a_shutdown(meeting: &mut Meeting, by: By) {
     let peer = sees_end(peer).await;
     by.abort(&mut transport);
     writes_reach_nobody(peer).await;
+    peek(transport.source.as_mut()).await.expect_err("an end was told after an abort");
     by.abort(&mut transport);
 }
 

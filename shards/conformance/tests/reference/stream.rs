@@ -1,12 +1,13 @@
 //! Connections: every operation tries first and waits for readiness only if it must.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::mem;
 use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
-use std::task::{Context, Poll, ready};
+use std::sync::Arc;
+use std::task::{Context, Poll, Wake, Waker, ready};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
@@ -59,6 +60,8 @@ struct Shared {
     poller: Rc<Poller>,
     descriptor: Rc<OwnedFd>,
     state: Cell<State>,
+    /// Waits to send the end, where the sink was dropped while connecting.
+    end: RefCell<Option<Slot>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,7 +98,8 @@ impl Shared {
     }
 
     fn broke(&self, error: Errno) -> io::Error {
-        if error != Errno::AGAIN {
+        // A broken pipe leaves the receiving half whole.
+        if !matches!(error, Errno::AGAIN | Errno::PIPE) {
             self.state.set(State::Broken(error));
         }
         error.into()
@@ -110,7 +114,7 @@ impl Shared {
             if self.state.get() == State::Connecting {
                 self.poller.connecting.set(self.poller.connecting.get() - 1);
             }
-            self.state.set(State::Broken(Errno::CONNRESET));
+            self.state.set(State::Broken(Errno::CONNABORTED));
         }
     }
 }
@@ -156,9 +160,13 @@ pub(super) fn adopt(poller: Rc<Poller>, incoming: Incoming) -> io::Result<Transp
 
 fn transport(poller: Rc<Poller>, descriptor: OwnedFd, state: State, bytes: Vec<u8>) -> Transport {
     let (slot, other) = (Slot::new(&poller), Slot::new(&poller));
-    let shared = Rc::new(Shared { poller, descriptor: Rc::new(descriptor), state: Cell::new(state) });
+    let (descriptor, state) = (Rc::new(descriptor), Cell::new(state));
+    let shared = Rc::new(Shared { poller, descriptor, state, end: RefCell::new(None) });
     let source = Receiving { shared: Rc::clone(&shared), slot, buffer: bytes, start: 0, ended: false };
-    Transport { source: Box::new(source), sink: Box::new(Sending { shared, slot: other, shut: false }) }
+    Transport {
+        source: Box::new(source),
+        sink: Box::new(Sending { shared, slot: other, shut: false, refused: false }),
+    }
 }
 
 #[derive(Debug)]
@@ -193,7 +201,8 @@ impl Receiving {
 
 impl Source for Receiving {
     fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<&[u8]>> {
-        if self.start == self.buffer.len() && !self.ended {
+        let aborted = self.shared.state.get() == State::Broken(Errno::CONNABORTED);
+        if aborted || self.start == self.buffer.len() && !self.ended {
             ready!(self.shared.established(&self.slot, cx))?;
             match self.receive() {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -242,6 +251,7 @@ struct Sending {
     shared: Rc<Shared>,
     slot: Slot,
     shut: bool,
+    refused: bool,
 }
 
 impl Sink for Sending {
@@ -258,7 +268,10 @@ impl Sink for Sending {
                 self.slot.wait(&self.shared.descriptor, PollFlags::OUT, cx);
                 Poll::Pending
             }
-            Err(error) => Poll::Ready(Err(self.shared.broke(error))),
+            Err(error) => {
+                self.refused = true;
+                Poll::Ready(Err(self.shared.broke(error)))
+            }
             Ok(count) => Poll::Ready(Ok(count)),
         }
     }
@@ -267,6 +280,7 @@ impl Sink for Sending {
         ready!(self.shared.established(&self.slot, cx))?;
         // Nothing is queued here; but a connection that broke meanwhile is told, also where nobody reads.
         let broken = rustix::net::sockopt::socket_error(&*self.shared.descriptor)?;
+        let broken = broken.and(if self.refused { Err(Errno::PIPE) } else { Ok(()) });
         Poll::Ready(broken.map_err(|error| self.shared.broke(error)))
     }
 
@@ -286,9 +300,30 @@ impl Sink for Sending {
 
 impl Drop for Sending {
     fn drop(&mut self) {
-        if self.shared.state.get() == State::Open && !self.shut {
-            // A connection that broke meanwhile has nobody to tell.
-            let _ = SockRef::from(&*self.shared.descriptor).shutdown(Shutdown::Write);
+        let Shared { poller, descriptor, state, end } = &*self.shared;
+        if state.get() == State::Connecting
+            && let Ok(again) = descriptor.try_clone()
+        {
+            let slot = Slot::new(poller);
+            let waker = Waker::from(Arc::new(End(again)));
+            slot.wait(descriptor, PollFlags::OUT, &Context::from_waker(&waker));
+            *end.borrow_mut() = Some(slot);
+        } else if state.get() == State::Open && !self.shut {
+            send_end(descriptor);
         }
     }
+}
+
+/// Sends the end once it is woken.
+struct End(OwnedFd);
+
+impl Wake for End {
+    fn wake(self: Arc<End>) {
+        send_end(&self.0);
+    }
+}
+
+fn send_end(descriptor: &OwnedFd) {
+    // A connection that broke meanwhile has nobody to tell.
+    let _ = SockRef::from(descriptor).shutdown(Shutdown::Write);
 }
