@@ -10,6 +10,7 @@ use socket2::{Domain, SockAddr, Socket, Type};
 use waterwheel_reactor::{Address, Bound, Handle, ListenOptions, UnixName};
 
 use crate::address::{from_kernel, invalid, to_kernel};
+use crate::place::alone;
 use crate::{duplicate, options};
 
 /// Binds and listens as `Backend::bind` demands: `count` sockets that share the port, in the order of the shards.
@@ -18,8 +19,9 @@ use crate::{duplicate, options};
 /// and taken by the others. Else, and for Unix names, it is one socket, duplicated. A group that somebody else
 /// listens with on the same port is not joined but refused: connections would be spread over both.
 ///
-/// A Unix path whose socket nobody answers on is replaced. The file stays when the sockets are gone, since another
-/// process may have taken the name by then; the next bind replaces it.
+/// A Unix path whose socket nobody answers on is replaced; of several processes that want it at once, one gets it. The
+/// file stays when the sockets are gone: the next bind replaces it, or [`SocketFile`](crate::SocketFile) removes it. Who
+/// may connect is the umask's to say, as of any new file.
 ///
 /// # Errors
 /// As bind(2) and listen(2): `AddrInUse`, `PermissionDenied`, `AddrNotAvailable`; `InvalidInput` for a count of 0 or
@@ -32,6 +34,8 @@ pub fn bind_group(at: &Address, options: &ListenOptions, count: usize) -> io::Re
         Address::Inet(_) if options.reuse_port => share_port(at, options, count)?,
         Address::Inet(_) => share_socket(bind_inet(&to_kernel(at)?, options, Sharing::No)?, options, count)?,
         Address::Unix(UnixName::Path(path)) => {
+            // Until it listens: nobody answers on it before, and another start would take it for one left behind.
+            let _alone = alone(path);
             let socket = bind_path(path, options)?;
             // The file is ours: it must not outlive a failure.
             share_socket(socket, options, count).inspect_err(|_| drop(fs::remove_file(path)))?

@@ -3,7 +3,7 @@
 //!
 //! | for | use |
 //! |---|---|
-//! | listening | [`bind_group`], [`accept`] |
+//! | listening | [`bind_group`], [`SocketFile`], [`accept`] |
 //! | connecting | [`begin_connect`], [`take_error`], [`met_itself`] |
 //! | a connection | [`receive`], [`send`], [`send_vectored`], [`shutdown_write`], [`unacknowledged`], [`abort`] |
 //! | names | [`local`], [`peer`], [`is_internet`] |
@@ -13,7 +13,8 @@
 //! | sleeping to the microsecond | [`sleep_exactly`] |
 //! | kernels without `epoll_pwait2` | [`wait_plainly`] |
 //!
-//! Nothing here blocks, but [`bind_group`] on a Unix path that is taken, which asks whoever holds it for a moment.
+//! Nothing here blocks, but [`bind_group`] on a Unix path and the removal of a [`SocketFile`]: they wait while another
+//! process does the same in that folder, a second at most.
 
 #[cfg(not(target_os = "linux"))]
 compile_error!("Waterwheel runs on Linux only");
@@ -26,6 +27,7 @@ mod descriptors;
 mod disposition;
 mod interrupt;
 mod options;
+mod place;
 mod plain;
 mod stream;
 #[cfg(test)]
@@ -40,6 +42,7 @@ pub use connect::{Progress, begin_connect, met_itself, take_error};
 pub use descriptors::{Reserve, duplicate, open, raise_descriptor_limit};
 pub use disposition::Disposition;
 pub use interrupt::Interrupt;
+pub use place::SocketFile;
 pub use plain::{PlainEvent, wait_plainly};
 pub use stream::{SLICES_MAX, abort, receive, send, send_vectored, shutdown_write, unacknowledged};
 pub use timer::sleep_exactly;

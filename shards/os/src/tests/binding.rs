@@ -7,6 +7,8 @@ use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
+use std::sync::Barrier;
+use std::thread;
 
 use rustix::fs::{OFlags, fcntl_getfl};
 use rustix::io::{FdFlags, fcntl_getfd};
@@ -15,7 +17,7 @@ use socket2::SockRef;
 use waterwheel_reactor::StreamOptions;
 
 use super::*;
-use crate::{local, peer};
+use crate::{SocketFile, local, peer};
 
 fn with_port(at: &Address, ip: &str) -> Address {
     Address::Inet(SocketAddr::new(ip.parse().unwrap(), at.inet().unwrap().port()))
@@ -108,6 +110,76 @@ fn a_stale_socket_file_is_replaced_and_a_live_one_is_not() {
     assert_eq!(error.kind(), ErrorKind::AddrInUse);
     let _client = connect(&at, &ConnectOptions::default()).unwrap();
     assert!(accept(descriptor(&group[1])).is_ok(), "the live one still serves");
+}
+
+#[test]
+fn of_two_starts_at_once_one_gets_the_path_and_is_reached_by_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("x.sock");
+    let at = Address::Unix(UnixName::Path(path.clone()));
+    for _ in 0..200 {
+        // Left behind by a process that is gone.
+        drop(UnixListener::bind(&path).unwrap());
+        let together = Barrier::new(4);
+        let start = || {
+            together.wait();
+            bind_group(&at, &ListenOptions::default(), 1)
+        };
+        let groups = thread::scope(|threads| {
+            let starts = [(); 4].map(|()| threads.spawn(start));
+            starts.map(|start| start.join().unwrap())
+        });
+        let (bound, refused): (Vec<_>, Vec<_>) = groups.into_iter().partition(Result::is_ok);
+        assert_eq!(bound.len(), 1, "so many believe that they listen");
+        for error in refused.into_iter().filter_map(Result::err) {
+            assert_eq!(error.kind(), ErrorKind::AddrInUse);
+        }
+        let _client = connect(&at, &ConnectOptions::default()).unwrap();
+        let group = bound.into_iter().next().unwrap().unwrap();
+        assert!(accept(descriptor(&group[0])).is_ok(), "clients reach another one");
+        fs::remove_file(&path).unwrap();
+    }
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0, "something is left behind");
+}
+
+#[test]
+fn a_socket_file_is_removed_by_its_owner_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("x.sock");
+    let at = Address::Unix(UnixName::Path(path.clone()));
+    let bind = || {
+        let group = bind_group(&at, &ListenOptions::default(), 2).unwrap();
+        (group, SocketFile::of(&path).unwrap())
+    };
+    let (group, file) = bind();
+    drop((group, file));
+    assert!(!path.exists());
+    // Its successor came after its last socket was closed, and before it removed the file.
+    let (group, file) = bind();
+    drop(group);
+    let (successor, own) = bind();
+    drop(file);
+    let _client = connect(&at, &ConnectOptions::default()).unwrap();
+    assert!(accept(descriptor(&successor[0])).is_ok());
+    drop(own);
+    // Somebody has removed it already, and somebody else has put something in its place.
+    let (group, file) = bind();
+    fs::remove_file(&path).unwrap();
+    fs::write(&path, "data").unwrap();
+    drop((group, file));
+    assert_eq!(fs::read_to_string(&path).unwrap(), "data");
+    assert_eq!(SocketFile::of(&path).unwrap_err().kind(), ErrorKind::InvalidInput);
+}
+
+#[test]
+fn a_folder_that_somebody_else_has_locked_delays_a_bind_and_does_not_refuse_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let lock = fs::File::open(folder.path()).unwrap();
+    lock.lock().unwrap();
+    let at = Address::Unix(UnixName::Path(folder.path().join("x.sock")));
+    let group = bind_group(&at, &ListenOptions::default(), 1).unwrap();
+    let _client = connect(&at, &ConnectOptions::default()).unwrap();
+    assert!(accept(descriptor(&group[0])).is_ok());
 }
 
 #[test]
