@@ -20,7 +20,8 @@ pub(super) enum Command {
 
 #[derive(Debug, Args)]
 pub(super) struct Tcp {
-    /// Where clients connect: `tcp:HOST:PORT` or `unix:PATH`. May be given several times.
+    /// Where clients connect: `tcp:HOST:PORT` or `unix:PATH`. May be given several times. A host that is a name stands for
+    /// the first of its addresses.
     #[arg(long, required = true, value_name = "ENDPOINT")]
     listen: Vec<Endpoint>,
     /// Where connections go. May be given several times.

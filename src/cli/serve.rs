@@ -23,7 +23,7 @@ pub(super) enum Command {
 
 #[derive(Debug, Args)]
 pub(super) struct Common {
-    /// Where clients connect: `tcp:HOST:PORT` or `unix:PATH`.
+    /// Where clients connect: `tcp:HOST:PORT` or `unix:PATH`. A host that is a name stands for the first of its addresses.
     #[arg(long, value_name = "ENDPOINT")]
     listen: Endpoint,
     /// Close a connection that says nothing for so long.

@@ -1,7 +1,7 @@
 //! What the command says to an operator, and above all to one who asked for nonsense.
 
 use std::fs::{self, File, Permissions};
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::process::{Command, Stdio};
@@ -157,6 +157,41 @@ fn a_proxy_pointed_at_itself_is_refused_at_start() {
     let path = format!("unix:{}", folder.path().join("own.sock").display());
     let ended = run(command().args(["proxy", "tcp", "--listen", &path, "--upstream", &path]));
     refused(&ended, 2, &[&path, "own listener"]);
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0, "a socket's file is left");
+}
+
+#[test]
+fn a_start_that_fails_leaves_no_socket_file() {
+    let held = TcpListener::bind("127.0.0.1:0").unwrap();
+    let (taken, folder) = (held.local_addr().unwrap(), tempfile::tempdir().unwrap());
+    let path = format!("unix:{}", folder.path().join("x.sock").display());
+    let ended = run(command().args(PROXY).args(["--listen", &path, "--listen", &taken.to_string()]));
+    refused(&ended, 1, &[&format!("cannot listen on tcp:{taken}: "), "in use"]);
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0, "a socket's file is left");
+}
+
+#[test]
+fn addresses_of_a_name_that_are_not_listened_on_are_named() {
+    // A name with two addresses, in a file system of this command's own.
+    let mut hosts = tempfile::NamedTempFile::new().unwrap();
+    hosts.write_all(b"127.0.0.1 two.test\n127.0.0.2 two.test\n").unwrap();
+    let own_hosts = |script: &str| {
+        let script = format!("mount --bind \"$1\" /etc/hosts && {script}");
+        let mut unshared = Command::new("unshare");
+        unshared.args(["--mount", "--", "sh", "-c", &script]).arg(command().get_program()).arg(hosts.path());
+        unshared.stderr(Stdio::null());
+        unshared
+    };
+    if !own_hosts("getent ahostsv4 two.test")
+        .stdout(Stdio::null())
+        .status()
+        .is_ok_and(|status| status.success())
+    {
+        return eprintln!("not tried: this user may not have a file system of its own");
+    }
+    let process = kit::Process::start(&mut own_hosts("exec \"$0\" serve echo --listen two.test:0"));
+    process.told_of("tcp:two.test:0 is tcp:127.0.0.2:0 too, which is not listened on");
+    process.told("waterwheel: listening on tcp:127.0.0.1:");
 }
 
 #[test]

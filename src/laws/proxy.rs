@@ -26,6 +26,7 @@ on_each_reactor![
     connections_beyond_the_limit_wait_and_are_served_later,
     the_upstream_with_the_fewest_connections_is_taken,
     unix_sockets_work_on_both_sides,
+    a_unix_listener_leaves_no_file_when_it_ends_in_order,
     every_listener_is_served,
 ];
 
@@ -307,7 +308,7 @@ fn unix_sockets_work_on_both_sides(reactor: &str) {
         assert_eq!(process.told("waterwheel: listening on "), listen);
         process
     };
-    // The second one finds what the first, which was killed, has left in the file system.
+    // The second one finds what the first, which is killed, has left in the file system.
     for _ in 0..2 {
         let _ = std::fs::remove_file(&back);
         // The kernel takes the sockets of a killed ring apart in its own time.
@@ -327,6 +328,33 @@ fn unix_sockets_work_on_both_sides(reactor: &str) {
         let report = process.json();
         sums_hold(&report);
         assert_eq!(total(&report, "accepted"), 10);
+    }
+}
+
+fn a_unix_listener_leaves_no_file_when_it_ends_in_order(reactor: &str) {
+    let (folder, origin) = (tempfile::tempdir().unwrap(), Origin::echo());
+    let path = folder.path().join("front.sock");
+    let at = format!("unix:{}", path.display());
+    // Once by one signal, once by two, and both times what may connect is what the umask says.
+    for (signals, umask, mode) in [(1, "007", 0o770), (2, "111", 0o666)] {
+        let script = format!("umask {umask} && exec \"$@\"");
+        let proxy = Proxy::command(reactor, &[origin.at]);
+        let mut command = std::process::Command::new("sh");
+        command.args(["-c", &script, "sh"]).arg(proxy.get_program()).args(proxy.get_args());
+        command.args(["--drain-s", "3600", "--listen", &at]).env_clear();
+        command.envs(proxy.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        let proxy = Proxy::spawn(&mut command);
+        let own = std::fs::metadata(&path).unwrap();
+        assert_eq!(std::os::unix::fs::PermissionsExt::mode(&own.permissions()) & 0o777, mode);
+        let mut held = UnixStream::connect(&path).unwrap();
+        exchange(&mut held);
+        for _ in 0..signals {
+            proxy.process.signal(rustix::process::Signal::TERM);
+            proxy.process.told_of("SIGTERM");
+        }
+        drop(held);
+        proxy.ended();
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "a file is left");
     }
 }
 

@@ -6,7 +6,8 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use waterwheel_reactor::{Backend, Ended, ListenOptions};
+use waterwheel_os::SocketFile;
+use waterwheel_reactor::{Address, Backend, Bound, Ended, Handle, ListenOptions, UnixName};
 
 use super::boot::{self, Crew, Outcome};
 use super::choose::{Choice, choose};
@@ -35,6 +36,8 @@ pub struct Runtime {
     guards: Vec<StopGuard>,
     /// Every listener, so that the parts of shards that end are given up.
     listeners: Mutex<Vec<Listening>>,
+    /// Of Unix listeners; removed with the runtime, whether it ran or not.
+    files: Mutex<Vec<SocketFile>>,
     seed: u32,
     signals: bool,
     on_report: Option<Box<dyn Report>>,
@@ -145,7 +148,7 @@ impl Runtime {
         let guards = (0..mesh.shards()).map(|shard| StopGuard::new(&mesh, shard)).collect();
         let stopper = Stopper::new(&mesh);
         let seed = config.steer_seed.unwrap_or_else(random_seed);
-        let listeners = Mutex::default();
+        let (listeners, files) = Default::default();
         Ok(Runtime {
             config,
             plan,
@@ -154,6 +157,7 @@ impl Runtime {
             stopper,
             guards,
             listeners,
+            files,
             seed,
             signals: true,
             on_report: None,
@@ -256,7 +260,10 @@ impl Runtime {
     }
 
     /// Binds an endpoint for all shards. Clients may connect from here on; they are served once a shard calls
-    /// [`Shard::accept_on`].
+    /// [`Shard::accept_on`]. Of a name's addresses the first one counts; a line of the log names the others.
+    ///
+    /// The file of a Unix socket is removed when the runtime has run, or is dropped. Who may connect to it is the
+    /// umask's to say.
     ///
     /// # Errors
     /// The endpoint makes no sense, its name is unknown, or the system refuses it: port in use, no permission.
@@ -264,17 +271,18 @@ impl Runtime {
         self.listen_with(&endpoint.parse()?, &ListenOptions::default())
     }
 
-    /// The same with options. Of several addresses the first one counts.
+    /// The same with options.
     ///
     /// # Errors
     /// As [`listen`](Runtime::listen).
     pub fn listen_with(&self, endpoint: &Endpoint, options: &ListenOptions) -> Result<Listening, StartError> {
         let refused = |error| StartError::Listen { endpoint: endpoint.clone(), error };
         let addresses = endpoint.resolve_blocking()?;
-        let Some(address) = addresses.first() else {
+        let Some((address, others)) = addresses.split_first() else {
             return Err(refused(std::io::ErrorKind::AddrNotAvailable.into()));
         };
         let bounds = self.choice.backend.bind(address, options, self.shards()).map_err(refused)?;
+        self.keep_file(bounds.first());
         if bounds.len() != self.shards() {
             return Err(refused(std::io::Error::other("the backend did not bind a socket for each shard")));
         }
@@ -284,7 +292,22 @@ impl Runtime {
         let listening = Listening::new(bounds, handoff, self.config.steer, self.seed)
             .ok_or_else(|| refused(std::io::Error::other("the backend bound nothing")))?;
         self.listeners.lock().unwrap_or_else(PoisonError::into_inner).push(listening.clone());
+        for other in others {
+            tracing::warn!("{endpoint} is {other} too, which is not listened on unless it is given itself");
+        }
         Ok(listening)
+    }
+
+    /// Remembers the file that was made for a Unix socket, if one was.
+    fn keep_file(&self, bound: Option<&Bound>) {
+        let Some(Bound { local: Address::Unix(UnixName::Path(path)), handle: Handle::Os(_), .. }) = bound
+        else {
+            return;
+        };
+        match SocketFile::of(path) {
+            Ok(file) => self.files.lock().unwrap_or_else(PoisonError::into_inner).push(file),
+            Err(error) => tracing::warn!("{} will not be removed at the end: {error}", path.display()),
+        }
     }
 
     /// Runs `main` on every shard and returns what each returned, in shard order, after the last one ended. A shard
