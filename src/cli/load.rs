@@ -17,7 +17,7 @@ use crate::load::schedule::Arrivals;
 use crate::load::slo::Objective;
 use crate::load::target::{Protocol, Target};
 use crate::load::units::{Rate, parse_duration, parse_size};
-use crate::load::workload::{Echo, HttpGet, Workload};
+use crate::load::workload::{BodyLength, Echo, HttpGet, Workload};
 use crate::runtime::{Config, Runtime};
 use crate::steer::random_seed;
 
@@ -58,9 +58,9 @@ pub(super) struct Run {
     /// How long an exchange may take; the end of the run waits as long for missing answers.
     #[arg(long, default_value = "5s", value_parser = length::<1, YEAR_MS>, value_name = "TIME", allow_hyphen_values = true)]
     timeout: Duration,
-    /// Echo: bytes per message (64). HTTP: the length that a good answer's body must have (any).
-    #[arg(long, value_parser = parse_size, value_name = "BYTES")]
-    size: Option<u64>,
+    /// Echo: bytes per message (64). HTTP: how long the body of a good answer must be (as long as the first), or `any`.
+    #[arg(long, value_parser = size, value_name = "BYTES")]
+    size: Option<Size>,
     /// How many requests may wait for a connection; what comes beyond is shed, and counted.
     #[arg(long, default_value_t = Plan::default().waiting_max, value_parser = whole::<usize, 0, 1_000_000_000>, value_name = "COUNT", allow_hyphen_values = true)]
     queue: usize,
@@ -81,6 +81,17 @@ pub(super) struct Run {
     quiet: bool,
 }
 
+/// What `--size` asks for.
+#[derive(Clone, Copy, Debug)]
+enum Size {
+    Bytes(u64),
+    Any,
+}
+
+fn size(text: &str) -> Result<Size, String> {
+    if text == "any" { Ok(Size::Any) } else { parse_size(text).map(Size::Bytes) }
+}
+
 /// Nothing asks for nothing.
 fn objective(text: &str) -> Result<Objective, String> {
     if text.is_empty() { Ok(Objective::default()) } else { text.parse() }
@@ -99,13 +110,29 @@ impl Run {
         let plan = self.plan(runtime.shards())?;
         let (payload, report) = match &self.target.protocol {
             Protocol::Echo => {
-                let size = self.size.unwrap_or(64);
-                let workload = Echo::new(size).map_err(Failure::Usage)?;
+                let size = match self.size {
+                    None => 64,
+                    Some(Size::Bytes(size)) => size,
+                    Some(Size::Any) => {
+                        let wrong =
+                            "--size any: a message has a size; allowed: bytes as in 64, 1k (1024), 4m, 1g";
+                        return Err(Failure::Usage(wrong.to_owned()));
+                    }
+                };
+                let workload = Echo::new(size).map_err(|wrong| Failure::Usage(format!("--{wrong}")))?;
                 (format!("echo of {size} bytes"), self.carry_out(runtime, plan.clone(), workload)?)
             }
             Protocol::Http { authority, path } => {
-                let workload = HttpGet::new(authority, path, self.size);
-                ("HTTP/1.1 GET keep-alive".to_owned(), self.carry_out(runtime, plan.clone(), workload)?)
+                let length = match self.size {
+                    None => BodyLength::LikeFirst,
+                    Some(Size::Bytes(bytes)) => BodyLength::Exactly(bytes),
+                    Some(Size::Any) => BodyLength::Any,
+                };
+                let workload = HttpGet::new(authority, path, length);
+                (
+                    format!("HTTP/1.1 GET keep-alive, {length}"),
+                    self.carry_out(runtime, plan.clone(), workload)?,
+                )
             }
         };
         let finished = match report {

@@ -53,6 +53,7 @@ struct ShardResult {
     shard: usize,
     /// How many shards there are.
     of: usize,
+    spins: bool,
     established: u32,
     measured: PhaseResult,
     cpus: Vec<usize>,
@@ -180,6 +181,7 @@ impl<W: Workload> Job<W> {
         Ok(ShardResult {
             shard: shard.id().index(),
             of: shard.count(),
+            spins: shard.spins(),
             established,
             measured,
             cpus: usage::own_cpus(),
@@ -261,7 +263,7 @@ impl<W: Workload> Job<W> {
                 .map(|(a, b)| b.saturating_sub(a)),
             shards: Vec::new(),
         };
-        for ShardResult { shard, established, measured, cpus, .. } in results {
+        for ShardResult { shard, spins, established, measured, cpus, .. } in results {
             measured.tally.account.settle()?;
             finished.tally.merge(&measured.tally);
             finished.per_connection.extend(&measured.per_link);
@@ -275,6 +277,7 @@ impl<W: Workload> Job<W> {
                 shard,
                 wall: measured.wall,
                 thread: measured.thread,
+                spins,
                 cpus,
                 wake_lag: measured.tally.wake_lag,
                 planned: measured.tally.account.planned,
@@ -330,6 +333,8 @@ pub struct ShardHealth {
     pub wall: Duration,
     /// What its thread had of its CPU in this time.
     pub thread: Option<ThreadUsage>,
+    /// It spins before it sleeps: then its CPU time does not say how much it had to do.
+    pub spins: bool,
     /// The CPUs it may run on.
     pub cpus: Vec<usize>,
     /// How late it was with its requests.

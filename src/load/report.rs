@@ -118,8 +118,9 @@ struct FaultCount {
 struct Generator {
     verdict: Verdict,
     causes: Vec<Cause>,
-    /// Of the busiest shard.
+    /// Of the busiest shard; with `spins`, looking for work counts as being busy.
     busy: Option<f64>,
+    spins: bool,
     wake_lag: Latencies,
     /// Latencies longer than an hour are counted as an hour; so many were.
     cut: u64,
@@ -311,6 +312,7 @@ impl Generator {
             verdict: causes.iter().map(|cause| cause.verdict).max().unwrap_or(Verdict::Valid),
             causes,
             busy: finished.shards.iter().filter_map(|shard| shard.busy()).max_by(f64::total_cmp),
+            spins: finished.shards.iter().any(|shard| shard.spins),
             wake_lag: Latencies::new(&tally.wake_lag),
             cut: tally.response.cut() + tally.unanswered.cut(),
             shards: shards.collect(),
@@ -324,10 +326,10 @@ impl fmt::Display for Report {
         writeln!(f, "{}", self.account)?;
         self.table(f)?;
         self.details(f)?;
-        let Generator { verdict, causes, busy, wake_lag, .. } = &self.generator;
+        let Generator { verdict, causes, busy, spins, wake_lag, .. } = &self.generator;
         write!(f, "generator {verdict}")?;
         if let Some(busy) = busy {
-            write!(f, "   busy {}", percent(*busy))?;
+            write!(f, "   busy {}{}", percent(*busy), if *spins { ", spinning" } else { "" })?;
         }
         if let (Some(lag), Load::Open { .. }) =
             (wake_lag.percentiles.get("p99").copied().flatten(), &self.load)

@@ -81,11 +81,16 @@ impl FromStr for Target {
             return Err(wrong("a fragment is never sent"));
         }
         let has_port = authority.rsplit_once(':').is_some_and(|(_, port)| !port.ends_with(']'));
-        let endpoint: Endpoint =
-            if has_port { authority.parse()? } else { format!("tcp:{authority}:80").parse()? };
-        if endpoint.port().is_none() {
-            return Err(wrong("a Unix socket has no URL"));
+        // Where an authority begins like an endpoint, and is not a host of that name with its port.
+        let kind =
+            authority.split_once(':').filter(|(_, port)| !port.bytes().all(|byte| byte.is_ascii_digit()));
+        match kind.map(|(kind, _)| kind.to_ascii_lowercase()).as_deref() {
+            Some("unix") => return Err(wrong("a Unix socket has no URL")),
+            Some("tcp") => return Err(wrong("what follows http:// is an endpoint, and must be a host")),
+            _ => {}
         }
+        let port = if has_port { "" } else { ":80" };
+        let endpoint: Endpoint = format!("tcp:{authority}{port}").parse()?;
         endpoint.check_target()?;
         let slash = if path.starts_with('/') { "" } else { "/" };
         let protocol = Protocol::Http { authority: authority.to_owned(), path: format!("{slash}{path}") };
@@ -114,6 +119,7 @@ mod tests {
             ("http://127.0.0.1:8080/1k", "tcp:127.0.0.1:8080", "http://127.0.0.1:8080/1k"),
             ("http://example.org", "tcp:example.org:80", "http://example.org/"),
             ("HTTP://example.org:81?a=b", "tcp:example.org:81", "http://example.org:81/?a=b"),
+            ("http://tcp:81/", "tcp:tcp:81", "http://tcp:81/"),
             ("http://[::1]/x", "tcp:[::1]:80", "http://[::1]/x"),
             ("http://[::1]:8080/x", "tcp:[::1]:8080", "http://[::1]:8080/x"),
         ] {
@@ -135,6 +141,9 @@ mod tests {
             ("http://", "host"),
             ("http://a:0/", "0"),
             ("http://unix:x/", "no URL"),
+            ("http://tcp:127.0.0.1:1/", "must be a host"),
+            ("http://TCP:127.0.0.1:1/", "must be a host"),
+            ("http://a:x/", "port"),
             ("tcp:0.0.0.0:80", "connect"),
             ("", "empty"),
         ] {

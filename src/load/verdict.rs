@@ -139,6 +139,8 @@ fn busy(shard: &ShardHealth, mode: Mode, causes: &mut Vec<Cause>) {
     let Some(busy) = shard.busy() else { return };
     let number = shard.shard;
     let what = format!("shard {number} was busy for {} of the time", percent(busy));
+    // What a shard that spins had to do shows in its lag alone.
+    let busy = if shard.spins { 0.0 } else { busy };
     if busy > BUSY_INVALID && mode != Mode::Closed {
         causes.push(Cause { verdict: Verdict::Invalid, what, next: "lower the rate or use more shards" });
     } else if busy > BUSY_INVALID {

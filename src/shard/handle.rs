@@ -172,6 +172,11 @@ impl Shard {
         }
     }
 
+    /// Whether the shard looks for work for a while before it sleeps, so that its CPU time says nothing of its work.
+    pub(crate) fn spins(&self) -> bool {
+        !self.core.budgets.spin.is_zero()
+    }
+
     /// Asks this shard to stop: what runs may finish within `drain`, then it is ended. Zero ends it at once.
     pub fn stop(&self, drain: Duration) {
         self.core.stop(if drain.is_zero() { StopWish::AtOnce } else { StopWish::Drain(drain) });

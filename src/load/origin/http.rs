@@ -112,10 +112,10 @@ impl Asked {
 
 /// The length that a path asks for.
 fn size_of(target: &str, default_size: u64) -> Option<u64> {
-    // A proxy may send the whole URL (RFC 9112, section 3.2.2).
-    let path = match target.split_once("://") {
-        Some((_, rest)) => rest.split_once('/').map_or("", |(_, path)| path),
-        None => target.strip_prefix('/')?,
+    let path = match target.strip_prefix('/') {
+        Some(path) => path,
+        // A proxy may send the whole URL (RFC 9112, section 3.2.2).
+        None => target.split_once("://")?.1.split_once('/').map_or("", |(_, path)| path),
     };
     let path = path.split_once('?').map_or(path, |(path, _)| path);
     match path.as_bytes().first() {

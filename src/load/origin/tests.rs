@@ -119,6 +119,7 @@ fn heads_methods_and_paths_are_told_apart() {
         assert_eq!(ask(&get("/"), true).1.len(), 1024, "the default");
         assert_eq!(ask(&get("/index.html?x=7"), true).1.len(), 1024);
         assert_eq!(ask(&get("/2k?x=7"), true).1.len(), 2048);
+        assert_eq!(ask(&get("/redirect?u=http://x/5"), true).1.len(), 1024, "a URL in a query is none");
         assert_eq!(ask(&get("http://localhost/7"), true).1.len(), 7, "as a proxy asks");
         assert!(ask(&get("/2g"), true).0.starts_with("HTTP/1.1 404 "));
         assert!(ask(&get("/1x"), true).0.starts_with("HTTP/1.1 404 "));

@@ -18,7 +18,7 @@ use super::job::{Finished, Job, LoadError};
 use super::plan::{Mode, Plan};
 use super::schedule::Arrivals;
 use super::units::Rate;
-use super::workload::{Echo, HttpGet, Workload};
+use super::workload::{BodyLength, Echo, HttpGet, Workload};
 use world::{Does, Stage, World, ask_to_end, ask_to_stop};
 
 const SIZE: u64 = 16;
@@ -389,8 +389,8 @@ fn progress_adds_up_to_the_whole() {
 }
 
 /// An HTTP target that answers each request with these bytes, so many at a time.
-fn http(expect: Option<u64>, answer: &'static [u8], piece: usize, end: bool) -> Finished {
-    let workload = HttpGet::new("localhost:1", "/x?y", expect);
+fn http(length: BodyLength, answer: &'static [u8], piece: usize, end: bool) -> Finished {
+    let workload = HttpGet::new("localhost:1", "/x?y", length);
     let asked = Rc::new(Cell::new(0));
     let (mut stage, job) = stage(open(100, 2, 1), workload, move |now, _, bytes| {
         if bytes.is_empty() {
@@ -419,7 +419,7 @@ fn http_answers_are_understood_however_they_are_framed_and_cut() {
         (b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nConnection: close\r\n\r\nhello", true, 5, false),
         (b"HTTP/1.0 200 OK\r\n\r\nhello", true, 5, false),
     ] {
-        let finished = http(None, answer, 1, end);
+        let finished = http(BodyLength::Any, answer, 1, end);
         let account = finished.tally.account;
         assert_eq!(account.ok, account.planned, "{account}: {:?}", finished.tally.faults);
         assert_eq!(finished.tally.content_bytes, account.ok * content);
@@ -430,25 +430,50 @@ fn http_answers_are_understood_however_they_are_framed_and_cut() {
 
 #[test]
 fn http_refusals_and_wrong_answers_are_told_apart() {
-    let refused = http(None, b"HTTP/1.1 503 Busy\r\nContent-Length: 2\r\n\r\nno", 9, false);
+    let refused = http(BodyLength::Any, b"HTTP/1.1 503 Busy\r\nContent-Length: 2\r\n\r\nno", 9, false);
     assert_eq!(refused.tally.account.http_error, refused.tally.account.planned);
     assert_eq!((refused.reconnects, refused.tally.response.count()), (0, 0));
-    for (expect, answer) in [
-        (None, &b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhell"[..]),
-        (None, b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n"),
-        (None, b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 5\r\n\r\nhello"),
-        (None, b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello!"),
-        (None, b"HTTP/1.1 204 No Content\r\n\r\nhello"),
-        (None, b"SSH-2.0-x\r\n"),
-        (None, b"HTTP/1.1 101 Switching Protocols\r\n\r\n"),
-        (Some(6), b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"),
-        (None, b""),
+    for (length, answer) in [
+        (BodyLength::LikeFirst, &b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhell"[..]),
+        (BodyLength::Any, b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n"),
+        (BodyLength::Any, b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 5\r\n\r\nhello"),
+        (BodyLength::Any, b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello!"),
+        (BodyLength::Any, b"HTTP/1.1 204 No Content\r\n\r\nhello"),
+        (BodyLength::Any, b"SSH-2.0-x\r\n"),
+        (BodyLength::Any, b"HTTP/1.1 101 Switching Protocols\r\n\r\n"),
+        (BodyLength::Exactly(6), b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"),
+        (BodyLength::Any, b""),
     ] {
-        let account = http(expect, answer, 1_000, true).tally.account;
+        let account = http(length, answer, 1_000, true).tally.account;
         let text = String::from_utf8_lossy(answer);
         assert!(account.transport_error > 10, "{account}: {text:?}");
         // Connections that fail twice in a row pause, and the others wait for them.
         assert_eq!(account.transport_error + account.unsent, account.planned, "{account}: {text:?}");
+    }
+}
+
+#[test]
+fn an_answer_that_is_shorter_than_the_first_is_wrong_unless_any_length_is_right() {
+    for (length, wrong) in [(BodyLength::LikeFirst, true), (BodyLength::Any, false)] {
+        let mut n = 0;
+        let (mut stage, job) =
+            stage(open(100, 2, 1), HttpGet::new("a", "/", length), move |now, _, bytes| {
+                if bytes.is_empty() {
+                    return vec![];
+                }
+                n += 1;
+                // Every fourth is truncated, and framed as if it were not.
+                let answer = match n % 4 {
+                    0 => "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nhell",
+                    _ => "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello",
+                };
+                vec![Does::Sends(now + us(10), answer.into())]
+            });
+        stage.run();
+        let tally = job.finish().unwrap().tally;
+        let truncated = if wrong { tally.account.planned / 4 } else { 0 };
+        assert_eq!(tally.account.transport_error, truncated, "{length:?}: {}", tally.account);
+        assert_eq!(tally.account.ok, tally.account.planned - truncated);
     }
 }
 

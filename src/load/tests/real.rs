@@ -10,7 +10,7 @@ use super::{closed, open};
 use crate::load::job::{Finished, Job};
 use crate::load::origin::{EchoOrigin, HttpOrigin, OriginSettings};
 use crate::load::plan::Plan;
-use crate::load::workload::{Echo, HttpGet, Workload};
+use crate::load::workload::{BodyLength, Echo, HttpGet, Workload};
 use crate::runtime::{Config, Runtime, Service, reactors};
 
 /// Runs an origin with one shard, and a generator with two, in this process.
@@ -75,8 +75,9 @@ fn http_over_tcp_in_an_open_loop() {
         // 300 KiB a response: no more than a busy machine does in a debug build.
         let (warm_up, timeout) = (Duration::from_millis(100), Duration::from_secs(30));
         let plan = Plan { warm_up, timeout, ..open(300, 7, 1) };
-        let workload =
-            |at: &Address| HttpGet::new(&at.inet().unwrap().to_string(), "/300k", Some(300 * 1024));
+        let workload = |at: &Address| {
+            HttpGet::new(&at.inet().unwrap().to_string(), "/300k", BodyLength::Exactly(300 * 1024))
+        };
         let finished = run::<HttpOrigin, _>(reactor, "tcp:127.0.0.1:0", plan, workload);
         check(&finished, 7);
         assert_eq!(finished.tally.account.ok, finished.tally.account.planned, "{}", finished.tally.account);

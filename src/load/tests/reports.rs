@@ -183,14 +183,17 @@ fn running_out_of_ports_voids_a_run() {
 #[test]
 fn a_busy_or_crowded_generator_is_suspect() {
     let plan = open(100, 4, 1);
-    let judge = |on_cpu, waiting| {
+    let judge = |on_cpu, waiting, spins| {
         let mut finished = echo(plan.clone(), after(ms(1)));
+        finished.shards[0].spins = spins;
         let usage = crate::load::usage::ThreadUsage { on_cpu, waiting };
         finished.shards[0].thread = Some(usage);
         Report::new(&plan, "t", "p", &finished, &Objective::default()).verdict()
     };
-    assert_eq!(judge(ms(300), Duration::ZERO), Verdict::Valid);
-    assert_eq!(judge(ms(600), Duration::ZERO), Verdict::Suspect);
-    assert_eq!(judge(ms(900), Duration::ZERO), Verdict::Invalid);
-    assert_eq!(judge(ms(300), ms(50)), Verdict::Suspect);
+    assert_eq!(judge(ms(300), Duration::ZERO, false), Verdict::Valid);
+    assert_eq!(judge(ms(600), Duration::ZERO, false), Verdict::Suspect);
+    assert_eq!(judge(ms(900), Duration::ZERO, false), Verdict::Invalid);
+    assert_eq!(judge(ms(300), ms(50), false), Verdict::Suspect);
+    assert_eq!(judge(ms(900), Duration::ZERO, true), Verdict::Valid, "it only looks for work");
+    assert_eq!(judge(ms(900), ms(50), true), Verdict::Suspect, "somebody else is on its CPU");
 }

@@ -1,6 +1,7 @@
 //! HTTP/1.1 GET over connections that stay.
 
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
+use std::sync::OnceLock;
 
 use super::{Answer, Failure, Marks, Workload};
 use crate::net::http1::{Body, Fed, HeadBuffer, ResponseHead, parse_response};
@@ -13,8 +14,31 @@ const INTERIM_MAX: usize = 16;
 #[derive(Clone, Debug)]
 pub struct HttpGet {
     request: Vec<u8>,
-    /// How long a good answer's body must be; `None`: as its own framing says.
-    expect_bytes: Option<u64>,
+    length: BodyLength,
+    /// The length of the first good answer's body, on whichever shard.
+    first: OnceLock<u64>,
+}
+
+/// How long the body of a good answer must be. Its own framing is always checked too; a target that truncates can
+/// frame what it sends well.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BodyLength {
+    /// So many bytes.
+    Exactly(u64),
+    /// As long as that of the first good answer.
+    LikeFirst,
+    /// As long as it likes to be: for what differs from request to request.
+    Any,
+}
+
+impl fmt::Display for BodyLength {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            BodyLength::Exactly(bytes) => write!(f, "bodies of {bytes} bytes"),
+            BodyLength::LikeFirst => f.write_str("bodies as long as the first"),
+            BodyLength::Any => f.write_str("bodies of any length"),
+        }
+    }
 }
 
 /// What one connection keeps: a head that came in pieces.
@@ -25,8 +49,8 @@ pub struct HttpClient {
 
 impl HttpGet {
     /// Asks for `path` at `authority` (`HOST` or `HOST:PORT`), as [`Target`](crate::load::target::Target) reads them
-    /// from a URL. With `expect_bytes`, a good answer of any other length is wrong.
-    pub fn new(authority: &str, path: &str, expect_bytes: Option<u64>) -> HttpGet {
+    /// from a URL. A good answer whose body is not of this length is wrong.
+    pub fn new(authority: &str, path: &str, length: BodyLength) -> HttpGet {
         let mut request = String::new();
         let agent = concat!("waterwheel/", env!("CARGO_PKG_VERSION"));
         write!(
@@ -34,7 +58,18 @@ impl HttpGet {
             "GET {path} HTTP/1.1\r\nHost: {authority}\r\nUser-Agent: {agent}\r\nAccept: */*\r\n\r\n"
         )
         .expect("writing to a String does not fail");
-        HttpGet { request: request.into_bytes(), expect_bytes }
+        HttpGet { request: request.into_bytes(), length, first: OnceLock::new() }
+    }
+
+    fn check(&self, content_bytes: u64) -> Result<(), Failure> {
+        let (expected, wrong) = match self.length {
+            BodyLength::Any => return Ok(()),
+            BodyLength::Exactly(bytes) => (bytes, "the body does not have the expected length"),
+            BodyLength::LikeFirst => {
+                (*self.first.get_or_init(|| content_bytes), "the body is not as long as the first one")
+            }
+        };
+        if content_bytes == expected { Ok(()) } else { Err(Failure::Wrong(wrong.into())) }
     }
 }
 
@@ -57,8 +92,8 @@ impl Workload for HttpGet {
         let (head, more) = receive_head(&mut client.head, receiving, marks).await?;
         let (content_bytes, more) = receive_body(Body::new(head.framing), receiving, more).await?;
         let accepted = head.status < 400;
-        if accepted && self.expect_bytes.is_some_and(|expected| expected != content_bytes) {
-            return Err(Failure::Wrong("the body does not have the expected length".into()));
+        if accepted {
+            self.check(content_bytes)?;
         }
         // Bytes that nobody asked for would be taken for the next answer.
         if more {

@@ -16,7 +16,7 @@ use crate::net::Connection;
 use crate::shard::Shard;
 
 pub use echo::{Echo, EchoClient, MESSAGE_BYTES_MAX};
-pub use http::{HttpClient, HttpGet};
+pub use http::{BodyLength, HttpClient, HttpGet};
 
 /// One exchange on an established connection: a request, and the answer checked.
 ///

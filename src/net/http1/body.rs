@@ -60,6 +60,10 @@ enum State {
         value: u64,
         digits: u8,
     },
+    /// A blank between a chunk's size and the semicolon before an extension; without one there may be no blank.
+    SizeBlank {
+        size: u64,
+    },
     /// A byte of a chunk's extension, or the CR that ends it.
     Extension {
         size: u64,
@@ -77,7 +81,9 @@ enum State {
     ChunkLf,
     /// The start of a trailer, or the CR of the empty line.
     TrailerStart,
-    /// A byte of a trailer, or its CR, then its LF.
+    /// A byte of a trailer's name, or the colon behind it.
+    TrailerName,
+    /// A byte of a trailer's value, or its CR, then its LF.
     Trailer,
     TrailerLf,
     /// The LF of the empty line.
@@ -154,11 +160,15 @@ impl Body {
                 State::Size { value: value << 4 | u64::from(digit), digits: digits + 1 }
             }
             (State::Size { value, digits: 1.. }, b'\r') => State::SizeEnd { size: value },
-            (State::Size { value, digits: 1.. }, b';' | b' ' | b'\t') => {
+            (State::Size { value: size, digits: 1.. } | State::SizeBlank { size }, b' ' | b'\t') => {
                 self.extra()?;
-                State::Extension { size: value }
+                State::SizeBlank { size }
             }
-            (State::Size { .. }, _) => return Err(BodyError::ChunkSize),
+            (State::Size { value: size, digits: 1.. } | State::SizeBlank { size }, b';') => {
+                self.extra()?;
+                State::Extension { size }
+            }
+            (State::Size { .. } | State::SizeBlank { .. }, _) => return Err(BodyError::ChunkSize),
             (State::Extension { size }, b'\r') => State::SizeEnd { size },
             (State::Extension { .. }, byte) if is_control(byte) => return Err(BodyError::ChunkExtension),
             (State::Extension { .. } | State::Trailer, byte) if !is_control(byte) => {
@@ -175,7 +185,11 @@ impl Body {
             (State::LastLf, b'\n') => State::Done,
             (State::Trailer, b'\r') => State::TrailerLf,
             (State::TrailerLf, b'\n') => State::TrailerStart,
-            (State::TrailerStart, byte) if byte.is_ascii_graphic() => {
+            (State::TrailerStart | State::TrailerName, byte) if is_of_a_name(byte) => {
+                self.extra()?;
+                State::TrailerName
+            }
+            (State::TrailerName, b':') => {
                 self.extra()?;
                 State::Trailer
             }
@@ -192,6 +206,11 @@ impl Body {
 /// At most `most` bytes from the front.
 fn front(bytes: &[u8], most: u64) -> &[u8] {
     &bytes[..usize::try_from(most).map_or(bytes.len(), |most| most.min(bytes.len()))]
+}
+
+/// RFC 9110, section 5.6.2: a token.
+fn is_of_a_name(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 
 /// Control characters, TAB excepted: CR and LF in particular may only end lines.
