@@ -144,11 +144,7 @@ impl Run {
             Err(error) => return Err(Failure::Run(format!("{}: {error}", self.target))),
         };
         let report = Report::new(&plan, &self.target.to_string(), &payload, &finished, &self.slo);
-        if self.json {
-            output::out(&output::json(&report));
-        } else {
-            output::out(&report.to_string());
-        }
+        output::out(&if self.json { output::json(&report)? } else { report.to_string() })?;
         Ok(ExitCode::from(report.exit_code()))
     }
 

@@ -64,8 +64,7 @@ fn run() -> ExitCode {
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => {
-            output::out(&error.to_string());
-            return ExitCode::SUCCESS;
+            return finish(output::out(&error.to_string()).map(|()| ExitCode::SUCCESS));
         }
         Err(error) if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
             output::err(&error.to_string());
@@ -91,16 +90,19 @@ impl Arguments {
 }
 
 fn finish(result: Result<ExitCode, Failure>) -> ExitCode {
-    match result {
-        Ok(code) => code,
-        Err(Failure::Usage(line)) => {
-            output::err(&format!("waterwheel: {line}\n"));
-            ExitCode::from(2)
-        }
-        Err(Failure::Run(line)) => {
-            output::err(&format!("waterwheel: {line}\n"));
-            ExitCode::FAILURE
-        }
+    result.unwrap_or_else(|failure| {
+        failure.tell();
+        ExitCode::from(match failure {
+            Failure::Run(_) => 1,
+            Failure::Usage(_) => 2,
+        })
+    })
+}
+
+impl Failure {
+    fn tell(&self) {
+        let (Failure::Usage(line) | Failure::Run(line)) = self;
+        output::err(&format!("waterwheel: {line}\n"));
     }
 }
 

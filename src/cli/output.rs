@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tracing_subscriber::EnvFilter;
 
+use super::Failure;
 use super::lines::Lines;
 
 /// How long the end of the command waits for whoever should read what it has said.
@@ -17,27 +18,35 @@ const IN_ORDER: Duration = Duration::from_millis(100);
 /// Takes what goes to standard error, once the command has shards.
 static ERR: OnceLock<Lines> = OnceLock::new();
 
-/// Writes to standard output. Who closed it does not want to read more; who does not read makes the caller wait.
-pub(super) fn out(text: &str) {
+/// Writes to standard output. Who closed it does not want to read more; who does not read makes the caller wait. What
+/// cannot be written for another reason is lost, which must not pass for success.
+pub(super) fn out(text: &str) -> Result<(), Failure> {
     // On a terminal, what was said before should stand before.
     if let Some(lines) = ERR.get() {
         lines.flush(IN_ORDER);
     }
     let mut out = io::stdout().lock();
-    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(Failure::Run(format!("cannot write to standard output: {error}")))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Writes to standard output as the last thing before the end, which waits two seconds for whoever reads it.
-pub(super) fn last_out(text: String) {
+pub(super) fn last_out(text: String) -> Result<(), Failure> {
     let (done, ended) = flume::bounded(1);
     // Never joined: the end of the process ends it.
-    let writing = thread::Builder::new().name("last words".to_owned()).spawn(move || {
-        out(&text);
-        done.send(())
-    });
-    if writing.is_ok() && ended.recv_timeout(PATIENCE) == Err(flume::RecvTimeoutError::Timeout) {
-        err("waterwheel: nobody reads standard output: the last report is lost\n");
+    let writing = thread::Builder::new().name("last words".to_owned()).spawn(move || done.send(out(&text)));
+    match ended.recv_timeout(PATIENCE) {
+        Ok(written) => return written,
+        Err(flume::RecvTimeoutError::Timeout) if writing.is_ok() => {
+            err("waterwheel: nobody reads standard output: the last report is lost\n");
+        }
+        Err(_) => {}
     }
+    Ok(())
 }
 
 /// Writes to standard error. Once there are shards it does not wait, as [`log`] says.
@@ -55,15 +64,11 @@ pub(super) fn flush() {
     }
 }
 
-/// A value as JSON, on lines of its own. One that cannot be written is told on standard error.
-pub(super) fn json(value: &impl serde::Serialize) -> String {
-    match serde_json::to_string_pretty(value) {
-        Ok(text) => text + "\n",
-        Err(error) => {
-            err(&format!("waterwheel: cannot write the report as JSON: {error}\n"));
-            String::new()
-        }
-    }
+/// A value as JSON, on lines of its own.
+pub(super) fn json(value: &impl serde::Serialize) -> Result<String, Failure> {
+    let text = serde_json::to_string_pretty(value);
+    let text = text.map_err(|error| Failure::Run(format!("cannot write the report as JSON: {error}")))?;
+    Ok(text + "\n")
 }
 
 /// Sends the log to standard error, and from here on everything else that goes there, through a thread of its own: a

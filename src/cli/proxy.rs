@@ -57,7 +57,15 @@ impl Command {
 impl Tcp {
     fn run(self, config: Config) -> Result<ExitCode, Failure> {
         let json = self.json;
-        let text = move |report: &tcp::Report| if json { output::json(report) } else { report.to_string() };
+        let text = move |report: &tcp::Report| {
+            if json { output::json(report) } else { Ok(report.to_string()) }
+        };
+        // What cannot be said now is no reason to stop.
+        let say = move |report| {
+            if let Err(failure) = text(&report).and_then(|text| output::out(&text)) {
+                failure.tell();
+            }
+        };
         let settings = Settings {
             balance: self.balance,
             connect_timeout: self.connect_timeout,
@@ -70,9 +78,9 @@ impl Tcp {
         let ready = |proxy: &tcp::Proxy| {
             proxy.local().iter().for_each(|at| output::err(&format!("waterwheel: listening on {at}\n")));
         };
-        match tcp::run(runtime, settings, ready, move |report| output::out(&text(&report))) {
+        match tcp::run(runtime, settings, ready, say) {
             Ok(report) => {
-                output::last_out(text(&report));
+                output::last_out(text(&report)?)?;
                 Ok(ExitCode::SUCCESS)
             }
             Err(ProxyError::Start(error)) => Err(error.into()),

@@ -14,6 +14,6 @@ pub(super) fn run(_: &Config) -> Result<ExitCode, Failure> {
         };
         text.push_str(&format!("{:<10} {answer}\n", backend.name()));
     }
-    output::out(&text);
+    output::out(&text)?;
     Ok(ExitCode::SUCCESS)
 }

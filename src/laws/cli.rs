@@ -302,15 +302,32 @@ fn every_reactor_is_listed_with_its_answer() {
 }
 
 #[test]
-fn a_closed_output_is_no_panic() {
-    for flags in [&["--help"][..], &["--version"], &["reactors"], &["proxy", "tcp"]] {
+fn a_closed_output_is_no_panic_and_a_report_lost_on_a_full_one_no_success() {
+    let origin = kit::Origin::echo();
+    let target = format!("tcp:{}", origin.at);
+    let load = ["load", "run", &target, "--closed", "--connections", "1", "--for", "50ms", "--warm-up", "0s"];
+    for (flags, closed, full) in [
+        (&["--help"][..], 0, 1),
+        (&["--version"], 0, 1),
+        (&["reactors"], 0, 1),
+        (&load, 0, 1),
+        (&[&load[..], &["--json"]].concat(), 0, 1),
+        (&["demo", "--for", "100ms", "--connections", "1"], 0, 1),
+        // Only standard error is written to.
+        (&["proxy", "tcp"], 2, 2),
+    ] {
         // Closed before the command begins, and full from its first byte on.
-        for output in [closed_pipe as fn() -> Stdio, full_device] {
+        for (output, code) in [(closed_pipe as fn() -> Stdio, closed), (full_device, full)] {
             let mut child = command().args(flags).stdout(output()).stderr(output()).spawn().unwrap();
-            let code = child.wait().unwrap().code();
-            assert!(matches!(code, Some(0..=2)), "{flags:?}: {code:?}");
+            assert_eq!(child.wait().unwrap().code(), Some(code), "{flags:?}");
         }
     }
+}
+
+#[test]
+fn a_report_that_cannot_be_written_is_told_with_the_systems_reason() {
+    let child = command().arg("reactors").stdout(full_device()).stderr(Stdio::piped()).spawn().unwrap();
+    refused(&kit::Process::of(child).wait(), 1, &["cannot write to standard output: ", "No space left"]);
 }
 
 fn closed_pipe() -> Stdio {

@@ -34,11 +34,7 @@ impl Arguments {
         let asked =
             run::Asked { length: self.length, connections: self.connections, size: self.size as usize };
         let result = run::run(runtime, asked).map_err(|error| Failure::Run(format!("{error:#}")))?;
-        if self.json {
-            output::out(&output::json(&result));
-        } else {
-            output::out(&result.to_string());
-        }
+        output::out(&if self.json { output::json(&result)? } else { result.to_string() })?;
         Ok(if result.right { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     }
 }
