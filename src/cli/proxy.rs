@@ -30,7 +30,7 @@ pub(super) struct Tcp {
     /// How an upstream is chosen: `round-robin` or `least-connections`.
     #[arg(long, default_value_t, value_name = "WAY")]
     balance: Balance,
-    /// How long a connect may take.
+    /// How long a connect may take, more than `0s`.
     #[arg(long, default_value = "5s", value_parser = parse_duration, value_name = "TIME", allow_hyphen_values = true)]
     connect_timeout: Duration,
     /// How many other upstreams are tried when one cannot be connected.
@@ -39,7 +39,7 @@ pub(super) struct Tcp {
     /// Close a connection over which nothing moved for so long; `0s`: never.
     #[arg(long, default_value = "300s", value_parser = parse_duration, value_name = "TIME", allow_hyphen_values = true)]
     idle_timeout: Duration,
-    /// The most connections served at once, over all shards.
+    /// The most connections served at once, over all shards and listeners; at least one for each shard.
     #[arg(long, default_value = "100000", value_parser = whole::<usize, 1, SERVED_MAX>, value_name = "COUNT", allow_hyphen_values = true)]
     connections: usize,
     /// Print counters as JSON.
@@ -84,6 +84,12 @@ impl Tcp {
                 Ok(ExitCode::SUCCESS)
             }
             Err(ProxyError::Start(error)) => Err(error.into()),
+            Err(error @ ProxyError::TooFewConnections { .. }) => {
+                Err(Failure::Usage(format!("--connections: {error}")))
+            }
+            Err(error @ ProxyError::NoTimeToConnect) => {
+                Err(Failure::Usage(format!("--connect-timeout: {error}")))
+            }
             Err(error @ (ProxyError::NoListener | ProxyError::NoUpstream | ProxyError::Itself { .. })) => {
                 Err(Failure::Usage(error.to_string()))
             }

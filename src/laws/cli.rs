@@ -65,8 +65,13 @@ fn a_flag_that_makes_no_sense_stops_the_start_and_overrides_its_variable() {
             &["--cores=\"3\": contradicts --cpus=\"0\"", "; allowed: 1, auto"],
         ),
         (&["--connections", "0"], &["'0'", "--connections", "allowed: 1 to "]),
+        (
+            &["--cores", "2", "--connections", "1"],
+            &["--connections: ", "a limit of 1", "allowed: at least 2"],
+        ),
         (&["--connections", "many"], &["'many'", "--connections", "not a whole number", "allowed: 1 to "]),
         (&["--connect-timeout", "5"], &["\"5\"", "--connect-timeout", "allowed: ", "as in 30s"]),
+        (&["--connect-timeout", "0s"], &["--connect-timeout", "no time", "allowed: "]),
         (&["--idle-timeout", "-1s"], &["\"-1s\"", "--idle-timeout", "allowed: "]),
         (&["--retries", "-1"], &["'-1'", "--retries", "allowed: 0 to "]),
         (&["--spin-us", "-1"], &["--spin-us=\"-1\": not a whole number; allowed: "]),

@@ -2,14 +2,19 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::sync::mpsc::channel;
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use waterwheel::net::{Connection, pump};
-use waterwheel::runtime::{RunError, Runtime, Stopper};
+use waterwheel::net::{AcceptStats, Connection, pump};
+use waterwheel::reactor::Address;
+use waterwheel::runtime::{Config, RunError, Runtime, Stopper};
+use waterwheel::steer::{Mode, owner};
 
-use super::kit::{LONG, Server, client, config, end_of, on_each_reactor, spawn};
+use super::kit::{LONG, Server, client, config, end_of, on_each_reactor, pause, spawn};
+use super::steering::client_from;
 
 on_each_reactor![
     a_shard_at_its_limit_keeps_no_neighbours_client_waiting,
@@ -17,6 +22,8 @@ on_each_reactor![
     a_stop_is_noticed_at_the_limit,
     a_panic_with_half_a_connection_resets_it,
     a_panic_before_the_first_wait_ends_one_connection,
+    a_client_of_a_crowded_shard_keeps_nobody_else_waiting_in_mode_source,
+    who_was_accepted_before_a_stop_is_served,
 ];
 
 async fn echo(connection: Connection) -> anyhow::Result<()> {
@@ -25,12 +32,18 @@ async fn echo(connection: Connection) -> anyhow::Result<()> {
     Ok(())
 }
 
+type Counted = Result<Vec<AcceptStats>, RunError>;
+
 /// A server whose shards have limits of their own; `None`: the shard panics before it listens.
-fn limited(
-    reactor: &str,
+fn limited(reactor: &str, limits: &'static [Option<usize>]) -> (SocketAddr, Stopper, JoinHandle<Counted>) {
+    limited_with(config(reactor, limits.len()), limits)
+}
+
+fn limited_with(
+    config: Config,
     limits: &'static [Option<usize>],
-) -> (SocketAddr, Stopper, JoinHandle<Result<Vec<()>, RunError>>) {
-    let (config, (tell, told)) = (config(reactor, limits.len()), channel());
+) -> (SocketAddr, Stopper, JoinHandle<Counted>) {
+    let (tell, told) = channel();
     let running = spawn(move || {
         let runtime = Runtime::new(config).expect("a configuration that suits").without_signals();
         let listening = runtime.listen("127.0.0.1:0").expect("a free port");
@@ -39,8 +52,10 @@ fn limited(
             let listening = listening.clone();
             async move {
                 let limit = limits[shard.id().index()].expect("planned: no instance could be made");
-                shard.accept_on(&listening)?.serve(limit, echo).await;
-                Ok(())
+                let acceptor = shard.accept_on(&listening)?;
+                let counters = acceptor.counters();
+                acceptor.serve(limit, echo).await;
+                Ok(counters.copy())
             }
         })
     });
@@ -61,8 +76,8 @@ fn a_shard_at_its_limit_keeps_no_neighbours_client_waiting(reactor: &str) {
         stream.set_read_timeout(Some(Duration::from_millis(1))).unwrap();
         stream.write_all(b"x").unwrap();
     }
-    // One is served by the crowded shard, and so many may wait for it: its queue, and the lane to it.
-    let may_wait = 128 + 256;
+    // One is served by the crowded shard. So many may have come to it before the other saw that it is: the lane to it.
+    let may_wait = 1 + 64;
     let mut open: Vec<TcpStream> = clients;
     for _ in 0..2_000 {
         open.retain_mut(|stream| stream.read(&mut [0; 8]).is_err());
@@ -117,13 +132,89 @@ fn a_panic_with_half_a_connection_resets_it(reactor: &str) {
 }
 
 fn a_panic_before_the_first_wait_ends_one_connection(reactor: &str) {
-    let first = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(true));
+    let first = Arc::new(AtomicBool::new(true));
     let server = Server::start(config(reactor, 1), move |connection: Connection| {
-        assert!(!first.swap(false, std::sync::atomic::Ordering::SeqCst), "planned: the first one");
+        assert!(!first.swap(false, SeqCst), "planned: the first one");
         echo(connection)
     });
     let mut unlucky = client(server.at);
     assert!(!answered(&mut unlucky));
     assert!(answered(&mut client(server.at)), "one connection's panic ended the listener");
     server.stop().unwrap();
+}
+
+/// The seed of the hash, and a host that it gives to each of two shards.
+const SEED: u32 = 7;
+
+fn host_of(shard: usize) -> u8 {
+    let at = |host: u8| Address::Inet(([127, 0, 0, host], 1).into());
+    (1..=254).find(|host| owner(&at(*host), Mode::Source, SEED, 2) == Some(shard)).expect("a host for each")
+}
+
+fn sum(counted: &[AcceptStats]) -> AcceptStats {
+    counted.iter().copied().fold(AcceptStats::default(), std::ops::Add::add)
+}
+
+fn a_client_of_a_crowded_shard_keeps_nobody_else_waiting_in_mode_source(reactor: &str) {
+    // More than may wait for the crowded shard: its queue, the lane to it, and what the other holds on to.
+    const CLIENTS: usize = 900;
+    let config = config(reactor, 2).steer(Mode::Source).steer_seed(SEED);
+    let (at, stopper, running) = limited_with(config, &[Some(usize::MAX), Some(1)]);
+    let greedy: Vec<TcpStream> = (0..CLIENTS).map(|_| client_from(host_of(1), at)).collect();
+    for _ in 0..20 {
+        assert!(answered(&mut client_from(host_of(0), at)), "waits for another's shard");
+    }
+    drop(greedy);
+    stopper.stop(LONG);
+    let counted = sum(&running.join().unwrap().unwrap());
+    assert!(counted.crowded >= 300 && counted.accepted == CLIENTS as u64 + 20, "{counted:?}");
+}
+
+fn who_was_accepted_before_a_stop_is_served(reactor: &str) {
+    const CLIENTS: u64 = 20;
+    let (blocks, blocked) = channel();
+    let (blocks, served) = (Arc::new(Mutex::new(Some(blocks))), Arc::new(AtomicU64::new(0)));
+    let count = served.clone();
+    let config = config(reactor, 2).steer(Mode::Source).steer_seed(SEED);
+    let (tell, told) = channel();
+    let running = spawn(move || {
+        let runtime = Runtime::new(config).unwrap().without_signals();
+        let listening = runtime.listen("127.0.0.1:0").unwrap();
+        tell.send((listening.local().inet().unwrap(), runtime.stopper())).unwrap();
+        let handed = listening.clone();
+        let counted = runtime.run(move |shard| {
+            let (listening, blocks, served) = (listening.clone(), blocks.clone(), served.clone());
+            async move {
+                let acceptor = shard.accept_on(&listening)?;
+                let counters = acceptor.counters();
+                let serve = move |mut connection: Connection| {
+                    let (blocks, served) = (blocks.clone(), served.clone());
+                    async move {
+                        served.fetch_add(1, SeqCst);
+                        if let Some(blocks) = blocks.lock().unwrap().take() {
+                            blocks.send(())?;
+                            // Blocks the shard itself, while the other one hands connections over to it.
+                            pause(Duration::from_secs(1));
+                        }
+                        Ok(connection.write_all(b".").await?)
+                    }
+                };
+                acceptor.serve(usize::MAX, serve).await;
+                Ok(counters.copy())
+            }
+        });
+        (counted, handed.undelivered())
+    });
+    let (at, stopper) = told.recv_timeout(LONG).unwrap();
+    let first = client_from(host_of(1), at);
+    blocked.recv_timeout(LONG).unwrap();
+    let others: Vec<TcpStream> = (0..CLIENTS).map(|_| client_from(host_of(1), at)).collect();
+    pause(Duration::from_millis(300));
+    stopper.stop(LONG);
+    let (counted, undelivered) = running.join().unwrap();
+    let counted = sum(&counted.unwrap());
+    // The kernel gave about half of them to the shard that was free.
+    assert!(counted.taken_over > 0 && counted.handed_over == counted.taken_over, "{counted:?}");
+    assert_eq!((counted.accepted, undelivered), (count.load(SeqCst), 0), "{counted:?}");
+    drop((first, others));
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::kit::{
     Bench, Origin, Pattern, Process, Proxy, Unreachable, Watch, client, dead_port, end_of, eventually, meet,
-    moment, on_each_reactor, reset, sums_hold, total, waits,
+    moment, on_each_reactor, pause, reset, sums_hold, total, waits,
 };
 
 const RESET: Result<usize, ErrorKind> = Err(ErrorKind::ConnectionReset);
@@ -24,6 +24,7 @@ on_each_reactor![
     a_connect_that_takes_too_long_is_given_up,
     what_is_idle_is_closed_and_what_trickles_is_not,
     connections_beyond_the_limit_wait_and_are_served_later,
+    the_limit_is_exact_over_shards_and_listeners,
     the_upstream_with_the_fewest_connections_is_taken,
     unix_sockets_work_on_both_sides,
     a_unix_listener_leaves_no_file_when_it_ends_in_order,
@@ -276,6 +277,40 @@ fn connections_beyond_the_limit_wait_and_are_served_later(reactor: &str) {
     }
     drop(two);
     bench.proxy.counts("finished", 7);
+}
+
+fn the_limit_is_exact_over_shards_and_listeners(reactor: &str) {
+    let origin = Origin::echo();
+    let mut command = Proxy::command(reactor, &[origin.at]);
+    command.args(["--listen", "tcp:127.0.0.2:0", "--cores", "3", "--connections", "4"]);
+    let proxy = Proxy::spawn(&mut command);
+    let other = proxy.process.told("waterwheel: listening on tcp:").parse().unwrap();
+    let before = proxy.process.descriptors();
+    let asking = |pairs: usize| -> Vec<TcpStream> {
+        let mut streams: Vec<TcpStream> = [proxy.at, other].repeat(pairs).into_iter().map(client).collect();
+        streams.iter_mut().for_each(|stream| stream.write_all(b"?").unwrap());
+        streams
+    };
+    let mut served = asking(2);
+    served.iter_mut().for_each(|stream| stream.read_exact(&mut [0]).unwrap());
+    let mut waiting = asking(8);
+    waiting.iter_mut().for_each(|stream| stream.set_nonblocking(true).unwrap());
+    pause(Duration::from_millis(200));
+    // Those beyond it are not even accepted, but for the one that each part of a listener waited for already.
+    let open = proxy.process.descriptors();
+    assert!(open <= before + 2 * 4 + 3 * 2, "{open} descriptors are open, {before} when idle");
+    while !waiting.is_empty() {
+        assert!(waiting.iter_mut().all(|stream| stream.read(&mut [0]).is_err()), "more than 4 are served");
+        served.clear();
+        eventually("as many to be served as may be", || {
+            served.extend(waiting.extract_if(.., |stream| stream.read(&mut [0]).is_ok()));
+            (served.len() >= 4).then_some(())
+        });
+        moment();
+    }
+    drop(served);
+    proxy.counts("active", 0);
+    assert_eq!(total(&proxy.stop(), "finished"), 20);
 }
 
 fn the_upstream_with_the_fewest_connections_is_taken(reactor: &str) {

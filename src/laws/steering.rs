@@ -28,7 +28,7 @@ async fn name(mut connection: Connection) -> anyhow::Result<()> {
 }
 
 /// A connection from a loopback address of the caller's choice.
-fn client_from(host: u8, to: SocketAddr) -> TcpStream {
+pub(super) fn client_from(host: u8, to: SocketAddr) -> TcpStream {
     let end = socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
     bind(&end, &SocketAddr::from((Ipv4Addr::new(127, 0, 0, host), 0))).unwrap();
     connect(&end, &to).unwrap();
@@ -65,6 +65,7 @@ fn flow_places_every_connection_where_the_hash_says(reactor: &str) {
     // The kernel does not know the hash yet, so that about two thirds of them came to the wrong shard.
     assert_eq!((counted.accepted, counted.handed_over), (150, counted.taken_over), "{counted:?}");
     assert!((50..140).contains(&counted.handed_over), "{counted:?}");
+    assert_eq!((counted.kept, counted.crowded, counted.dropped, counted.adopt_failed), (0, 0, 0, 0));
 }
 
 fn source_keeps_a_client_together(reactor: &str) {

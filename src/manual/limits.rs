@@ -12,8 +12,9 @@
 //! | messages, timers, polls of tasks in a turn | 64 per source, 256, 512 | [`Budgets`](crate::shard::Budgets) | the rest comes in the next turn |
 //! | a turn before it is logged | 100 ms | `WATERWHEEL_STALL_MS` | a line that names the shard and the length |
 //! | a turn before [`yield_if_needed`](crate::shard::Shard::yield_if_needed) gives way | 500 µs | [`Budgets`](crate::shard::Budgets) | others run first |
-//! | connections served at once | as [`serve`](crate::net::Acceptor::serve) is told | its `limit` | they wait accepted, then in the backlog |
-//! | connections accepted for a shard and not yet served | 128 | | accepting rests |
+//! | connections served at once | as [`serve`](crate::net::Acceptor::serve) is told | its `limit` | they go to a shard below its limit; without one they wait in the backlog |
+//! | connections accepted for a shard and not yet served | 128, 256 if others have room | | accepting rests; those beyond are closed |
+//! | connections handed over and on the way, from one shard to one other | 64; in mode `source` 128 more wait | | another shard serves them; in mode `source` they are closed |
 //! | connections waiting in the kernel, per socket | 4 096 | [`ListenOptions`](crate::reactor::ListenOptions), `net.core.somaxconn` | as the kernel does |
 //! | descriptors | the hard limit of the process | `ulimit -n`, `LimitNOFILE` | new connections are closed at once, open ones work on |
 //! | bytes moved in one direction of a forwarded connection per turn | 256 KiB | | others get their turn |

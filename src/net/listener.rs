@@ -1,20 +1,20 @@
 //! Listeners: accepted on every shard, steered to the one that owns the connection.
 
-use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Poll, Waker};
+use std::task::{Context, Poll, Waker};
 
-use futures_util::future::{Either, select};
 use waterwheel_reactor::{Address, Bound, Incoming};
 
-use super::accepting::{AcceptCounters, Accepting, Queue, Steer, bump};
+use super::accepting::{Accepting, Steer};
 use super::connection::Connection;
-use crate::mesh::{Mailbox, OpenError, Port};
+use super::places::{Part, Parts, Places};
+use super::queue::{AcceptCounters, Queue};
+use crate::mesh::{Mailbox, OpenError, Port, PortOptions};
 use crate::shard::{Shard, Task};
 use crate::steer::Mode;
 
@@ -34,9 +34,14 @@ struct Shared {
     handoff: Port<Incoming>,
     mode: Mode,
     seed: u32,
+    parts: Arc<Parts>,
 }
 
 impl Listening {
+    /// The limits of the port over which connections go to their shards: twice what a shard accepts in a turn. So many
+    /// may still come from each other shard to one that has just reached its limit.
+    pub(crate) const HAND_OFF: PortOptions = PortOptions { capacity: 64 };
+
     pub(crate) fn new(
         bounds: Vec<Bound>,
         handoff: Port<Incoming>,
@@ -44,8 +49,9 @@ impl Listening {
         seed: u32,
     ) -> Option<Listening> {
         let local = bounds.first()?.local.clone();
+        let parts = Arc::new(Parts::new(bounds.len()));
         let bounds = Mutex::new(bounds.into_iter().map(Some).collect());
-        Some(Listening { shared: Arc::new(Shared { local, bounds, handoff, mode, seed }) })
+        Some(Listening { shared: Arc::new(Shared { local, bounds, handoff, mode, seed, parts }) })
     }
 
     /// Where it listens, port 0 resolved.
@@ -53,8 +59,15 @@ impl Listening {
         &self.shared.local
     }
 
+    /// Connections that a shard handed over to one that had ended when they came, and that were closed; over all
+    /// shards, complete once all of them ended. So many are handed over and not taken over.
+    pub fn undelivered(&self) -> u64 {
+        self.shared.handoff.undelivered()
+    }
+
     /// Closes a shard's part if it was never opened: the shard has ended.
     pub(crate) fn give_up(&self, shard: usize) {
+        self.shared.parts.set(shard, Part::Closed);
         let mut bounds = self.shared.bounds.lock().unwrap_or_else(PoisonError::into_inner);
         let bound = bounds.get_mut(shard).and_then(Option::take);
         drop(bounds);
@@ -79,6 +92,8 @@ pub struct Acceptor {
     own: Rc<Queue>,
     /// Whose turn it was last: a connection accepted here, or one handed over.
     own_first: bool,
+    /// A connection that waits for a place here may go to any other shard.
+    spreads: bool,
     accepting: Option<Task<()>>,
 }
 
@@ -101,11 +116,13 @@ impl Shard {
         let mailbox =
             self.open(&listening.shared.handoff).map_err(|error: OpenError| io::Error::other(error))?;
         let listener = self.reactor().listen(bound)?;
-        let own = Rc::new(Queue::default());
-        let steer = Steer { mode: listening.shared.mode, seed: listening.shared.seed, to: mailbox.sender() };
+        let Shared { mode, seed, parts, .. } = &*listening.shared;
+        let own = Queue::new(parts.clone(), self.id().index());
+        let steer = Steer { mode: *mode, seed: *seed, to: mailbox.sender(), parts: parts.clone() };
         let accepting = Accepting::new(self.clone(), listener, own.clone(), steer)?;
         let accepting = Some(self.spawn("accept", accepting.run()));
-        Ok(Acceptor { shard: self.clone(), mailbox, own, own_first: false, accepting })
+        let spreads = *mode == Mode::Flow && self.count() > 1;
+        Ok(Acceptor { shard: self.clone(), mailbox, own, own_first: false, spreads, accepting })
     }
 }
 
@@ -115,20 +132,39 @@ impl Acceptor {
     /// # Errors
     /// A connection that broke between the kernel and here; the next call goes on.
     pub async fn accept(&mut self) -> Option<io::Result<Connection>> {
+        self.next(None).await
+    }
+
+    /// The same; with `places` only while one of them is left.
+    async fn next(&mut self, places: Option<&Places>) -> Option<io::Result<Connection>> {
         // Those accepted here and those handed over take turns, so that neither starves while there are many of both.
         self.own_first = !self.own_first;
-        let (own, own_first) = (self.own.clone(), self.own_first);
+        let (own, own_first, spreads) = (self.own.clone(), self.own_first, self.spreads);
         let mut received = pin!(self.mailbox.receive());
         let mut stopping = self.shard.stopping();
         let incoming = poll_fn(|cx| {
             if Pin::new(&mut stopping).poll(cx).is_ready() {
                 return Poll::Ready(None);
             }
+            if let Some(places) = places
+                && places.poll_left(cx).is_pending()
+            {
+                // What others sent before they saw that there is no room here may find it elsewhere.
+                while spreads
+                    && own.takes_more()
+                    && let Poll::Ready((_, incoming)) = received.as_mut().poll(cx)
+                {
+                    received.set(self.mailbox.receive());
+                    own.counters.count(|counted| &mut counted.taken_over);
+                    own.push(incoming);
+                }
+                return Poll::Pending;
+            }
             if own_first && let Some(incoming) = own.pop() {
                 return Poll::Ready(Some(incoming));
             }
             if let Poll::Ready((_, incoming)) = received.as_mut().poll(cx) {
-                bump(&own.counters.taken_over);
+                own.counters.count(|counted| &mut counted.taken_over);
                 return Poll::Ready(Some(incoming));
             }
             match own.pop() {
@@ -140,44 +176,84 @@ impl Acceptor {
             }
         });
         let incoming = incoming.await?;
-        Some(self.shard.adopt(incoming))
+        Some(self.adopt(incoming))
+    }
+
+    /// A connection that waits here now; for the end, when nobody accepts any more.
+    fn left_over(&self) -> Option<Incoming> {
+        let own = self.own.pop();
+        own.or_else(|| match pin!(self.mailbox.receive()).poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready((_, incoming)) => {
+                self.own.counters.count(|counted| &mut counted.taken_over);
+                Some(incoming)
+            }
+            Poll::Pending => None,
+        })
+    }
+
+    fn adopt(&self, incoming: Incoming) -> io::Result<Connection> {
+        self.shard.adopt(incoming).inspect_err(|error| {
+            let counters = &self.own.counters;
+            counters.count(|counted| &mut counted.adopt_failed);
+            counters.complain(&self.shard, "a connection cannot be adopted and is closed", error);
+        })
     }
 
     /// Serves connections, each in a task of its own, until the shard is asked to stop; then waits for those that are
-    /// being served. At most `limit` are served at once: the others wait in the kernel's backlog.
+    /// being served. At most `limit`, and at least one, are served at once. A shard at its limit accepts only for
+    /// shards that are below theirs; the others wait in the kernel's backlog.
     ///
-    /// An error of `serve` is logged at the debug level with the connection's peer; it concerns nobody else.
-    pub async fn serve<F, S>(mut self, limit: usize, serve: S)
+    /// An error of `serve` is logged at the debug level; it concerns nobody else.
+    pub async fn serve<F, S>(self, limit: usize, serve: S)
     where
         S: Fn(Connection) -> F + 'static,
         F: Future<Output = anyhow::Result<()>> + 'static,
     {
-        let (live, serve) = (Rc::new(Live::default()), Rc::new(serve));
-        loop {
-            let below = pin!(live.below(limit.max(1)));
-            if let Either::Right(_) = select(below, self.shard.stopping()).await {
-                break;
-            }
-            match self.accept().await {
-                None => break,
-                Some(Err(error)) => {
-                    tracing::debug!(shard = self.shard.id().index(), "adopting failed: {error}")
+        self.serve_in(&Places::new(limit.max(1)), serve).await;
+    }
+
+    /// The same within places that other acceptors of this shard use too.
+    pub async fn serve_in<F, S>(mut self, places: &Places, serve: S)
+    where
+        S: Fn(Connection) -> F + 'static,
+        F: Future<Output = anyhow::Result<()>> + 'static,
+    {
+        self.own.serve_in(places);
+        let serve = Rc::new(serve);
+        let start = |shard: &Shard, connection: Connection| {
+            // Taken until both its task and the connection are gone, which may linger.
+            let place = Rc::new(places.take());
+            let (serve, connection) = (serve.clone(), connection.escorted(place.clone()));
+            shard.spawn_detached("connection", async move {
+                if let Err(error) = serve(connection).await {
+                    tracing::debug!("a connection ended with an error: {error:#}");
                 }
-                Some(Ok(connection)) => {
-                    // Counts until both its task and the connection are gone, which may linger.
-                    let held = Rc::new(live.clone().enter());
-                    let (serve, connection) = (serve.clone(), connection.escorted(held.clone()));
-                    self.shard.spawn_detached("connection", async move {
-                        if let Err(error) = serve(connection).await {
-                            tracing::debug!("a connection ended with an error: {error:#}");
-                        }
-                        drop(held);
-                    });
-                }
+                drop(place);
+            });
+        };
+        while let Some(accepted) = self.next(Some(places)).await {
+            // If it failed that was counted, and the next one may be fine.
+            accepted.into_iter().for_each(|connection| start(&self.shard, connection));
+        }
+        // The shard stops. Who was accepted before is served, as far as there are places; once more in the next turn,
+        // when what other shards sent in this one has come.
+        self.end_accepting();
+        for _ in 0..2 {
+            while places.are_left()
+                && let Some(incoming) = self.left_over()
+            {
+                self.adopt(incoming).into_iter().for_each(|connection| start(&self.shard, connection));
             }
+            self.shard.yield_now().await;
         }
         drop(self);
-        live.below(1).await;
+        places.free().await;
+    }
+
+    fn end_accepting(&mut self) {
+        if let Some(accepting) = self.accepting.take() {
+            accepting.cancel();
+        }
     }
 
     /// Its counters, which outlive it.
@@ -188,48 +264,7 @@ impl Acceptor {
 
 impl Drop for Acceptor {
     fn drop(&mut self) {
-        if let Some(accepting) = self.accepting.take() {
-            accepting.cancel();
-        }
-        let dropped = std::mem::take(&mut *self.own.ready.borrow_mut());
-        let counter = &self.own.counters.dropped;
-        counter.set(counter.get() + dropped.len() as u64);
-    }
-}
-
-/// How many connections are being served, and who waits for fewer.
-#[derive(Debug, Default)]
-struct Live {
-    count: Cell<usize>,
-    waiter: RefCell<Option<Waker>>,
-}
-
-/// One connection being served.
-struct Held(Rc<Live>);
-
-impl Live {
-    fn enter(self: Rc<Self>) -> Held {
-        self.count.set(self.count.get() + 1);
-        Held(self)
-    }
-
-    async fn below(&self, limit: usize) {
-        poll_fn(|cx| {
-            if self.count.get() < limit {
-                return Poll::Ready(());
-            }
-            *self.waiter.borrow_mut() = Some(cx.waker().clone());
-            Poll::Pending
-        })
-        .await;
-    }
-}
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        self.0.count.set(self.0.count.get() - 1);
-        if let Some(waiter) = self.0.waiter.borrow_mut().take() {
-            waiter.wake();
-        }
+        self.end_accepting();
+        self.own.close();
     }
 }

@@ -11,14 +11,17 @@ mod linger;
 mod listener;
 mod lookup;
 pub(crate) mod names;
+mod places;
 mod pump;
+mod queue;
 pub(crate) mod quoted;
 
-pub use accepting::{AcceptCounters, AcceptStats};
 pub use connection::{Connection, Receiving, Sending};
 pub use endpoint::{Endpoint, EndpointError, EndpointFault};
 pub use exchange::{End, Exchange, Pump};
 pub(crate) use linger::lingered;
 pub use listener::{Acceptor, Listening};
 pub use lookup::{Lookups, ResolveError};
+pub use places::Places;
 pub use pump::pump;
+pub use queue::{AcceptCounters, AcceptStats};

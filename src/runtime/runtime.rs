@@ -288,7 +288,7 @@ impl Runtime {
         }
         // Port names live as long as the program; there is one per listener.
         let name: &'static str = format!("hand-off of {endpoint} #{}", bounds[0].local).leak();
-        let handoff = self.port(name)?;
+        let handoff = self.port_with(name, Listening::HAND_OFF)?;
         let listening = Listening::new(bounds, handoff, self.config.steer, self.seed)
             .ok_or_else(|| refused(std::io::Error::other("the backend bound nothing")))?;
         self.listeners.lock().unwrap_or_else(PoisonError::into_inner).push(listening.clone());

@@ -29,7 +29,7 @@ pub trait Service: Sized + 'static {
         std::future::ready(())
     }
 
-    /// The most connections that an instance serves at once; the others wait in the kernel's backlog.
+    /// The most connections that an instance serves at once; as [`Acceptor::serve`](crate::net::Acceptor::serve).
     fn limit(&self) -> usize {
         usize::MAX
     }

@@ -76,8 +76,27 @@ impl Proxy {
         let report = reports.last().expect("a last report").expect("JSON");
         sums_hold(&report);
         assert_eq!(total(&report, "active"), 0, "{report}");
+        accepting_adds_up(&report);
         report
     }
+}
+
+/// Checks, for a run that has ended, that each connection that the kernel gave to a shard came to one end, and that
+/// each that was handed over was taken over.
+fn accepting_adds_up(report: &Value) {
+    let shards = report["shards"].as_array().expect("shards");
+    let sum =
+        |counter: &str| -> u64 { shards.iter().map(|shard| number(&shard["accepting"], counter)).sum() };
+    let undelivered = number(report, "undelivered");
+    assert_eq!(sum("handed_over"), sum("taken_over") + undelivered, "{report}");
+    let unserved = sum("crowded") + sum("dropped") + sum("adopt_failed") + undelivered;
+    let served = total(report, "accepted");
+    // A task that was cut before it began counted nothing.
+    let all = sum("accepted");
+    assert!(
+        served + unserved == all || (total(report, "cut_short") > 0 && served + unserved < all),
+        "{report}"
+    );
 }
 
 /// A counter of a report, over all shards.

@@ -140,14 +140,21 @@ pub struct Report {
     pub total: Counters,
     /// Each shard that answered, in order.
     pub shards: Vec<ShardReport>,
+    /// Connections handed over to a shard that had ended by then, over all shards: closed, and counted by nobody else.
+    pub undelivered: u64,
     /// Shards that did not answer in time.
     pub silent: Vec<usize>,
 }
 
 impl Report {
-    pub(super) fn new(reactor: &'static str, shards: Vec<ShardReport>, silent: Vec<usize>) -> Report {
+    pub(super) fn new(
+        reactor: &'static str,
+        shards: Vec<ShardReport>,
+        undelivered: u64,
+        silent: Vec<usize>,
+    ) -> Report {
         let total = shards.iter().map(|shard| shard.counters).fold(Counters::default(), std::ops::Add::add);
-        Report { schema: 1, reactor, total, shards, silent }
+        Report { schema: 1, reactor, total, shards, undelivered, silent }
     }
 }
 
@@ -156,7 +163,7 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             f,
-            "{:>5} {:>9} {:>7} {:>9} {:>6} {:>7} {:>9} {:>11} {:>9} {:>10} {:>10} {:>8} {:>8}",
+            "{:>5} {:>9} {:>7} {:>9} {:>6} {:>7} {:>9} {:>11} {:>9} {:>10} {:>10} {:>8} {:>8} {:>8}",
             "shard",
             "accepted",
             "active",
@@ -169,17 +176,14 @@ impl fmt::Display for Report {
             "MiB-up",
             "MiB-down",
             "handed",
-            "shed"
+            "shed",
+            "crowded"
         )?;
-        let row = |f: &mut fmt::Formatter<'_>,
-                   name: &dyn fmt::Display,
-                   c: &Counters,
-                   handed: u64,
-                   shed: u64| {
+        let row = |f: &mut fmt::Formatter<'_>, name: &dyn fmt::Display, c: &Counters, a: &AcceptStats| {
             let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
             writeln!(
                 f,
-                "{name:>5} {:>9} {:>7} {:>9} {:>6} {:>7} {:>9} {:>11} {:>9} {:>10.1} {:>10.1} {handed:>8} {shed:>8}",
+                "{name:>5} {:>9} {:>7} {:>9} {:>6} {:>7} {:>9} {:>11} {:>9} {:>10.1} {:>10.1} {:>8} {:>8} {:>8}",
                 c.accepted,
                 c.active,
                 c.finished,
@@ -190,15 +194,17 @@ impl fmt::Display for Report {
                 c.cut_short,
                 mib(c.bytes_up),
                 mib(c.bytes_down),
+                a.handed_over,
+                a.shed,
+                a.crowded,
             )
         };
-        let (mut handed, mut shed) = (0, 0);
+        let mut accepting = AcceptStats::default();
         for shard in &self.shards {
-            handed += shard.accepting.handed_over;
-            shed += shard.accepting.shed;
-            row(f, &shard.shard, &shard.counters, shard.accepting.handed_over, shard.accepting.shed)?;
+            accepting = accepting + shard.accepting;
+            row(f, &shard.shard, &shard.counters, &shard.accepting)?;
         }
-        row(f, &"all", &self.total, handed, shed)?;
+        row(f, &"all", &self.total, &accepting)?;
         for (place, upstream) in
             self.shards.first().map_or(&[][..], |shard| &shard.upstreams).iter().enumerate()
         {

@@ -16,7 +16,7 @@ use super::itself::reaches;
 use super::settings::{ProxyError, Settings};
 use super::upstreams::{Lease, Upstreams};
 use crate::mesh::Remote;
-use crate::net::{AcceptCounters, AcceptStats, Connection, End, Listening};
+use crate::net::{AcceptCounters, AcceptStats, Connection, End, Listening, Places};
 use crate::runtime::{Runtime, StartError};
 use crate::shard::{Shard, ShardId};
 
@@ -50,13 +50,21 @@ impl Proxy {
     /// Resolves the upstreams and binds the listeners. Clients may connect from here on.
     ///
     /// # Errors
-    /// No listener or no upstream, a name that is not known, a port in use, or an upstream that is the proxy itself.
+    /// No listener or no upstream, a limit of no connections or no time, a name that is not known, a port in use, or an
+    /// upstream that is the proxy itself.
     pub fn bind(runtime: &Runtime, settings: Settings) -> Result<Proxy, ProxyError> {
         if settings.listen.is_empty() {
             return Err(ProxyError::NoListener);
         }
         if settings.upstreams.is_empty() {
             return Err(ProxyError::NoUpstream);
+        }
+        let (connections, shards) = (settings.connections, runtime.shards());
+        if connections < shards {
+            return Err(ProxyError::TooFewConnections { connections, shards });
+        }
+        if settings.connect_timeout.is_zero() {
+            return Err(ProxyError::NoTimeToConnect);
         }
         let mut resolved = Vec::new();
         for endpoint in &settings.upstreams {
@@ -107,10 +115,11 @@ impl Proxy {
         });
         shard.keep(state.clone());
         begun();
-        let part = plan.settings.connections.div_ceil(shard.count() * acceptors.len()).max(1);
+        let places = Places::new(part(plan.settings.connections, shard));
         let serving = acceptors.into_iter().map(|acceptor| {
             let state = state.clone();
-            acceptor.serve(part, move |client| serve_client(state.clone(), client))
+            let places = places.clone();
+            async move { acceptor.serve_in(&places, move |client| serve_client(state.clone(), client)).await }
         });
         // Whatever still runs when the drain's time is up is cut short, and counted so.
         select(futures_util::future::join_all(serving), pin!(shard.time_up())).await;
@@ -140,12 +149,16 @@ impl Proxy {
         reports.sort_by_key(|report| report.shard);
         let silent =
             (0..shards).filter(|shard| reports.iter().all(|report| report.shard != *shard)).collect();
-        Report::new(self.plan.reactor, reports, silent)
+        Report::new(self.plan.reactor, reports, self.undelivered(), silent)
     }
 
     /// The report of a run that has ended.
     pub fn final_report(&self, shards: Vec<ShardReport>) -> Report {
-        Report::new(self.plan.reactor, shards, Vec::new())
+        Report::new(self.plan.reactor, shards, self.undelivered(), Vec::new())
+    }
+
+    fn undelivered(&self) -> u64 {
+        self.plan.listeners.iter().map(Listening::undelivered).sum()
     }
 }
 
@@ -177,6 +190,12 @@ pub fn run(
         async move { proxy.serve_from(&shard, || tell(&proxy)).await }
     })?;
     Ok(proxy.final_report(reports))
+}
+
+/// How many of all connections one shard may serve. The first ones take what does not divide evenly.
+fn part(connections: usize, shard: &Shard) -> usize {
+    let (even, rest) = (connections / shard.count(), connections % shard.count());
+    even + usize::from(shard.id().index() < rest)
 }
 
 impl State {

@@ -16,14 +16,15 @@ pub struct Settings {
     pub upstreams: Vec<Endpoint>,
     /// How an upstream is chosen.
     pub balance: Balance,
-    /// How long a connect may take. Default 5 s.
+    /// How long a connect may take, more than zero. Default 5 s.
     pub connect_timeout: Duration,
     /// How many other upstreams are tried when one cannot be connected. Default 2; never more than there are.
     pub retries: usize,
     /// A connection over which nothing moves for so long is closed; `None`: never. Default 300 s.
     pub idle_timeout: Option<Duration>,
-    /// The most connections served at once, over all shards; each shard takes its even part, and those beyond it wait
-    /// in the kernel's backlog. Default 100 000.
+    /// The most connections served at once, over all shards and listeners, and at least one for each shard. Each shard
+    /// has its even part. A shard at its part goes on accepting for those that are below theirs; once all are
+    /// at theirs nobody accepts, and clients wait in the kernel's backlog. Default 100 000.
     pub connections: usize,
 }
 
@@ -91,6 +92,19 @@ pub enum ProxyError {
         /// The listener that it reaches.
         listener: Endpoint,
     },
+    /// A shard could not serve anybody.
+    #[error(
+        "a limit of {connections} for {shards} shards leaves a shard without any; allowed: at least {shards}"
+    )]
+    TooFewConnections {
+        /// The most that were to be served at once.
+        connections: usize,
+        /// The shards of the runtime.
+        shards: usize,
+    },
+    /// Every connect would fail.
+    #[error("a timeout of zero leaves no time to connect; allowed: more than 0s, as in 5s")]
+    NoTimeToConnect,
     /// An upstream's name is not known.
     #[error(transparent)]
     Resolve(#[from] ResolveError),

@@ -1,0 +1,159 @@
+//! How many connections a shard serves at once, and which shards have room.
+
+use std::cell::{Cell, RefCell};
+use std::fmt;
+use std::future::poll_fn;
+use std::rc::{Rc, Weak};
+use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
+use std::task::{Context, Poll, Waker};
+
+use super::queue::Queue;
+
+/// The places for connections that one shard serves at once. Clones share them, so that several acceptors of a shard
+/// keep to one limit ([`Acceptor::serve_in`](super::Acceptor::serve_in)).
+#[derive(Clone)]
+pub struct Places {
+    inner: Rc<Inner>,
+}
+
+struct Inner {
+    most: usize,
+    taken: Cell<usize>,
+    /// Connections that wait in the acceptors' queues: each will need a place.
+    queued: Cell<usize>,
+    /// Tasks that wait until fewer are taken: one for each acceptor.
+    waiters: RefCell<Vec<Waker>>,
+    /// The acceptors' queues, which tell other shards whether there is room here.
+    queues: RefCell<Vec<Weak<Queue>>>,
+}
+
+impl Places {
+    /// So many places. With none, a shard only hands connections on to others.
+    pub fn new(most: usize) -> Places {
+        let (waiters, queues) = Default::default();
+        Places { inner: Rc::new(Inner { most, taken: Cell::new(0), queued: Cell::new(0), waiters, queues }) }
+    }
+
+    /// How many are taken now.
+    pub fn taken(&self) -> usize {
+        self.inner.taken.get()
+    }
+
+    /// Takes a place, also if none is left: the connection is there already.
+    pub(super) fn take(&self) -> Place {
+        self.inner.taken.set(self.inner.taken.get() + 1);
+        self.inner.tell();
+        Place(self.inner.clone())
+    }
+
+    /// Whether a place is left.
+    pub(super) fn are_left(&self) -> bool {
+        self.inner.taken.get() < self.inner.most
+    }
+
+    /// Whether more wait than there are places left.
+    pub(super) fn are_short(&self) -> bool {
+        self.inner.taken.get().saturating_add(self.inner.queued.get()) > self.inner.most
+    }
+
+    /// Whether one more may be accepted, and find a place behind those that wait already.
+    pub(super) fn are_left_for_more(&self) -> bool {
+        self.inner.taken.get().saturating_add(self.inner.queued.get()) < self.inner.most
+    }
+
+    /// Ready when a place is left.
+    pub(super) fn poll_left(&self, cx: &Context<'_>) -> Poll<()> {
+        self.poll_below(cx, self.inner.most)
+    }
+
+    /// Waits until all are free.
+    pub(super) async fn free(&self) {
+        poll_fn(|cx| self.poll_below(cx, 1)).await;
+    }
+
+    fn poll_below(&self, cx: &Context<'_>, limit: usize) -> Poll<()> {
+        if self.inner.taken.get() < limit {
+            return Poll::Ready(());
+        }
+        let mut waiters = self.inner.waiters.borrow_mut();
+        if !waiters.iter().any(|waiter| waiter.will_wake(cx.waker())) {
+            waiters.push(cx.waker().clone());
+        }
+        Poll::Pending
+    }
+
+    /// A queue whose connections will take places here.
+    pub(super) fn join(&self, queue: &Rc<Queue>) {
+        self.inner.queues.borrow_mut().push(Rc::downgrade(queue));
+    }
+
+    /// So many more wait in a queue, or fewer.
+    pub(super) fn queued(&self, change: isize) {
+        self.inner.queued.set(self.inner.queued.get().saturating_add_signed(change));
+        self.inner.tell();
+    }
+}
+
+impl Inner {
+    fn tell(&self) {
+        for queue in self.queues.borrow().iter().filter_map(Weak::upgrade) {
+            queue.tell();
+        }
+    }
+}
+
+impl fmt::Debug for Places {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Inner { most, taken, queued, .. } = &*self.inner;
+        f.debug_struct("Places").field("most", most).field("taken", taken).field("queued", queued).finish()
+    }
+}
+
+/// A place that is taken, until this is dropped.
+pub(super) struct Place(Rc<Inner>);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.taken.set(self.0.taken.get() - 1);
+        self.0.tell();
+        self.0.waiters.borrow_mut().drain(..).for_each(Waker::wake);
+    }
+}
+
+/// How the parts of a listener stand, for all shards to see. A hint that may be a turn old; written only when it
+/// changes.
+#[derive(Debug)]
+pub(super) struct Parts(Box<[AtomicU8]>);
+
+/// How one shard's part of a listener stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(super) enum Part {
+    /// The shard has not come to it: what is sent there waits.
+    Unopened,
+    /// It can take more.
+    Open,
+    /// It can take no more now.
+    Full,
+    /// It takes no more.
+    Closed,
+}
+
+impl Parts {
+    pub(super) fn new(shards: usize) -> Parts {
+        Parts((0..shards).map(|_| AtomicU8::new(Part::Unopened as u8)).collect())
+    }
+
+    pub(super) fn set(&self, shard: usize, part: Part) {
+        self.0[shard].store(part as u8, Relaxed);
+    }
+
+    pub(super) fn is(&self, shard: usize, part: Part) -> bool {
+        self.0[shard].load(Relaxed) == part as u8
+    }
+
+    /// Whether a shard other than this one can take more.
+    pub(super) fn another_is_open(&self, shard: usize) -> bool {
+        (0..self.0.len()).any(|other| other != shard && self.is(other, Part::Open))
+    }
+}

@@ -1,0 +1,217 @@
+//! Connections accepted for a shard and not yet served, and what is counted about them.
+
+use std::cell::{Cell, OnceCell, RefCell};
+use std::collections::VecDeque;
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Waker};
+use std::time::Duration;
+
+use waterwheel_reactor::{Incoming, Time};
+
+use super::places::{Part, Parts, Places};
+use crate::shard::Shard;
+
+/// Connections that were accepted for this shard and wait to be served. The kernel's backlog holds the others.
+const QUEUE: usize = 128;
+/// The most that wait here all the same: a shard whose queue is full accepts as long as another has room, and what then
+/// turns out to be its own, or finds no room elsewhere after all, stays. What comes beyond that is closed.
+pub(super) const CROWD: usize = 2 * QUEUE;
+/// A trouble is logged at most this often.
+const COMPLAIN_EVERY: Duration = Duration::from_secs(1);
+
+/// What a shard's part of a listener counted. `accepted` and `taken_over` together are what was served, is served or
+/// waits for it, and `handed_over`, `crowded`, `dropped` and `adopt_failed`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+#[non_exhaustive]
+pub struct AcceptStats {
+    /// Connections that the kernel gave to this shard.
+    pub accepted: u64,
+    /// Of these, those handed over to another shard: their owner, or one with room. What the other did not live to
+    /// take over is in [`Listening::undelivered`](super::Listening::undelivered).
+    pub handed_over: u64,
+    /// Of `accepted`, those that another shard owns and that stayed, since the owner was too busy to take them or had
+    /// ended.
+    pub kept: u64,
+    /// Connections that other shards handed to this one.
+    pub taken_over: u64,
+    /// Connections closed at once since too many waited for the one shard that may serve them.
+    pub crowded: u64,
+    /// Connections that still waited to be served when the shard stopped, and were closed.
+    pub dropped: u64,
+    /// Connections that the reactor refused to adopt.
+    pub adopt_failed: u64,
+    /// Connections closed at once because no descriptor was left; not in `accepted`.
+    pub shed: u64,
+    /// Times that accepting failed, for whatever reason.
+    pub errors: u64,
+}
+
+impl std::ops::Add for AcceptStats {
+    type Output = AcceptStats;
+
+    fn add(self, other: AcceptStats) -> AcceptStats {
+        AcceptStats {
+            accepted: self.accepted + other.accepted,
+            handed_over: self.handed_over + other.handed_over,
+            kept: self.kept + other.kept,
+            taken_over: self.taken_over + other.taken_over,
+            crowded: self.crowded + other.crowded,
+            dropped: self.dropped + other.dropped,
+            adopt_failed: self.adopt_failed + other.adopt_failed,
+            shed: self.shed + other.shed,
+            errors: self.errors + other.errors,
+        }
+    }
+}
+
+/// What a shard's part of a listener counts, for those who ask later.
+#[derive(Debug, Default)]
+pub struct AcceptCounters {
+    counted: Cell<AcceptStats>,
+    /// When the log last heard of a trouble.
+    complained: Cell<Option<Time>>,
+}
+
+impl AcceptCounters {
+    /// What was counted so far.
+    pub fn copy(&self) -> AcceptStats {
+        self.counted.get()
+    }
+
+    pub(super) fn add(&self, to: impl FnOnce(&mut AcceptStats) -> &mut u64, count: u64) {
+        let mut counted = self.counted.get();
+        *to(&mut counted) += count;
+        self.counted.set(counted);
+    }
+
+    pub(super) fn count(&self, to: impl FnOnce(&mut AcceptStats) -> &mut u64) {
+        self.add(to, 1);
+    }
+
+    pub(super) fn complain(&self, shard: &Shard, what: &str, error: &io::Error) {
+        let now = shard.turn_time();
+        if self.complained.get().is_none_or(|last| now.since(last) >= COMPLAIN_EVERY) {
+            self.complained.set(Some(now));
+            let AcceptStats { shed, adopt_failed, .. } = self.copy();
+            tracing::warn!(shard = shard.id().index(), shed, adopt_failed, "{what}: {error}");
+        }
+    }
+}
+
+/// What the accepting task and the acceptor share.
+#[derive(Debug)]
+pub(super) struct Queue {
+    ready: RefCell<VecDeque<Incoming>>,
+    /// The acceptor waits for an entry.
+    pub(super) taker: RefCell<Option<Waker>>,
+    /// The accepting task waits for room, or for too many.
+    giver: RefCell<Option<Waker>>,
+    /// Where connections go from here, once somebody serves them.
+    places: OnceCell<Places>,
+    /// Where other shards see whether there is room here.
+    parts: Arc<Parts>,
+    shard: usize,
+    /// What they were told.
+    told: Cell<Part>,
+    pub(super) counters: Rc<AcceptCounters>,
+}
+
+impl Queue {
+    /// Opens the shard's part.
+    pub(super) fn new(parts: Arc<Parts>, shard: usize) -> Rc<Queue> {
+        parts.set(shard, Part::Open);
+        Rc::new(Queue {
+            ready: RefCell::default(),
+            taker: RefCell::default(),
+            giver: RefCell::default(),
+            places: OnceCell::new(),
+            parts,
+            shard,
+            told: Cell::new(Part::Open),
+            counters: Rc::default(),
+        })
+    }
+
+    /// From now on connections take places.
+    pub(super) fn serve_in(self: &Rc<Self>, places: &Places) {
+        if self.places.set(places.clone()).is_ok() {
+            places.join(self);
+            self.now_waiting(self.len() as isize);
+        }
+    }
+
+    /// Whether what comes from other shards is better here, where it can be handed on, than in their lanes.
+    pub(super) fn takes_more(&self) -> bool {
+        self.len() < QUEUE
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.ready.borrow().len()
+    }
+
+    pub(super) fn push(&self, incoming: Incoming) {
+        if self.told.get() == Part::Closed {
+            return self.counters.count(|counted| &mut counted.dropped);
+        }
+        self.ready.borrow_mut().push_back(incoming);
+        self.now_waiting(1);
+        if let Some(taker) = self.taker.borrow_mut().take() {
+            taker.wake();
+        }
+    }
+
+    pub(super) fn pop(&self) -> Option<Incoming> {
+        let incoming = self.ready.borrow_mut().pop_front()?;
+        self.now_waiting(-1);
+        Some(incoming)
+    }
+
+    fn now_waiting(&self, change: isize) {
+        match self.places.get() {
+            Some(places) => places.queued(change),
+            None => self.tell(),
+        }
+    }
+
+    /// Whether this shard itself can take one more.
+    pub(super) fn has_room(&self) -> bool {
+        self.len() < QUEUE && self.places.get().is_none_or(Places::are_left_for_more)
+    }
+
+    /// Whether more wait here than there are places left, so that another shard may serve them sooner.
+    pub(super) fn has_too_many(&self) -> bool {
+        self.len() > 0 && self.places.get().is_some_and(Places::are_short)
+    }
+
+    /// Wakes the task once there may be room, or too many.
+    pub(super) fn await_change(&self, cx: &Context<'_>) {
+        *self.giver.borrow_mut() = Some(cx.waker().clone());
+    }
+
+    /// Tells other shards, and the task that accepts, how this part stands now.
+    pub(super) fn tell(&self) {
+        if self.told.get() == Part::Closed {
+            return;
+        }
+        let part = if self.has_room() { Part::Open } else { Part::Full };
+        if self.told.replace(part) != part {
+            self.parts.set(self.shard, part);
+        }
+        if (part == Part::Open || self.has_too_many())
+            && let Some(giver) = self.giver.borrow_mut().take()
+        {
+            giver.wake();
+        }
+    }
+
+    /// Nothing more is taken here. Closes what waits, and counts it.
+    pub(super) fn close(&self) {
+        self.told.set(Part::Closed);
+        self.parts.set(self.shard, Part::Closed);
+        let dropped = std::mem::take(&mut *self.ready.borrow_mut());
+        self.now_waiting(-(dropped.len() as isize));
+        self.counters.add(|counted| &mut counted.dropped, dropped.len() as u64);
+    }
+}
