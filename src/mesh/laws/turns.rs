@@ -1,6 +1,7 @@
-//! MESSAGE-7: messages per turn are bounded.
+//! MESSAGE-7: messages per turn are bounded. TIME-8: so are timers, and what else there is gets its turn.
 
 use std::future::{Future, poll_fn};
+use std::io::Write;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
@@ -19,6 +20,7 @@ on_each_reactor![
     message_7_a_timer_fires_within_one_turns_budget_of_a_hundred_thousand_messages,
     message_7_requests_begun_in_a_turn_are_bounded_by_the_budget,
     message_7_a_flooding_source_does_not_starve_another,
+    time_8_a_flood_of_due_timers_starves_neither_input_nor_messages,
 ];
 
 /// Notes how many messages were received when it is woken.
@@ -116,6 +118,54 @@ fn message_7_a_flooding_source_does_not_starve_another(bench: &Bench) {
             }
             let budget = Budgets::default().messages;
             assert!(before <= 2 * budget, "{before} messages of the flood went first");
+        }
+    });
+}
+
+/// Counts timers as they fire: no task runs for them, so that no other budget hides that theirs is gone.
+#[derive(Default)]
+struct Counted(AtomicUsize);
+
+impl Wake for Counted {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, SeqCst);
+    }
+}
+
+fn time_8_a_flood_of_due_timers_starves_neither_input_nor_messages(bench: &Bench) {
+    const FLOOD: usize = 30_000;
+    // A reactor may poll its root some times before it looks at input: glommio's does so 16 times at most.
+    let few = 20 * Budgets::default().timers;
+    let mesh = bench.mesh(1);
+    let port = Port::declare(&mesh, "beside", PortOptions::default()).unwrap();
+    bench.run(&mesh, move |shard| {
+        let mailbox = shard.open(&port).unwrap();
+        async move {
+            let (fired, deadline) = (Arc::new(Counted::default()), shard.now() + Duration::from_secs(1));
+            let waker = Waker::from(fired.clone());
+            let mut sleeps: Vec<_> = (0..FLOOD).map(|_| shard.sleep_until(deadline)).collect();
+            for sleep in &mut sleeps {
+                assert!(Pin::new(sleep).poll(&mut Context::from_waker(&waker)).is_pending());
+            }
+            let (reader, mut writer) = std::io::pipe().unwrap();
+            let mut watched = shard.reactor().watch(reader.into()).unwrap().expect("it watches pipes");
+            assert!(futures_util::poll!(poll_fn(|cx| watched.poll_readable(cx))).is_pending());
+            // The thread is held up until all of them are due, and then the others come.
+            while shard.now() < deadline {
+                std::hint::spin_loop();
+            }
+            writer.write_all(b"!").unwrap();
+            mailbox.try_send(shard.id(), ()).unwrap();
+            let count = fired.clone();
+            let message = shard.spawn("message", async move {
+                mailbox.receive().await;
+                count.0.load(SeqCst)
+            });
+            poll_fn(|cx| watched.poll_readable(cx)).await.unwrap();
+            let input = fired.0.load(SeqCst);
+            assert!(input <= few, "{input} of {FLOOD} timers fired before the input was looked at");
+            let message = message.await.unwrap();
+            assert!(message <= few, "{message} of {FLOOD} timers fired before the message was received");
         }
     });
 }
