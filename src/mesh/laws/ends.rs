@@ -199,9 +199,11 @@ impl Drop for Nasty {
 fn message_4_a_message_that_panics_when_it_is_swept_keeps_nobody_from_hearing_of_the_end(bench: &Bench) {
     let mesh = bench.mesh(2);
     let port = Port::declare(&mesh, "nasty", PortOptions { capacity: 2 }).unwrap();
-    let (kept, sent) = (port.clone(), Meeting::of(2));
+    let calls = CallPort::<Nasty, ()>::declare(&mesh, "nasty calls", CallOptions { credits: 2 }).unwrap();
+    let (kept, kept_calls, sent) = (port.clone(), calls.clone(), Meeting::of(2));
     bench.run(&mesh, move |shard| {
         let (mailbox, sent) = (shard.open(&port).unwrap(), sent.clone());
+        let caller = shard.caller(&calls).unwrap();
         async move {
             if shard.id() == id(0) {
                 return sent.wait().await;
@@ -210,11 +212,19 @@ fn message_4_a_message_that_panics_when_it_is_swept_keeps_nobody_from_hearing_of
             mailbox.try_send(id(0), Nasty(true)).unwrap();
             let mut send = Box::pin(mailbox.send(id(0), Nasty(false)));
             assert!(futures_util::poll!(&mut send).is_pending());
+            // Two requests in the lane, and one that waits for credit.
+            let mut requests = [true, true, false].map(|nasty| Box::pin(caller.call(id(0), Nasty(nasty))));
+            for request in &mut requests {
+                assert!(futures_util::poll!(request).is_pending());
+            }
             sent.wait().await;
             assert!(send.await.is_err());
+            for request in requests {
+                assert_eq!(request.await, Err(CallError::Closed));
+            }
         }
     });
-    assert_eq!(kept.undelivered(), 2);
+    assert_eq!((kept.undelivered(), kept_calls.undelivered()), (2, 2));
 }
 
 fn message_4_a_shard_that_never_starts_fails_what_is_sent_to_it(bench: &Bench) {

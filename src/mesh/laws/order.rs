@@ -155,6 +155,11 @@ fn message_12_a_scheduled_message_takes_its_place_in_the_lane_until_its_time(ben
             assert_eq!(mailbox.receive().await.1, "b");
             assert!(shard.now() >= soon);
             waits.await.unwrap().unwrap();
+            // With the held message its place is free again too.
+            for name in ["f", "g"] {
+                mailbox.try_send(shard.id(), name).expect("a received message is still counted as held");
+            }
+            assert!(mailbox.try_send(shard.id(), "full").is_err());
         }
     });
 }
