@@ -156,14 +156,21 @@ pub(crate) async fn send(sink: &mut dyn Sink, pattern: &mut Pattern, count: usiz
 }
 
 /// Writes the pattern until a poll is pending, and answers how many bytes were taken. Fails if that is never.
+///
+/// The next poll may find room again, since a busy kernel delivers late what it was given: no case may count on it.
 pub(crate) async fn write_until_pending(sink: &mut dyn Sink, pattern: &mut Pattern) -> usize {
+    poll_fn(|cx| Poll::Ready(write_while_taken(cx, sink, pattern))).await
+}
+
+/// The same with the waker of `cx`, which waits then.
+pub(crate) fn write_while_taken(cx: &mut Context<'_>, sink: &mut dyn Sink, pattern: &mut Pattern) -> usize {
     const CHUNK: usize = 64 << 10;
     // Sixteen times what may be held, so that a sink that takes everything is told from one that takes much.
     const MOST: usize = 16 * HELD_BYTES_MAX;
     let mut total = 0;
     while total < MOST {
         let chunk = pattern.clone().take(CHUNK);
-        match once(|cx| sink.poll_write(cx, &chunk)).await {
+        match sink.poll_write(cx, &chunk) {
             Poll::Ready(Ok(taken)) => {
                 counted(taken, CHUNK);
                 drop(pattern.take(taken));

@@ -52,8 +52,7 @@ async fn busy_until(what: &str, happened: impl Fn() -> bool, seen: impl Fn() -> 
 
 async fn the_alarm(reactor: &Rc<dyn Reactor>) {
     let waiting = Passing::new().await;
-    let deadline = reactor.now() + Duration::from_millis(2);
-    waiting.waits(|cx| reactor.poll_until(cx, deadline));
+    let deadline = Passing::wait_for_the_alarm(&[&waiting], &**reactor, Duration::from_millis(2));
     busy_until("the alarm", || reactor.now() >= deadline, || waiting.wakes() > 0).await;
 }
 

@@ -98,9 +98,7 @@ pub(super) fn latest(backend: &dyn Backend) -> Outcome {
 
 async fn of_the_alarm(reactor: &Rc<dyn Reactor>) {
     let (old, new) = (Passing::new().await, Passing::new().await);
-    let deadline = reactor.now() + Duration::from_millis(5);
-    old.waits(|cx| reactor.poll_until(cx, deadline));
-    new.waits(|cx| reactor.poll_until(cx, deadline));
+    Passing::wait_for_the_alarm(&[&old, &new], &**reactor, Duration::from_millis(5));
     // No deadline guards this one, since there is one alarm; a hang here is the alarm waking the old waker.
     new.woken().await;
 }
@@ -109,13 +107,14 @@ async fn of_the_alarm(reactor: &Rc<dyn Reactor>) {
 async fn of_each_half(reactor: &Rc<dyn Reactor>, meeting: &mut Meeting) {
     let (mut transport, peer) = meeting.peer().await;
     let (source, sink) = (&mut transport.source, &mut transport.sink);
-    let taken = write_until_pending(&mut **sink, &mut Pattern::new(4)).await;
+    let mut sent = Pattern::new(4);
+    let mut taken = write_until_pending(&mut **sink, &mut sent).await;
     let [old_reader, reader, old_writer, writer] =
         [Passing::new().await, Passing::new().await, Passing::new().await, Passing::new().await];
     old_reader.waits(|cx| source.poll_fill(cx).map_ok(|_| ()));
-    old_writer.waits(|cx| sink.poll_write(cx, &[0; 4096]));
+    taken += old_writer.waits_to_write(&mut **sink, &mut sent);
     reader.waits(|cx| source.poll_fill(cx).map_ok(|_| ()));
-    writer.waits(|cx| sink.poll_write(cx, &[0; 4096]));
+    taken += writer.waits_to_write(&mut **sink, &mut sent);
     peer.write_all(b"?");
     with_deadline(reactor, LATE, "the latest waker of the receiving half is woken", reader.woken()).await;
     assert_eq!(read(&mut **source).await.expect("reading"), b"?");
