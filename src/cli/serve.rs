@@ -9,6 +9,7 @@ use waterwheel_reactor::ListenOptions;
 use super::values::{SERVED_MAX, whole};
 use super::{Failure, output};
 use crate::load::origin::{EchoOrigin, HttpOrigin, OriginSettings};
+use crate::load::schedule::Share;
 use crate::load::units::{parse_duration, parse_size};
 use crate::net::Endpoint;
 use crate::runtime::{Config, Runtime, Service, serve};
@@ -30,8 +31,8 @@ pub(super) struct Common {
     #[arg(long, default_value = "60s", value_parser = parse_duration, value_name = "TIME", allow_hyphen_values = true)]
     idle_timeout: Duration,
     /// The most connections served at once, over all shards.
-    #[arg(long, default_value = "100000", value_parser = whole::<usize, 1, SERVED_MAX>, value_name = "COUNT", allow_hyphen_values = true)]
-    connections: usize,
+    #[arg(long, default_value = "100000", value_parser = whole::<u32, 1, SERVED_MAX>, value_name = "COUNT", allow_hyphen_values = true)]
+    connections: u32,
 }
 
 #[derive(Debug, Args)]
@@ -65,10 +66,17 @@ impl Common {
         }
         let runtime = Runtime::new(config)?;
         let listening = runtime.listen_with(&self.listen, &ListenOptions::default())?;
-        let connections = self.connections.div_ceil(runtime.shards());
-        let settings = OriginSettings { idle: self.idle_timeout, connections, size };
+        let (total, shards) = (self.connections, runtime.shards());
+        // Those that belong to a shard without any would wait for ever.
+        if (total as usize) < shards {
+            let wrong =
+                format!("--connections {total}: fewer than the {shards} shards; allowed: one for each");
+            return Err(Failure::Usage(wrong));
+        }
+        let idle = self.idle_timeout;
         let ran = runtime.run(move |shard| {
-            let (listening, settings) = (listening.clone(), settings);
+            let connections = Share::of(shard.id().index(), shards, total).count as usize;
+            let (listening, settings) = (listening.clone(), OriginSettings { idle, connections, size });
             // Said once the signals are handled: whoever hears it may stop this.
             if shard.id().index() == 0 {
                 output::err(&format!("waterwheel: listening on {}\n", listening.local()));

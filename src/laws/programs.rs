@@ -3,15 +3,19 @@
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr};
 use std::process::Command;
+use std::time::Duration;
 
 use rustix::process::Signal;
 use serde_json::Value;
 
-use super::kit::{Process, Proxy, client, command, end_of, on_each_reactor, run, total};
+use super::cli::refused;
+use super::kit::{Process, Proxy, client, command, end_of, eventually, on_each_reactor, pause, run, total};
 
 on_each_reactor![
     the_demo_gets_every_byte_back_on_any_number_of_cores,
     the_demo_prints_what_it_measured,
+    a_demo_that_is_stopped_reports_the_time_that_it_took,
+    an_origin_serves_so_many_at_once_and_no_more,
     a_load_through_a_proxy_accounts_for_every_request,
     an_origin_answers_byte_by_byte_and_refuses_garbage,
 ];
@@ -41,6 +45,40 @@ fn the_demo_gets_every_byte_back_on_any_number_of_cores(reactor: &str) {
         assert_eq!(result["proxy"]["bytes_up"], messages * 64, "{result}");
         assert_eq!(result["proxy"]["bytes_down"], messages * 64, "{result}");
     }
+}
+
+fn a_demo_that_is_stopped_reports_the_time_that_it_took(reactor: &str) {
+    let process = Process::start(&mut on(reactor, 2, "demo --for 1h --connections 2 --json"));
+    process.told_of("INFO");
+    pause(Duration::from_secs(1));
+    process.signal(Signal::INT);
+    let ended = process.wait();
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    let result: Value = serde_json::from_str(&ended.out).unwrap();
+    assert_eq!(result["interrupted"], true, "{result}");
+    let (seconds, messages) = (result["seconds"].as_f64().unwrap(), result["messages"].as_f64().unwrap());
+    assert!(seconds > 0.0 && seconds < 30.0, "{result}");
+    assert!(
+        (result["messages_per_second"].as_f64().unwrap() * seconds / messages - 1.0).abs() < 1e-6,
+        "{result}"
+    );
+}
+
+fn an_origin_serves_so_many_at_once_and_no_more(reactor: &str) {
+    let process =
+        Process::start(&mut on(reactor, 2, "serve http --listen 127.0.0.1:0 --connections 3 --size 1"));
+    let at = process.told("waterwheel: listening on tcp:").parse().unwrap();
+    // So many that each shard has more than it may serve. A connection that is served says so at once.
+    let mut clients: Vec<_> = (0..40).map(|_| client(at)).collect();
+    clients.iter_mut().for_each(|client| client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").unwrap());
+    let mut answered = |limit: Duration| {
+        clients.iter_mut().for_each(|client| client.set_read_timeout(Some(limit)).unwrap());
+        clients.iter_mut().filter_map(|client| client.peek(&mut [0]).ok()).sum::<usize>()
+    };
+    eventually("three answers", || (answered(Duration::from_millis(1)) >= 3).then_some(()));
+    assert_eq!(answered(Duration::from_millis(20)), 3);
+    let few = run(&mut on(reactor, 2, "serve http --listen 127.0.0.1:0 --connections 1"));
+    refused(&few, 2, &["--connections 1: fewer than the 2 shards"]);
 }
 
 fn the_demo_prints_what_it_measured(reactor: &str) {
@@ -144,7 +182,7 @@ fn what_makes_no_sense_is_refused_by_every_program() {
         ("load run tcp:127.0.0.1:1 --closed --slo p99", &["\"p99\"", "--slo", "p99<1ms"]),
         ("load run tcp:127.0.0.1:1 --closed --for -1s", &["\"-1s\"", "--for", "allowed: "]),
     ] {
-        super::cli::refused(&run(command().args(arguments.split(' '))), 2, parts);
+        refused(&run(command().args(arguments.split(' '))), 2, parts);
     }
 }
 
@@ -153,5 +191,5 @@ fn a_target_that_is_not_there_is_told_with_the_systems_reason() {
     let (_held, dead) = super::kit::dead_port();
     let arguments = format!("load run tcp:{dead} --closed --for 100ms --quiet");
     let ended = run(command().args(arguments.split(' ')).env("WATERWHEEL_LOG", "warn"));
-    super::cli::refused(&ended, 1, &[&format!("tcp:{dead}: "), "refused"]);
+    refused(&ended, 1, &[&format!("tcp:{dead}: "), "refused"]);
 }

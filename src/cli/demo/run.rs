@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use futures_util::future::join_all;
-use waterwheel_reactor::{Address, ConnectOptions};
+use waterwheel_reactor::{Address, ConnectOptions, Time};
 
 use super::show::{Result as Outcome, ShardRow};
 use crate::load::histogram::Histogram;
@@ -59,12 +59,32 @@ pub(super) struct ShardResult {
     pub(super) proxied: ShardReport,
     pub(super) latency: Histogram,
     pub(super) faults: Vec<String>,
+    /// From its first message to the end of its load, by the clock that all shards have; `None`: nothing was sent.
+    pub(super) span: Option<Span>,
+    /// Whether it was stopped before its time.
+    pub(super) interrupted: bool,
+}
+
+/// A stretch of time.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Span {
+    pub(super) from: Time,
+    pub(super) to: Time,
+}
+
+impl Span {
+    /// From the first beginning to the last end.
+    pub(super) fn over(spans: impl Iterator<Item = Span>) -> Option<Span> {
+        spans.reduce(|all, one| Span { from: all.from.min(one.from), to: all.to.max(one.to) })
+    }
 }
 
 /// What one client saw.
 #[derive(Default)]
 struct Client {
     messages: u64,
+    span: Option<Span>,
+    interrupted: bool,
     fault: Option<String>,
 }
 
@@ -124,9 +144,11 @@ impl Demo {
                 .zip(ThreadUsage::current())
                 .map(|(then, now)| now.since(&then).on_cpu.as_nanos() as u64),
         };
+        let span = Span::over(clients.iter().filter_map(|client| client.span));
+        let interrupted = clients.iter().any(|client| client.interrupted);
         let faults = clients.into_iter().filter_map(|client| client.fault).collect();
         let latency = latency.replace(Histogram::default());
-        Ok(ShardResult { row, proxied, latency, faults })
+        Ok(ShardResult { row, proxied, latency, faults, span, interrupted })
     }
 
     /// All clients of this shard, until the time is over.
@@ -200,12 +222,17 @@ async fn talk(
     let connecting = shard.connect(at, &options);
     let mut connection = shard.timeout(PATIENCE, connecting).await.context("connecting")??;
     let (mut message, mut answer) = (vec![0; asked.size], vec![0; asked.size]);
-    let end = shard.now() + asked.length;
+    let from = shard.now();
+    let end = from + asked.length;
+    // Which of all connections this is: what it sends must differ from what every other one sends.
+    let sender = shard.id().index() as u64 * u64::from(asked.connections) + u64::from(number);
     let mut told = 0;
     let mut patience = shard.sleep(PATIENCE);
     loop {
         let start = shard.now();
-        let over = start >= end || shard.phase() != Phase::Running;
+        client.span = Some(Span { from, to: start });
+        client.interrupted = start < end && shard.phase() != Phase::Running;
+        let over = start >= end || client.interrupted;
         if over || client.messages - told >= TALLY_EVERY {
             let entry = Entry { connection: number, messages: client.messages - told };
             told = tally.call(keeper, entry).await.context("the tally")?;
@@ -214,7 +241,7 @@ async fn talk(
         if over {
             break;
         }
-        fill(&mut message, number, client.messages);
+        fill(&mut message, sender, client.messages);
         patience.reset(start + PATIENCE);
         let exchange = async {
             connection.write_all(&message).await?;
@@ -234,12 +261,17 @@ async fn talk(
     Ok(())
 }
 
-/// Bytes that are different in each message and on each connection.
-fn fill(message: &mut [u8], connection: u32, number: u64) {
-    let mut word = (u64::from(connection) << 40 | number).wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+/// Bytes that are different in each message and on each connection, as far as so few bytes can be.
+fn fill(message: &mut [u8], sender: u64, number: u64) {
+    // Each sender's numbers are its own: no demo sends 2^40 messages. SplitMix64 (Steele, Lea, Flood 2014) goes on
+    // from there.
+    let mut state = sender << 40 ^ number;
     for chunk in message.chunks_mut(8) {
+        state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut word = (state ^ state >> 30).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        word = (word ^ word >> 27).wrapping_mul(0x94D0_49BB_1331_11EB);
+        word ^= word >> 31;
         chunk.copy_from_slice(&word.to_le_bytes()[..chunk.len()]);
-        word = word.rotate_left(9).wrapping_mul(0xBF58_476D_1CE4_E5B9);
     }
 }
 
@@ -248,3 +280,29 @@ const _: fn() = || {
     fn shared<T: Send + Sync>() {}
     shared::<Arc<Demo>>();
 };
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn no_two_messages_are_alike_and_a_single_byte_takes_every_value() {
+        let mut seen = BTreeSet::new();
+        for sender in 0..100 {
+            for number in 0..100 {
+                let mut message = [0; 24];
+                fill(&mut message, sender, number);
+                assert!(seen.insert(message), "message {number} of {sender} was sent before");
+            }
+        }
+        let mut single = [0];
+        let values: BTreeSet<u8> = (0..10_000)
+            .map(|number| {
+                fill(&mut single, 7, number);
+                single[0]
+            })
+            .collect();
+        assert_eq!(values.len(), 256);
+    }
+}

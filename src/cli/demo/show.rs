@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::run::{Asked, ShardResult};
+use super::run::{Asked, ShardResult, Span};
 use crate::load::histogram::{Histogram, Percentile};
 use crate::load::units;
 use crate::proxy::tcp::Counters;
@@ -51,7 +51,10 @@ pub(super) struct Result {
     reactor: String,
     /// For each shard the CPU that it is pinned to, if it is.
     cpus: Vec<Option<usize>>,
+    /// From the first message to the end of the load.
     seconds: f64,
+    /// Whether it was stopped before its time.
+    interrupted: bool,
     message_bytes: usize,
     messages: u64,
     messages_per_second: f64,
@@ -74,6 +77,8 @@ impl Result {
         let mut histogram = Histogram::default();
         let mut proxy = Counters::default();
         let (mut shards, mut faults) = (Vec::new(), Vec::new());
+        let span = Span::over(results.iter().filter_map(|result| result.span));
+        let interrupted = results.iter().any(|result| result.interrupted);
         for result in results {
             histogram.merge(&result.latency);
             proxy = proxy + result.proxied.counters;
@@ -92,16 +97,17 @@ impl Result {
         let latency = Percentile::COLUMNS.into_iter().filter_map(|percentile| {
             Some(Latency { percentile: percentile.to_string(), nanos: histogram.at(percentile)? })
         });
-        let seconds = asked.length.as_secs_f64();
+        let seconds = span.map_or(0.0, |span| span.to.since(span.from).as_secs_f64());
         Result {
             schema: 1,
             right: faults.is_empty() && messages > 0,
             reactor,
             cpus,
             seconds,
+            interrupted,
             message_bytes: asked.size,
             messages,
-            messages_per_second: messages as f64 / seconds,
+            messages_per_second: messages as f64 / seconds.max(1e-9),
             cpu_micros_per_message: cpu
                 .filter(|_| messages > 0)
                 .map(|cpu| cpu.as_secs_f64() * 1e6 / messages as f64),
@@ -127,10 +133,11 @@ impl fmt::Display for Result {
         writeln!(f, "CPUs         {}", cpus.join(", "))?;
         writeln!(
             f,
-            "traffic      {} messages of {} bytes in {:.1} s, {} a second, there and back through the proxy",
+            "traffic      {} messages of {} bytes in {:.1} s{}, {} a second, there and back through the proxy",
             self.messages,
             self.message_bytes,
             self.seconds,
+            if self.interrupted { " (stopped early)" } else { "" },
             units::count(self.messages_per_second)
         )?;
         if let Some(micros) = self.cpu_micros_per_message {
