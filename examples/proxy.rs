@@ -49,18 +49,22 @@ fn main() -> anyhow::Result<()> {
         async move {
             let acceptor = shard.accept_on(&listening)?;
             shard.spawn_detached("origin", acceptor.serve(1000, origin));
-            if shard.id().index() == 0 {
+            let client = (shard.id().index() == 0).then(|| {
                 let (client, at) = (shard.clone(), proxy.local()[0].clone());
-                shard.spawn_detached("client", async move {
-                    match ask(&client, &at).await {
-                        Ok(answer) => println!("{answer}"),
-                        Err(error) => println!("the client failed: {error:#}"),
-                    }
+                shard.spawn("client", async move {
+                    let answer = ask(&client, &at).await;
                     stopper.stop(Duration::from_secs(5));
-                });
-            }
+                    answer
+                })
+            });
             // Returns once the runtime is asked to stop and the connections have ended.
-            proxy.serve(&shard).await
+            let report = proxy.serve(&shard).await?;
+            if let Some(client) = client {
+                let answer = client.await??;
+                anyhow::ensure!(answer == "THE WHEEL TURNS", "{answer:?} came back");
+                println!("{answer}");
+            }
+            Ok(report)
         }
     })?;
     print!("{}", proxy.final_report(reports));

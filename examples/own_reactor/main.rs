@@ -30,10 +30,12 @@ fn main() -> anyhow::Result<()> {
             let serving = shard.spawn("serve", echo);
             if shard.id().index() == 0 {
                 let mut connection = shard.connect(listening.local(), &ConnectOptions::default()).await?;
-                let mut answer = [0; 15];
-                connection.write_all(b"the wheel turns").await?;
+                let (said, mut answer) = (*b"the wheel turns", [0; 15]);
+                connection.write_all(&said).await?;
                 connection.read_exact(&mut answer).await?;
-                println!("{}", String::from_utf8_lossy(&answer));
+                let answer = String::from_utf8_lossy(&answer);
+                anyhow::ensure!(answer.as_bytes() == said, "{answer:?} came back");
+                println!("{answer}");
                 stopper.stop(std::time::Duration::from_secs(5));
             }
             Ok(serving.await?)
