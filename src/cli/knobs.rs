@@ -10,10 +10,10 @@ use crate::runtime::{Config, Knob};
 #[command(next_help_heading = "Runtime")]
 pub(super) struct Knobs {
     /// How many shards: a number or `auto` (WATERWHEEL_CORES).
-    #[arg(long, global = true, value_name = "COUNT", allow_hyphen_values = true)]
+    #[arg(long, global = true, value_name = "COUNT")]
     cores: Option<String>,
     /// The CPUs to pin shards to, as in `0-3,8` (WATERWHEEL_CPUS).
-    #[arg(long, global = true, value_name = "LIST", allow_hyphen_values = true)]
+    #[arg(long, global = true, value_name = "LIST")]
     cpus: Option<String>,
     /// `auto`, or a name that `waterwheel reactors` lists (WATERWHEEL_REACTOR).
     #[arg(long, global = true, value_name = "NAME")]
@@ -22,19 +22,19 @@ pub(super) struct Knobs {
     #[arg(long, global = true, value_name = "MODE")]
     steer: Option<String>,
     /// Microseconds that an idle shard spins before it parks (WATERWHEEL_SPIN_US).
-    #[arg(long, global = true, value_name = "US", allow_hyphen_values = true)]
+    #[arg(long, global = true, value_name = "US")]
     spin_us: Option<String>,
     /// Report turns longer than so many milliseconds; 0: none (WATERWHEEL_STALL_MS).
-    #[arg(long, global = true, value_name = "MS", allow_hyphen_values = true)]
+    #[arg(long, global = true, value_name = "MS")]
     stall_ms: Option<String>,
     /// Seconds that connections may take to end when stopping (WATERWHEEL_DRAIN_S).
-    #[arg(long, global = true, value_name = "SECONDS", allow_hyphen_values = true)]
+    #[arg(long, global = true, value_name = "SECONDS")]
     drain_s: Option<String>,
     /// What is logged, as in `info` or `warn,waterwheel::net=debug` (WATERWHEEL_LOG).
     #[arg(long, global = true, value_name = "FILTER")]
     log: Option<String>,
     /// Fixes the steering hash's seed (WATERWHEEL_STEER_SEED).
-    #[arg(long, global = true, value_name = "SEED", allow_hyphen_values = true)]
+    #[arg(long, global = true, value_name = "SEED")]
     steer_seed: Option<String>,
 }
 

@@ -47,31 +47,31 @@ pub(super) struct Run {
     #[arg(long, group = "mode")]
     closed: bool,
     /// How many connections.
-    #[arg(long, default_value_t = Plan::default().connections, value_parser = whole::<u32, 1, 1_048_576>, value_name = "COUNT", allow_hyphen_values = true)]
+    #[arg(long, default_value_t = Plan::default().connections, value_parser = whole::<u32, 1, 1_048_576>, value_name = "COUNT")]
     connections: u32,
     /// How long requests are planned and measured.
-    #[arg(long = "for", default_value = "10s", value_parser = length::<10, YEAR_MS>, value_name = "TIME", allow_hyphen_values = true)]
+    #[arg(long = "for", default_value = "10s", value_parser = length::<10, YEAR_MS>, value_name = "TIME")]
     length: Duration,
     /// How long the target is loaded before that, unmeasured; `0s`: not at all.
-    #[arg(long, default_value = "2s", value_parser = parse_duration, value_name = "TIME", allow_hyphen_values = true)]
+    #[arg(long, default_value = "2s", value_parser = parse_duration, value_name = "TIME")]
     warm_up: Duration,
     /// How long an exchange may take; the end of the run waits as long for missing answers.
-    #[arg(long, default_value = "5s", value_parser = length::<1, YEAR_MS>, value_name = "TIME", allow_hyphen_values = true)]
+    #[arg(long, default_value = "5s", value_parser = length::<1, YEAR_MS>, value_name = "TIME")]
     timeout: Duration,
     /// Echo: bytes per message (64). HTTP: how long the body of a good answer must be (as long as the first), or `any`.
     #[arg(long, value_parser = size, value_name = "BYTES")]
     size: Option<Size>,
     /// How many requests may wait for a connection; what comes beyond is shed, and counted.
-    #[arg(long, default_value_t = Plan::default().waiting_max, value_parser = whole::<usize, 0, 1_000_000_000>, value_name = "COUNT", allow_hyphen_values = true)]
+    #[arg(long, default_value_t = Plan::default().waiting_max, value_parser = whole::<usize, 0, 1_000_000_000>, value_name = "COUNT")]
     queue: usize,
     /// Plans the same requests as a run with the same seed; random by default.
-    #[arg(long, value_parser = whole::<u64, 0, { u64::MAX }>, value_name = "NUMBER", allow_hyphen_values = true)]
+    #[arg(long, value_parser = whole::<u64, 0, { u64::MAX }>, value_name = "NUMBER")]
     seed: Option<u64>,
     /// Thresholds, as in `p99<1ms,err<0.1%`. Failures count as infinitely slow.
     #[arg(long, default_value = "", hide_default_value = true, value_parser = objective, value_name = "CLAUSES")]
     slo: Objective,
     /// The target's process: reports its CPU time per request and its memory, descendants included.
-    #[arg(long, value_parser = whole::<u32, 1, { i32::MAX as u64 }>, value_name = "PID", allow_hyphen_values = true)]
+    #[arg(long, value_parser = whole::<u32, 1, { i32::MAX as u64 }>, value_name = "PID")]
     target_pid: Option<u32>,
     /// Print the result as JSON.
     #[arg(long)]

@@ -10,10 +10,11 @@ mod reactors;
 mod serve;
 mod values;
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 
-use clap::error::ErrorKind;
-use clap::{Parser, Subcommand};
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use knobs::Knobs;
 
@@ -61,7 +62,8 @@ pub fn main() -> ExitCode {
 }
 
 fn run() -> ExitCode {
-    let arguments = match Arguments::try_parse() {
+    let given: Vec<OsString> = std::env::args_os().collect();
+    let arguments = match Arguments::of(&given) {
         Ok(arguments) => arguments,
         Err(error) if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => {
             return finish(output::out(&error.to_string()).map(|()| ExitCode::SUCCESS));
@@ -70,12 +72,25 @@ fn run() -> ExitCode {
             output::err(&error.to_string());
             return ExitCode::from(2);
         }
-        Err(error) => return finish(Err(Failure::Usage(one_line(&error.to_string())))),
+        Err(error) => return finish(Err(Failure::Usage(told(&error, &given)))),
     };
     finish(arguments.run())
 }
 
+/// What can be asked. A value may begin with a hyphen: `--rate -1` is a bad rate, and no flag that nobody knows.
+fn grammar(command: clap::Command) -> clap::Command {
+    let command = command.mut_args(|arg| {
+        let has_value = arg.get_action().takes_values() && !arg.is_positional();
+        if has_value { arg.allow_hyphen_values(true) } else { arg }
+    });
+    command.mut_subcommands(grammar)
+}
+
 impl Arguments {
+    fn of(given: &[OsString]) -> Result<Arguments, clap::Error> {
+        Arguments::from_arg_matches(&grammar(Arguments::command()).try_get_matches_from(given)?)
+    }
+
     fn run(self) -> Result<ExitCode, Failure> {
         let config = self.knobs.config()?;
         output::log(config.log_filter());
@@ -106,13 +121,36 @@ impl Failure {
     }
 }
 
+/// What is wrong with what was given, in one line, and what is allowed instead.
+fn told(error: &clap::Error, given: &[OsString]) -> String {
+    let line = one_line(&error.to_string());
+    let mut grammar = grammar(Arguments::command());
+    // Adds to each command the flags that it has from those above.
+    grammar.build();
+    let wrong = error.get(ContextKind::InvalidArg).or_else(|| error.get(ContextKind::InvalidSubcommand));
+    let wrong = wrong.map_or(String::new(), ContextValue::to_string);
+    let right = given.iter().skip(1).take_while(|word| !word.to_string_lossy().starts_with(&wrong));
+    let asked = right.fold(&grammar, |command, word| command.find_subcommand(word).unwrap_or(command));
+    let allowed: Vec<String> = match error.kind() {
+        ErrorKind::InvalidSubcommand => {
+            asked.get_subcommands().map(|one| one.get_name().to_owned()).collect()
+        }
+        ErrorKind::UnknownArgument => {
+            asked.get_arguments().filter_map(|flag| Some(format!("--{}", flag.get_long()?))).collect()
+        }
+        _ => return line,
+    };
+    format!("{line}; allowed: {}", allowed.join(", "))
+}
+
 /// What is wrong, of a message that goes on with usage and advice.
 fn one_line(message: &str) -> String {
     let message = message.strip_prefix("error: ").unwrap_or(message);
     let lines =
         message.lines().take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more"));
-    let lines: Vec<&str> = lines.map(str::trim).filter(|line| !line.is_empty()).collect();
-    lines.join(" ")
+    // No command here takes what looks like a flag and is none.
+    let lines = lines.map(str::trim).filter(|line| !line.is_empty() && !line.starts_with("tip: to pass "));
+    lines.collect::<Vec<_>>().join(" ")
 }
 
 impl From<crate::runtime::StartError> for Failure {
@@ -128,18 +166,77 @@ impl From<crate::runtime::StartError> for Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     #[test]
     fn the_arguments_are_well_formed() {
-        Arguments::command().debug_assert();
+        grammar(Arguments::command()).debug_assert();
+    }
+
+    /// What is said about a line that is refused.
+    fn refused(line: &str) -> String {
+        let given: Vec<OsString> =
+            ["waterwheel"].into_iter().chain(line.split(' ')).map(OsString::from).collect();
+        told(&Arguments::of(&given).unwrap_err(), &given)
+    }
+
+    #[test]
+    fn a_value_that_begins_with_a_hyphen_is_a_bad_value_of_its_flag() {
+        for (command, flags) in [
+            (
+                "load run tcp:127.0.0.1:1 --closed",
+                "--connections --for --warm-up --timeout --size --queue --seed --slo --target-pid",
+            ),
+            ("load run tcp:127.0.0.1:1", "--rate"),
+            ("load run tcp:127.0.0.1:1 --rate 1", "--arrival"),
+            ("demo", "--for --connections --size"),
+            ("serve http --listen 127.0.0.1:0", "--idle-timeout --connections --size"),
+            ("proxy tcp --upstream 127.0.0.1:1", "--listen"),
+            (
+                "proxy tcp --upstream 127.0.0.1:1 --listen 127.0.0.1:0",
+                "--balance --connect-timeout --retries",
+            ),
+        ] {
+            for flag in flags.split(' ') {
+                let line = refused(&format!("{command} {flag} -1"));
+                assert!(
+                    line.contains(flag) && line.contains("-1") && line.contains("allowed"),
+                    "{flag}: {line}"
+                );
+                assert!(!line.contains("unexpected"), "{flag}: {line}");
+            }
+        }
+        // These are read later, with their variables.
+        let given =
+            ["waterwheel", "demo", "--steer", "-1", "--reactor", "-1", "--log", "-1"].map(OsString::from);
+        Arguments::of(&given).map(drop).unwrap();
+    }
+
+    #[test]
+    fn an_unknown_command_or_flag_is_told_with_what_there_is() {
+        for (line, parts) in [
+            ("prxy", &["prxy", "; allowed: demo, load, proxy, reactors, serve"][..]),
+            ("proxy udp", &["udp", "; allowed: tcp"]),
+            (
+                "load run tcp:127.0.0.1:1 --closed --duration 5s",
+                &["--duration", "; allowed: --rate, --arrival, ", "--cores"],
+            ),
+            ("demo surplus", &["surplus", "; allowed: --for, --connections, --size, --json, --cores"]),
+            ("--bogus demo", &["--bogus", "; allowed: --cores, "]),
+            ("load run tcp:127.0.0.1:1 --closed --for 1ms", &["--for", "1ms", "; allowed: 10ms to a year"]),
+            (
+                "load run tcp:127.0.0.1:1 --closed --timeout 0s",
+                &["--timeout", "0s", "; allowed: 1ms to a year"],
+            ),
+        ] {
+            let told = refused(line);
+            parts.iter().for_each(|part| assert!(told.contains(part), "{part:?} is missing: {told}"));
+            assert!(!told.contains('\n'), "{told}");
+        }
     }
 
     #[test]
     fn a_bad_value_is_told_in_one_line() {
-        let error =
-            Arguments::try_parse_from(["waterwheel", "proxy", "tcp", "--listen", "nowhere"]).unwrap_err();
-        let line = one_line(&error.to_string());
+        let line = refused("proxy tcp --listen nowhere");
         assert!(!line.contains('\n') && line.contains("nowhere") && line.contains("--listen"), "{line}");
     }
 
@@ -156,8 +253,8 @@ mod tests {
             (&["tcp:127.0.0.1:1", "--rate", "1", "--slo", "p99"], &["p99<1ms", "allowed"]),
             (&["tcp:127.0.0.1:1", "--rate", "1", "--arrival", "gauss"], &["gauss", "poisson, uniform"]),
         ] {
-            let error = Arguments::try_parse_from(run.iter().chain(arguments)).unwrap_err();
-            let line = one_line(&error.to_string());
+            let given: Vec<OsString> = run.iter().chain(arguments).map(OsString::from).collect();
+            let line = told(&Arguments::of(&given).unwrap_err(), &given);
             assert!(!line.contains('\n'), "{line}");
             parts.iter().for_each(|part| assert!(line.contains(part), "{part:?} is missing: {line}"));
         }
@@ -172,7 +269,8 @@ mod tests {
             "waterwheel serve http --listen tcp:127.0.0.1:0 --size 4k --idle-timeout 5s --connections 10",
             "waterwheel serve echo --listen unix:@echo --cores 1",
         ] {
-            Arguments::try_parse_from(line.split(' ')).map(drop).unwrap();
+            let given: Vec<OsString> = line.split(' ').map(OsString::from).collect();
+            Arguments::of(&given).map(drop).unwrap();
         }
     }
 }

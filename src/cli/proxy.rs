@@ -31,16 +31,16 @@ pub(super) struct Tcp {
     #[arg(long, default_value_t, value_name = "WAY")]
     balance: Balance,
     /// How long a connect may take, more than `0s`.
-    #[arg(long, default_value = "5s", value_parser = parse_duration, value_name = "TIME", allow_hyphen_values = true)]
+    #[arg(long, default_value = "5s", value_parser = parse_duration, value_name = "TIME")]
     connect_timeout: Duration,
     /// How many other upstreams are tried when one cannot be connected.
-    #[arg(long, default_value = "2", value_parser = whole::<usize, 0, 1_000>, value_name = "COUNT", allow_hyphen_values = true)]
+    #[arg(long, default_value = "2", value_parser = whole::<usize, 0, 1_000>, value_name = "COUNT")]
     retries: usize,
     /// Close a connection over which nothing moved for so long; `0s`: never.
-    #[arg(long, default_value = "300s", value_parser = parse_duration, value_name = "TIME", allow_hyphen_values = true)]
+    #[arg(long, default_value = "300s", value_parser = parse_duration, value_name = "TIME")]
     idle_timeout: Duration,
     /// The most connections served at once, over all shards and listeners; at least one for each shard.
-    #[arg(long, default_value = "100000", value_parser = whole::<usize, 1, SERVED_MAX>, value_name = "COUNT", allow_hyphen_values = true)]
+    #[arg(long, default_value = "100000", value_parser = whole::<usize, 1, SERVED_MAX>, value_name = "COUNT")]
     connections: usize,
     /// Print counters as JSON.
     #[arg(long)]

@@ -28,10 +28,10 @@ pub(super) struct Common {
     #[arg(long, value_name = "ENDPOINT")]
     listen: Endpoint,
     /// Close a connection that says nothing for so long.
-    #[arg(long, default_value = "60s", value_parser = parse_duration, value_name = "TIME", allow_hyphen_values = true)]
+    #[arg(long, default_value = "60s", value_parser = parse_duration, value_name = "TIME")]
     idle_timeout: Duration,
     /// The most connections served at once, over all shards.
-    #[arg(long, default_value = "100000", value_parser = whole::<u32, 1, SERVED_MAX>, value_name = "COUNT", allow_hyphen_values = true)]
+    #[arg(long, default_value = "100000", value_parser = whole::<u32, 1, SERVED_MAX>, value_name = "COUNT")]
     connections: u32,
 }
 

@@ -15,13 +15,13 @@ use crate::runtime::{Config, Runtime};
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
     /// How long the load runs: long enough that every connection says something, and no endurance test.
-    #[arg(long = "for", default_value = "3s", value_parser = length::<100, 3_600_000>, value_name = "TIME", allow_hyphen_values = true)]
+    #[arg(long = "for", default_value = "3s", value_parser = length::<100, 3_600_000>, value_name = "TIME")]
     length: Duration,
     /// Connections that each shard opens to the proxy.
-    #[arg(long, default_value = "32", value_parser = whole::<u32, 1, 2_000>, value_name = "COUNT", allow_hyphen_values = true)]
+    #[arg(long, default_value = "32", value_parser = whole::<u32, 1, 2_000>, value_name = "COUNT")]
     connections: u32,
     /// Bytes per message.
-    #[arg(long, default_value = "64", value_parser = whole::<u32, 1, 65_536>, value_name = "BYTES", allow_hyphen_values = true)]
+    #[arg(long, default_value = "64", value_parser = whole::<u32, 1, 65_536>, value_name = "BYTES")]
     size: u32,
     /// Print the result as JSON.
     #[arg(long)]
