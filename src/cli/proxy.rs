@@ -10,7 +10,7 @@ use super::{Failure, output};
 use crate::load::units::parse_duration;
 use crate::net::Endpoint;
 use crate::proxy::tcp::{self, Balance, ProxyError, Settings};
-use crate::runtime::{Config, RunError, Runtime};
+use crate::runtime::{Config, Runtime};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
@@ -36,7 +36,7 @@ pub(super) struct Tcp {
     /// How many other upstreams are tried when one cannot be connected.
     #[arg(long, default_value = "2", value_parser = whole::<usize, 0, 1_000>, value_name = "COUNT")]
     retries: usize,
-    /// Close a connection over which nothing moved for so long; `0s`: never.
+    /// Close a connection over which nothing moved for so long; `0s`: never, but for TCP keep-alive.
     #[arg(long, default_value = "300s", value_parser = parse_duration, value_name = "TIME")]
     idle_timeout: Duration,
     /// The most connections served at once, over all shards and listeners; at least one for each shard.
@@ -93,7 +93,10 @@ impl Tcp {
             Err(error @ (ProxyError::NoListener | ProxyError::NoUpstream | ProxyError::Itself { .. })) => {
                 Err(Failure::Usage(error.to_string()))
             }
-            Err(ProxyError::Run(error @ RunError::Stopped { .. })) => Err(Failure::Run(error.to_string())),
+            Err(ProxyError::Run { error, report }) => {
+                say(*report);
+                Err(Failure::Run(error.to_string()))
+            }
             Err(error) => Err(Failure::Run(error.to_string())),
         }
     }

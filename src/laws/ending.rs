@@ -8,6 +8,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use rustix::process::Signal;
+use serde_json::Value;
 
 use super::kit::{
     self, Bench, Origin, Process, Proxy, Unreachable, Watch, client, end_of, eventually, on_each_reactor,
@@ -23,6 +24,7 @@ on_each_reactor![
     shard_6_a_proxy_at_its_limit_stops_too,
     a_stop_while_connecting_leaves_nobody_hanging,
     a_signal_right_after_the_start_is_not_lost,
+    a_report_during_the_drain_has_the_shards_that_have_ended,
     a_report_is_printed_as_a_table,
     a_report_adds_up_while_traffic_flows,
 ];
@@ -192,6 +194,28 @@ fn a_signal_right_after_the_start_is_not_lost(reactor: &str) {
         }
         assert_eq!(total(&proxy.stop(), "accepted"), 0);
     }
+}
+
+fn a_report_during_the_drain_has_the_shards_that_have_ended(reactor: &str) {
+    let bench = Bench::start(reactor, &["--drain-s", "3600"]);
+    let mut pairs = vec![bench.pair()];
+    let shards = |report: &Value| -> Vec<u64> {
+        let shards = report["shards"].as_array().unwrap();
+        shards.iter().map(|shard| shard["counters"]["accepted"].as_u64().unwrap()).collect()
+    };
+    while shards(&bench.proxy.report()).contains(&0) {
+        pairs.push(bench.pair());
+    }
+    let (_last, count) = (pairs.swap_remove(0), pairs.len() as u64 + 1);
+    drop(pairs);
+    bench.proxy.process.signal(Signal::TERM);
+    bench.proxy.process.told_of("SIGTERM");
+    eventually("the shard that has nothing to do to end", || {
+        let names = bench.proxy.process.masks();
+        (names.keys().filter(|name| name.starts_with("waterwheel-")).count() == 1).then_some(())
+    });
+    let report = bench.proxy.report();
+    assert_eq!((total(&report, "accepted"), total(&report, "active")), (count, 1), "{report}");
 }
 
 fn a_report_is_printed_as_a_table(reactor: &str) {

@@ -14,6 +14,7 @@ use super::kit::{
 
 on_each_reactor![
     listen_4_at_the_descriptor_limit_new_connections_are_refused_and_old_ones_work,
+    what_this_process_lacks_is_not_the_upstreams_fault,
     an_idle_proxy_with_a_thousand_connections_makes_no_system_call,
     nine_thousand_connections_exchange_a_message_and_cost_little_memory,
 ];
@@ -87,6 +88,22 @@ fn listen_4_at_the_descriptor_limit_new_connections_are_refused_and_old_ones_wor
     proxy.counts("active", 0);
     let report = proxy.stop();
     assert!(total(&report, "finished") > 16, "{report}");
+}
+
+fn what_this_process_lacks_is_not_the_upstreams_fault(reactor: &str) {
+    // A connection takes two descriptors: under one of these limits the last one has its first and not its second.
+    let shortages = [120, 121].map(|descriptors| {
+        let origin = Origin::echo();
+        let proxy =
+            Proxy::spawn(&mut limited(&Proxy::command(reactor, &[origin.at, origin.at]), descriptors));
+        let open: Vec<TcpStream> = std::iter::from_fn(|| served(proxy.at)).collect();
+        assert!(open.len() < 60, "more connections than descriptors");
+        drop(open);
+        let report = proxy.stop();
+        assert_eq!((total(&report, "connect_failed"), total(&report, "no_upstream")), (0, 0), "{report}");
+        total(&report, "shortage")
+    });
+    assert!(shortages.iter().sum::<u64>() > 0, "{shortages:?}");
 }
 
 /// Open connections through a proxy, both ends of each in this process's hands.

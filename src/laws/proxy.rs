@@ -5,6 +5,10 @@ use std::net::{Shutdown, TcpStream};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::time::Duration;
 
+use rustix::net::{
+    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, connect, listen, socket_with,
+};
+
 use super::kit::{
     Bench, Origin, Pattern, Process, Proxy, Unreachable, Watch, client, dead_port, end_of, eventually, meet,
     moment, on_each_reactor, pause, reset, sums_hold, total, waits,
@@ -27,6 +31,8 @@ on_each_reactor![
     the_limit_is_exact_over_shards_and_listeners,
     the_upstream_with_the_fewest_connections_is_taken,
     unix_sockets_work_on_both_sides,
+    a_unix_upstream_whose_queue_is_full_is_waited_for,
+    keep_alive_watches_what_no_idle_limit_ends,
     a_unix_listener_leaves_no_file_when_it_ends_in_order,
     every_listener_is_served,
 ];
@@ -193,10 +199,15 @@ fn an_upstream_that_refuses_costs_a_try_and_not_the_client(reactor: &str) {
     }
     proxy.counts("finished", 6);
     let report = proxy.stop();
-    // Every other connection tries the dead one first.
-    assert_eq!((total(&report, "connect_failed"), total(&report, "no_upstream")), (3, 0), "{report}");
+    // The first connection tries the dead one, and the others leave it alone for a while, which is long here.
+    let failed = total(&report, "connect_failed");
+    assert!((1..=2).contains(&failed) && total(&report, "no_upstream") == 0, "{report}");
     let upstreams = &report["shards"][0]["upstreams"];
-    assert_eq!((&upstreams[0]["failed"], &upstreams[0]["connected"]), (&3.into(), &0.into()), "{report}");
+    assert_eq!(
+        (&upstreams[0]["failed"], &upstreams[0]["connected"]),
+        (&failed.into(), &0.into()),
+        "{report}"
+    );
     assert_eq!((&upstreams[1]["failed"], &upstreams[1]["connected"]), (&0.into(), &6.into()), "{report}");
 }
 
@@ -390,6 +401,60 @@ fn a_unix_listener_leaves_no_file_when_it_ends_in_order(reactor: &str) {
         drop(held);
         proxy.ended();
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "a file is left");
+    }
+}
+
+fn a_unix_upstream_whose_queue_is_full_is_waited_for(reactor: &str) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("back.sock");
+    let listening =
+        socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::NONBLOCK, None).unwrap();
+    bind(&listening, &SocketAddrUnix::new(&path).unwrap()).unwrap();
+    listen(&listening, 0).unwrap();
+    let mut crowd = Vec::new();
+    loop {
+        let end = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::NONBLOCK, None).unwrap();
+        if connect(&end, &SocketAddrUnix::new(&path).unwrap()).is_err() {
+            break;
+        }
+        crowd.push(end);
+    }
+    let proxy = Proxy::spawn(&mut Proxy::command(reactor, &[format!("unix:{}", path.display())]));
+    let mut client = client(proxy.at);
+    client.write_all(b"?").unwrap();
+    pause(Duration::from_millis(300));
+    assert_eq!(total(&proxy.report(), "active"), 1, "given up at once");
+    let listener = UnixListener::from(listening);
+    let mut upstream = eventually("the proxy to come", || {
+        let mut stream = listener.accept().ok()?.0;
+        stream.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+        stream.read_exact(&mut [0]).ok().map(|()| stream)
+    });
+    upstream.write_all(b"!").unwrap();
+    client.read_exact(&mut [0]).unwrap();
+}
+
+fn keep_alive_watches_what_no_idle_limit_ends(reactor: &str) {
+    // What the kernel says of both sides: 2 is a keep-alive timer (or, for a moment, an acknowledgement to come).
+    let watched = |proxy: &Proxy, origin: &Origin| -> bool {
+        let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+        let (front, back) = (format!(":{:04X}", proxy.at.port()), format!(":{:04X}", origin.at.port()));
+        let timers = table.lines().skip(1).filter_map(|line| {
+            let mut fields = line.split_whitespace().skip(1);
+            let (local, remote, state) = (fields.next()?, fields.next()?, fields.next()?);
+            let ours = local.ends_with(&front) || remote.ends_with(&back);
+            (ours && state == "01").then(|| fields.nth(1).is_some_and(|timer| timer.starts_with("02:")))
+        });
+        let timers: Vec<bool> = timers.collect();
+        assert_eq!(timers.len(), 2, "{table}");
+        timers == [true; 2]
+    };
+    for (limit, wanted) in [("0s", true), ("1h", true), ("300s", false)] {
+        let origin = Origin::echo();
+        let proxy = Proxy::start(reactor, &[origin.at], &["--idle-timeout", limit]);
+        let mut client = client(proxy.at);
+        exchange(&mut client);
+        eventually("the timers", || (watched(&proxy, &origin) == wanted).then_some(()));
     }
 }
 

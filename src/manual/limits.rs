@@ -20,6 +20,9 @@
 //! | bytes moved in one direction of a forwarded connection per turn | 256 KiB | | others get their turn |
 //! | bytes received and not consumed | one buffer of the reactor | | the kernel's window closes, the peer waits |
 //! | what a closing connection still reads, so that its last bytes survive | 1 MiB, 2 s | | it is closed |
+//! | how long a connect waits while the queue of a Unix socket's listener is full | 60 s | [`timeout`](crate::shard::Shard::timeout) | `ResourceBusy` |
+//! | how long an upstream that could not be connected comes last | 5 s | | it is tried again |
+//! | silence of a proxied peer where no idle limit of at most 10 minutes ends it | 2 minutes, then 9 probes | `net.ipv4.tcp_keepalive_probes` | its connection breaks |
 //! | how long a reset waits until what came before it has arrived | 2 s without progress, 60 s | | what is left is lost |
 //! | how long a reset behind bytes that the other side does not take goes unnoticed | 2 s | | the other side is reset as above |
 //! | names being looked up at once; waiting | 4; 256 | | an error that says so |

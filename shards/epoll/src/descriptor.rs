@@ -306,7 +306,7 @@ const RARE: EventFlags =
 
 /// The system's number of an error from connect(2) or `SO_ERROR`.
 pub(crate) fn number(error: &io::Error) -> i32 {
-    // Only the queue of a Unix listener has none, and it means the same.
+    // One that is not the kernel's has none; there is none such at present.
     error.raw_os_error().unwrap_or(Errno::CONNREFUSED.raw_os_error())
 }
 

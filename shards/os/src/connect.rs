@@ -19,6 +19,7 @@ pub enum Progress {
     /// Established already, as Unix sockets are.
     Established,
     /// Refused at once. A reactor reports it from the first flush, as it would if it had come a moment later.
+    /// `ResourceBusy`: the queue of a Unix socket's listener is full, which may pass.
     Failed(io::Error),
 }
 
@@ -37,10 +38,8 @@ pub fn begin_connect(to: &Address, options: &ConnectOptions) -> io::Result<(Owne
     let progress = match socket.connect(&kernel) {
         Ok(()) => Progress::Established,
         Err(error) if error.raw_os_error() == Some(Errno::INPROGRESS.raw_os_error()) => Progress::Begun,
-        Err(error) if error.kind() == ErrorKind::WouldBlock => Progress::Failed(io::Error::new(
-            ErrorKind::ConnectionRefused,
-            "the queue of the Unix socket's listener is full",
-        )),
+        // A number of its own, since others take this one for "wait", and no event would ever come.
+        Err(error) if error.kind() == ErrorKind::WouldBlock => Progress::Failed(Errno::BUSY.into()),
         Err(error) => Progress::Failed(error),
     };
     Ok((OwnedFd::from(socket), progress))

@@ -46,4 +46,4 @@ pub use place::SocketFile;
 pub use plain::{PlainEvent, wait_plainly};
 pub use stream::{SLICES_MAX, abort, receive, send, send_vectored, shutdown_write, unacknowledged};
 pub use timer::sleep_exactly;
-pub use trouble::AcceptTrouble;
+pub use trouble::{AcceptTrouble, is_shortage};

@@ -41,6 +41,12 @@ impl AcceptTrouble {
     }
 }
 
+/// Whether an error says that this process or the system is short of descriptors or memory: whoever was called is not
+/// to blame, and nobody else would do better.
+pub fn is_shortage(error: &io::Error) -> bool {
+    matches!(Errno::from_io_error(error), Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -54,5 +60,17 @@ mod tests {
         assert_eq!(of(Errno::HOSTUNREACH), AcceptTrouble::OneConnection);
         assert_eq!(of(Errno::NOBUFS), AcceptTrouble::Other);
         assert_eq!(AcceptTrouble::of(&io::Error::other("not the kernel's")), AcceptTrouble::Other);
+    }
+
+    #[test]
+    fn a_refusal_is_no_shortage() {
+        assert!(
+            [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM]
+                .into_iter()
+                .all(|e| is_shortage(&e.into()))
+        );
+        assert!(
+            !is_shortage(&Errno::CONNREFUSED.into()) && !is_shortage(&io::Error::other("not the kernel's"))
+        );
     }
 }

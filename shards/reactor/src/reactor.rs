@@ -33,7 +33,8 @@ pub trait Reactor: fmt::Debug {
     fn listen(&self, bound: Bound) -> io::Result<Box<dyn Listener>>;
 
     /// Begins to connect and returns at once; nothing completes inside the call. The transport's empty
-    /// [`flush`](crate::Sink::poll_flush) is ready once connected, or tells why not. Bytes written before wait.
+    /// [`flush`](crate::Sink::poll_flush) is ready once connected, or tells why not (`ResourceBusy`: the queue of a Unix
+    /// socket's listener is full, which may pass). Bytes written before wait.
     ///
     /// # Errors
     /// What can be known at once: no descriptor, no such local address, no such family.

@@ -110,8 +110,17 @@ fn number(counters: &Value, counter: &str) -> u64 {
 
 /// Checks that every shard answered, that each connection is counted once, and that the total is the sum.
 pub(crate) fn sums_hold(report: &Value) {
-    const ENDS: [&str; 7] =
-        ["active", "finished", "idle_closed", "client_broke", "upstream_broke", "no_upstream", "cut_short"];
+    const ENDS: [&str; 9] = [
+        "active",
+        "finished",
+        "idle_closed",
+        "client_broke",
+        "upstream_broke",
+        "no_upstream",
+        "shortage",
+        "panicked",
+        "cut_short",
+    ];
     assert_eq!(report["silent"], Value::Array(Vec::new()), "{report}");
     let shards = report["shards"].as_array().expect("shards");
     for counters in shards.iter().map(|shard| &shard["counters"]).chain([&report["total"]]) {

@@ -20,6 +20,8 @@ pub(super) struct Cells {
     pub(super) upstream_broke: Cell<u64>,
     pub(super) connect_failed: Cell<u64>,
     pub(super) no_upstream: Cell<u64>,
+    pub(super) shortage: Cell<u64>,
+    pub(super) panicked: Cell<u64>,
     pub(super) cut_short: Cell<u64>,
     pub(super) bytes_up: Cell<u64>,
     pub(super) bytes_down: Cell<u64>,
@@ -48,6 +50,10 @@ pub struct Counters {
     pub upstream_broke: u64,
     /// Reset because no upstream could be connected.
     pub no_upstream: u64,
+    /// Reset since this process had no descriptor or memory left to connect to an upstream.
+    pub shortage: u64,
+    /// Reset by a panic of the task that served them, which the log has.
+    pub panicked: u64,
     /// Ended by the end of the drain time.
     pub cut_short: u64,
     /// Attempts to connect to an upstream that failed; the next one may have succeeded.
@@ -68,6 +74,8 @@ impl Cells {
             client_broke: self.client_broke.get(),
             upstream_broke: self.upstream_broke.get(),
             no_upstream: self.no_upstream.get(),
+            shortage: self.shortage.get(),
+            panicked: self.panicked.get(),
             cut_short: self.cut_short.get(),
             connect_failed: self.connect_failed.get(),
             bytes_up: self.bytes_up.get(),
@@ -88,6 +96,8 @@ impl std::ops::Add for Counters {
             client_broke: self.client_broke + other.client_broke,
             upstream_broke: self.upstream_broke + other.upstream_broke,
             no_upstream: self.no_upstream + other.no_upstream,
+            shortage: self.shortage + other.shortage,
+            panicked: self.panicked + other.panicked,
             cut_short: self.cut_short + other.cut_short,
             connect_failed: self.connect_failed + other.connect_failed,
             bytes_up: self.bytes_up + other.bytes_up,
@@ -205,6 +215,10 @@ impl fmt::Display for Report {
             row(f, &shard.shard, &shard.counters, &shard.accepting)?;
         }
         row(f, &"all", &self.total, &accepting)?;
+        let Counters { shortage, panicked, .. } = self.total;
+        if shortage + panicked > 0 {
+            writeln!(f, "reset for want of descriptors or memory: {shortage}, by a panic: {panicked}")?;
+        }
         for (place, upstream) in
             self.shards.first().map_or(&[][..], |shard| &shard.upstreams).iter().enumerate()
         {

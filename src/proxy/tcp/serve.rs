@@ -5,11 +5,11 @@ use std::io;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::select;
-use waterwheel_reactor::{Address, ConnectOptions, ListenOptions, Side};
+use waterwheel_reactor::{Address, ConnectOptions, ListenOptions, Side, StreamOptions};
 
 use super::counters::{Cells, Report, ShardReport, add};
 use super::itself::reaches;
@@ -23,6 +23,12 @@ use crate::shard::{Shard, ShardId};
 /// How long the asking thread waits for a shard's counters.
 const ANSWER_WITHIN: Duration = Duration::from_secs(1);
 
+/// TCP keep-alive is on where the idle limit is longer than this, or none: asking costs packets, and setting it up
+/// three system calls for each connection to an upstream.
+const KEEPALIVE_WANTED: Duration = Duration::from_secs(600);
+/// A silent peer is asked after so long, then at each tenth of it.
+const KEEPALIVE: Duration = Duration::from_secs(120);
+
 /// A proxy that is bound and checked, but does not run yet.
 #[derive(Clone, Debug)]
 pub struct Proxy {
@@ -34,7 +40,11 @@ struct Plan {
     settings: Settings,
     listeners: Vec<Listening>,
     upstreams: Vec<Address>,
+    /// For connections to upstreams.
+    options: ConnectOptions,
     reactor: &'static str,
+    /// By shard: what it had counted when it ended.
+    last: Mutex<Vec<Option<ShardReport>>>,
 }
 
 /// What one shard of the proxy shares among its connections.
@@ -71,9 +81,11 @@ impl Proxy {
             endpoint.check_target().map_err(StartError::from)?;
             resolved.extend(endpoint.resolve_blocking()?.into_iter().map(|address| (endpoint, address)));
         }
+        let stream = StreamOptions { keepalive: keepalive(settings.idle_timeout), ..Default::default() };
+        let options = ConnectOptions { stream, ..Default::default() };
         let mut listeners = Vec::new();
         for listen in &settings.listen {
-            let listening = runtime.listen_with(listen, &ListenOptions::default())?;
+            let listening = runtime.listen_with(listen, &ListenOptions { stream, ..Default::default() })?;
             if let Some((upstream, _)) =
                 resolved.iter().find(|(_, address)| reaches(address, listening.local()))
             {
@@ -83,7 +95,8 @@ impl Proxy {
         }
         let upstreams = resolved.into_iter().map(|(_, address)| address).collect();
         let reactor = runtime.choice().backend.name();
-        Ok(Proxy { plan: Arc::new(Plan { settings, listeners, upstreams, reactor }) })
+        let last = Mutex::new(vec![None; shards]);
+        Ok(Proxy { plan: Arc::new(Plan { settings, listeners, upstreams, options, reactor, last }) })
     }
 
     /// Where it listens, ports resolved, in the order of the settings.
@@ -114,6 +127,7 @@ impl Proxy {
             accepting: acceptors.iter().map(|acceptor| acceptor.counters()).collect(),
         });
         shard.keep(state.clone());
+        let last = Last { state: state.clone(), shard };
         begun();
         let places = Places::new(part(plan.settings.connections, shard));
         let serving = acceptors.into_iter().map(|acceptor| {
@@ -123,13 +137,11 @@ impl Proxy {
         });
         // Whatever still runs when the drain's time is up is cut short, and counted so.
         select(futures_util::future::join_all(serving), pin!(shard.time_up())).await;
-        let mut report = state.report(shard);
-        report.counters.cut_short += std::mem::take(&mut report.counters.active);
-        Ok(report)
+        Ok(last.write())
     }
 
-    /// What all shards have counted so far, asked for from a thread that is no shard. A shard that does not answer
-    /// within a second is named as silent.
+    /// What all shards have counted so far, asked for from a thread that is no shard. A shard that has ended is there
+    /// with what it had counted by then; one that does not answer within a second is named as silent.
     pub fn report(&self, remote: &Remote, shards: usize) -> Report {
         let (answer, answers) = flume::bounded(shards);
         for shard in 0..shards {
@@ -146,10 +158,23 @@ impl Proxy {
         while let Ok(report) = answers.recv_timeout(ANSWER_WITHIN) {
             reports.push(report);
         }
+        for last in self.plan.last().iter().flatten() {
+            if reports.iter().all(|report| report.shard != last.shard) {
+                reports.push(last.clone());
+            }
+        }
         reports.sort_by_key(|report| report.shard);
         let silent =
             (0..shards).filter(|shard| reports.iter().all(|report| report.shard != *shard)).collect();
         Report::new(self.plan.reactor, reports, self.undelivered(), silent)
+    }
+
+    /// What the shards had counted when they ended, of a run that did not end well. One that did not come to serve is
+    /// named as silent.
+    fn last_report(&self) -> Report {
+        let last = self.plan.last();
+        let silent = (0..last.len()).filter(|shard| last[*shard].is_none()).collect();
+        Report::new(self.plan.reactor, last.iter().flatten().cloned().collect(), self.undelivered(), silent)
     }
 
     /// The report of a run that has ended.
@@ -188,8 +213,16 @@ pub fn run(
     let reports = runtime.run(move |shard| {
         let (proxy, tell) = (serving.clone(), tell.clone());
         async move { proxy.serve_from(&shard, || tell(&proxy)).await }
-    })?;
-    Ok(proxy.final_report(reports))
+    });
+    match reports {
+        Ok(reports) => Ok(proxy.final_report(reports)),
+        Err(error) => Err(ProxyError::Run { error, report: Box::new(proxy.last_report()) }),
+    }
+}
+
+/// Where the idle limit does not end a connection whose peer is gone without a word, the kernel asks.
+fn keepalive(idle: Option<Duration>) -> Option<Duration> {
+    idle.is_none_or(|limit| limit > KEEPALIVE_WANTED).then_some(KEEPALIVE)
 }
 
 /// How many of all connections one shard may serve. The first ones take what does not divide evenly.
@@ -212,7 +245,34 @@ impl State {
     }
 }
 
-/// Counts a connection as active, and as cut short unless another end was counted.
+impl Plan {
+    fn last(&self) -> MutexGuard<'_, Vec<Option<ShardReport>>> {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Leaves a shard's report behind when its part ends, however that comes about.
+struct Last<'a> {
+    state: Rc<State>,
+    shard: &'a Shard,
+}
+
+impl Last<'_> {
+    fn write(&self) -> ShardReport {
+        let mut report = self.state.report(self.shard);
+        report.counters.cut_short += std::mem::take(&mut report.counters.active);
+        let mut all = self.state.plan.last();
+        all[report.shard].get_or_insert(report).clone()
+    }
+}
+
+impl Drop for Last<'_> {
+    fn drop(&mut self) {
+        self.write();
+    }
+}
+
+/// Counts a connection as active, and unless another end was counted as cut short, or as ended by a panic.
 struct Open {
     state: Rc<State>,
     ended: bool,
@@ -236,7 +296,7 @@ impl Drop for Open {
         let cells = &self.state.cells;
         cells.active.set(cells.active.get() - 1);
         if !self.ended {
-            add(&cells.cut_short, 1);
+            add(if std::thread::panicking() { &cells.panicked } else { &cells.cut_short }, 1);
         }
     }
 }
@@ -248,7 +308,8 @@ async fn serve_client(state: Rc<State>, client: Connection) -> anyhow::Result<()
         Err(error) => {
             // The upstream's refusal is passed on as what it was: a reset.
             client.abort();
-            open.end(|cells| &cells.no_upstream);
+            let shortage = waterwheel_os::is_shortage(&error);
+            open.end(|cells| if shortage { &cells.shortage } else { &cells.no_upstream });
             return Err(anyhow::Error::new(error).context("no upstream could be connected"));
         }
     };
@@ -272,27 +333,60 @@ async fn serve_client(state: Rc<State>, client: Connection) -> anyhow::Result<()
     Ok(())
 }
 
-/// Connects to an upstream: the chosen one, then the next ones, as often as the settings allow.
+/// Connects to an upstream: the chosen one, then others, as often as the settings allow.
 async fn connect(state: &State, shard: &Shard) -> io::Result<(Connection, Lease)> {
     let settings = &state.plan.settings;
-    let options = ConnectOptions::default();
-    let first = state.upstreams.choose();
-    let attempts = (settings.retries + 1).min(state.upstreams.len());
+    let (turn, mut tried) = (state.upstreams.turn(), Vec::new());
     let mut last = io::Error::from(io::ErrorKind::NotConnected);
-    for attempt in 0..attempts {
-        let lease = state.upstreams.nth(first, attempt);
-        let connecting = shard.connect(&lease.address, &options);
-        match shard.timeout(settings.connect_timeout, connecting).await {
+    while tried.len() <= settings.retries
+        && let Some((place, lease)) = state.upstreams.choose(shard.turn_time(), turn, &tried)
+    {
+        let connecting = shard.connect(&lease.address, &state.plan.options);
+        last = match shard.timeout(settings.connect_timeout, connecting).await {
             Ok(Ok(connection)) => {
-                add(&lease.connected, 1);
+                lease.connects();
                 return Ok((connection, lease));
             }
-            Ok(Err(error)) => last = error,
-            Err(elapsed) => last = elapsed.into(),
-        }
-        add(&lease.failed, 1);
+            Ok(Err(error)) if waterwheel_os::is_shortage(&error) => return Err(error),
+            Ok(Err(error)) => error,
+            Err(elapsed) => elapsed.into(),
+        };
+        lease.fails(shard.turn_time());
         add(&state.cells.connect_failed, 1);
         tracing::debug!(upstream = %lease.address, "connecting failed: {last}");
+        tried.push(place);
     }
     Err(last)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
+    #[test]
+    fn a_panic_is_not_taken_for_the_end_of_the_drain() {
+        let plan = Plan {
+            settings: Settings::new(Vec::new(), Vec::new()),
+            listeners: Vec::new(),
+            upstreams: Vec::new(),
+            options: ConnectOptions::default(),
+            reactor: "none",
+            last: Mutex::default(),
+        };
+        let state = Rc::new(State {
+            upstreams: Upstreams::new(&[], plan.settings.balance, 0),
+            plan: Arc::new(plan),
+            cells: Cells::default(),
+            accepting: Vec::new(),
+        });
+        let panics = || {
+            let _open = Open::new(state.clone());
+            panic!("planned: while a connection is served");
+        };
+        assert!(catch_unwind(AssertUnwindSafe(panics)).is_err());
+        drop(Open::new(state.clone()));
+        let counters = state.cells.copy();
+        assert_eq!((counters.panicked, counters.cut_short, counters.active), (1, 1, 0));
+    }
 }

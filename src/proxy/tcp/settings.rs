@@ -4,6 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
+use super::counters::Report;
 use crate::net::{Endpoint, ResolveError};
 use crate::runtime::{RunError, StartError};
 
@@ -18,9 +19,12 @@ pub struct Settings {
     pub balance: Balance,
     /// How long a connect may take, more than zero. Default 5 s.
     pub connect_timeout: Duration,
-    /// How many other upstreams are tried when one cannot be connected. Default 2; never more than there are.
+    /// How many other upstreams are tried when one cannot be connected. Default 2; never more than there are. A shortage
+    /// of our own (descriptors, memory) is no reason to try another.
     pub retries: usize,
-    /// A connection over which nothing moves for so long is closed; `None`: never. Default 300 s.
+    /// A connection over which nothing moves for so long is closed; `None`: never. Default 300 s. With none,
+    /// or one of more than 10 minutes, TCP keep-alive ends connections whose peer is gone: asked after 2 minutes of
+    /// silence, then every 12 s, as often as `net.ipv4.tcp_keepalive_probes` says.
     pub idle_timeout: Option<Duration>,
     /// The most connections served at once, over all shards and listeners, and at least one for each shard. Each shard
     /// has its even part. A shard at its part goes on accepting for those that are below theirs; once all are
@@ -43,7 +47,8 @@ impl Settings {
     }
 }
 
-/// How the upstream of a connection is chosen. Each shard chooses for itself, from what it knows.
+/// How the upstream of a connection is chosen. Each shard chooses for itself, from what it knows. One that could not be
+/// connected comes behind the others for 5 s.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Balance {
     /// One after the other.
@@ -111,7 +116,13 @@ pub enum ProxyError {
     /// A listener or a setting.
     #[error(transparent)]
     Start(#[from] StartError),
-    /// The run.
-    #[error(transparent)]
-    Run(#[from] RunError),
+    /// The run did not end well.
+    #[error("{error}")]
+    Run {
+        /// Why.
+        #[source]
+        error: RunError,
+        /// What was counted all the same.
+        report: Box<Report>,
+    },
 }

@@ -2,8 +2,9 @@
 
 use std::cell::Cell;
 use std::rc::Rc;
+use std::time::Duration;
 
-use waterwheel_reactor::Address;
+use waterwheel_reactor::{Address, Time};
 
 use super::counters::UpstreamCounters;
 use super::settings::Balance;
@@ -13,8 +14,32 @@ use super::settings::Balance;
 pub(super) struct Upstream {
     pub(super) address: Address,
     active: Cell<u64>,
-    pub(super) connected: Cell<u64>,
-    pub(super) failed: Cell<u64>,
+    connected: Cell<u64>,
+    failed: Cell<u64>,
+    /// When the last attempt failed, unless one has succeeded since.
+    failed_at: Cell<Option<Time>>,
+}
+
+/// How long an upstream that could not be connected comes behind the others. Then it is tried again: one attempt in so
+/// long, instead of one for each connection.
+const SHUNNED: Duration = Duration::from_secs(5);
+
+impl Upstream {
+    /// An attempt to connect failed.
+    pub(super) fn fails(&self, now: Time) {
+        self.failed.set(self.failed.get() + 1);
+        self.failed_at.set(Some(now));
+    }
+
+    /// It was connected.
+    pub(super) fn connects(&self) {
+        self.connected.set(self.connected.get() + 1);
+        self.failed_at.set(None);
+    }
+
+    fn has_failed_by(&self, now: Time) -> bool {
+        self.failed_at.get().is_some_and(|at| now.since(at) < SHUNNED)
+    }
 }
 
 /// All upstreams of one shard. Counts are this shard's own; nothing is shared.
@@ -34,7 +59,8 @@ impl Upstreams {
     pub(super) fn new(addresses: &[Address], balance: Balance, first: usize) -> Upstreams {
         let upstream = |address: &Address| {
             let address = address.clone();
-            Rc::new(Upstream { address, active: Cell::new(0), connected: Cell::new(0), failed: Cell::new(0) })
+            let (active, connected, failed, failed_at) = Default::default();
+            Rc::new(Upstream { address, active, connected, failed, failed_at })
         };
         Upstreams {
             all: addresses.iter().map(upstream).collect(),
@@ -43,28 +69,29 @@ impl Upstreams {
         }
     }
 
-    /// The upstream for a new connection: the first place in the order of trying. [`nth`](Upstreams::nth) has the others.
-    pub(super) fn choose(&self) -> usize {
+    /// Where a new connection begins to look for an upstream.
+    pub(super) fn turn(&self) -> usize {
         let turn = self.next.get();
         self.next.set((turn + 1) % self.all.len());
-        match self.balance {
-            Balance::RoundRobin => turn,
-            Balance::LeastConnections => (0..self.all.len())
-                .map(|step| (turn + step) % self.all.len())
-                .min_by_key(|&place| self.all[place].active.get())
-                .unwrap_or(turn),
-        }
+        turn
     }
 
-    /// The upstream that is tried after `attempt` others failed, when `first` was tried first; counted as active.
-    pub(super) fn nth(&self, first: usize, attempt: usize) -> Lease {
-        let upstream = self.all[(first + attempt) % self.all.len()].clone();
+    /// The upstream to try for a connection that began at `turn` and has tried some others; counted as active. Those
+    /// that failed of late come last.
+    pub(super) fn choose(&self, now: Time, turn: usize, tried: &[usize]) -> Option<(usize, Lease)> {
+        let rank = |&place: &usize| {
+            let upstream = &self.all[place];
+            let busy = match self.balance {
+                Balance::RoundRobin => 0,
+                Balance::LeastConnections => upstream.active.get(),
+            };
+            (upstream.has_failed_by(now), busy)
+        };
+        let in_turn = (0..self.all.len()).map(|step| (turn + step) % self.all.len());
+        let place = in_turn.filter(|place| !tried.contains(place)).min_by_key(rank)?;
+        let upstream = self.all[place].clone();
         upstream.active.set(upstream.active.get() + 1);
-        Lease(upstream)
-    }
-
-    pub(super) fn len(&self) -> usize {
-        self.all.len()
+        Some((place, Lease(upstream)))
     }
 
     pub(super) fn counters(&self) -> Vec<UpstreamCounters> {
@@ -101,23 +128,54 @@ mod tests {
         Upstreams::new(&[at(1), at(2), at(3)], balance, 0)
     }
 
+    /// Where the next connection goes, if it may try all.
+    fn next(all: &Upstreams) -> usize {
+        all.choose(Time::ZERO, all.turn(), &[]).unwrap().0
+    }
+
+    fn leases(all: &Upstreams, places: [usize; 2]) -> [Lease; 2] {
+        let others = |place| (0..3).filter(|other| *other != place).collect::<Vec<_>>();
+        places.map(|place| all.choose(Time::ZERO, 0, &others(place)).unwrap().1)
+    }
+
     #[test]
     fn round_robin_takes_turns_and_retries_go_on_to_the_next() {
         let all = three(Balance::RoundRobin);
-        assert_eq!([0; 5].map(|_| all.choose()), [0, 1, 2, 0, 1]);
-        assert_eq!(all.nth(2, 1).address, all.nth(0, 0).address);
+        assert_eq!([0; 5].map(|_| next(&all)), [0, 1, 2, 0, 1]);
+        let second = |tried: &[usize]| all.choose(Time::ZERO, 2, tried).map(|(place, _)| place);
+        assert_eq!([second(&[2]), second(&[2, 0]), second(&[2, 0, 1])], [Some(0), Some(1), None]);
     }
 
     #[test]
     fn least_connections_avoids_the_busy_and_counts_what_ended() {
         let all = three(Balance::LeastConnections);
-        let held = [0, 1].map(|place| all.nth(place, 0));
-        assert_eq!([0; 3].map(|_| all.choose()), [2, 2, 2]);
-        let more = [2, 2].map(|place| all.nth(place, 0));
+        let held = leases(&all, [0, 1]);
+        assert_eq!([0; 3].map(|_| next(&all)), [2, 2, 2]);
+        let more = leases(&all, [2, 2]);
         drop(held);
-        let chosen = [all.choose(), all.choose()];
+        let chosen = [next(&all), next(&all)];
         assert_eq!(chosen, [0, 1], "of equals the next in turn");
         drop(more);
         assert!(all.counters().iter().all(|upstream| upstream.active == 0));
+    }
+
+    #[test]
+    fn one_that_failed_is_no_favourite_for_having_no_connections() {
+        for balance in [Balance::LeastConnections, Balance::RoundRobin] {
+            let all = three(balance);
+            let dead = leases(&all, [1, 1]);
+            dead[0].fails(Time::ZERO);
+            drop(dead);
+            let _busy = leases(&all, [0, 2]);
+            let places = [0, 1, 2].map(|turn| all.choose(Time::ZERO, turn, &[]).unwrap().0);
+            assert_eq!(places, [0, 2, 2], "{balance}");
+            let last = all.choose(Time::ZERO, 0, &[0, 2]).unwrap().0;
+            assert_eq!(last, 1, "if all others failed too it is tried");
+            let later = all.choose(Time::ZERO + SHUNNED, 1, &[]).unwrap();
+            assert_eq!(later.0, 1, "and when its time is over");
+            later.1.fails(Time::ZERO + SHUNNED);
+            later.1.connects();
+            assert_eq!(all.choose(Time::ZERO + SHUNNED, 1, &[]).unwrap().0, 1, "it is back");
+        }
     }
 }
