@@ -240,6 +240,8 @@ impl Client {
         self.out.clear();
         self.out.shrink_to(2 * BLOCK_BYTES);
         while self.long_body > 0 {
+            // A client that takes all at once must not keep the others waiting.
+            self.patience.give_way().await;
             let block = &self.origin.block[..self.long_body.min(BLOCK_BYTES as u64) as usize];
             self.patience.send(sending, block).await?;
             self.long_body -= block.len() as u64;

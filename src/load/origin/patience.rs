@@ -29,11 +29,16 @@ impl Patience {
         self.limit.reset(self.shard.turn_time() + self.idle);
     }
 
+    /// Lets others run if this turn has been long enough.
+    pub(super) async fn give_way(&self) {
+        self.shard.yield_if_needed().await;
+    }
+
     /// The next bytes, none at the end of the stream; `None` if the time is up or the shard is to stop, and nothing
     /// has come.
     pub(super) async fn fill<'r>(&mut self, receiving: &'r mut Receiving) -> io::Result<Option<&'r [u8]>> {
         // A client that always has more to say must not keep the others waiting.
-        self.shard.yield_if_needed().await;
+        self.give_way().await;
         let came = poll_fn(|cx| {
             if receiving.poll_fill(cx).is_ready() {
                 return Poll::Ready(true);

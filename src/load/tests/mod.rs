@@ -1,5 +1,6 @@
 //! The harness against targets whose latencies are known: what it reports must be what happened.
 
+mod origins;
 mod real;
 mod reports;
 mod stops;
