@@ -11,7 +11,7 @@ use super::values::{YEAR_MS, length, whole};
 use super::{Failure, output};
 use crate::load::job::{Finished, Job, LoadError};
 use crate::load::plan::{Mode, Plan};
-use crate::load::progress::Interval;
+use crate::load::progress::{Interval, Progress};
 use crate::load::report::Report;
 use crate::load::schedule::Arrivals;
 use crate::load::slo::Objective;
@@ -183,9 +183,9 @@ impl Run {
         let shards = runtime.shards();
         let progress = (!self.quiet).then(|| job.progress());
         std::thread::scope(|scope| {
-            if let Some(intervals) = progress {
+            if let Some(progress) = progress {
                 // Merging and printing would be late requests on a shard.
-                scope.spawn(move || print(&intervals, shards));
+                scope.spawn(move || print(&progress, shards));
             }
             let on_shard = job.clone();
             let ran = runtime.run(move |shard| {
@@ -205,13 +205,14 @@ impl Run {
 }
 
 /// One line for each second that all shards have told of.
-fn print(intervals: &flume::Receiver<Box<Interval>>, shards: usize) {
+fn print(progress: &Progress, shards: usize) {
     let mut seconds: BTreeMap<u64, (usize, Box<Interval>)> = BTreeMap::new();
-    for interval in intervals {
+    while let Some(interval) = progress.next() {
         let second = interval.second;
         let told = match seconds.get_mut(&second) {
             Some((told, whole)) => {
                 whole.merge(&interval);
+                progress.give_back(interval);
                 *told += 1;
                 *told
             }
@@ -224,11 +225,14 @@ fn print(intervals: &flume::Receiver<Box<Interval>>, shards: usize) {
             if second == 0 {
                 output::err(&format!("{}\n", Interval::HEADING));
             }
-            if let Some((_, whole)) = seconds.remove(&second) {
-                output::err(&format!("{whole}\n"));
+            let later = seconds.split_off(&(second + 1));
+            for (number, (_, whole)) in std::mem::replace(&mut seconds, later) {
+                // A shard that was held up has lost its turn for good.
+                if number == second {
+                    output::err(&format!("{whole}\n"));
+                }
+                progress.give_back(whole);
             }
-            // A shard that was held up has lost its turn for good.
-            seconds = seconds.split_off(&second);
         }
     }
 }

@@ -12,7 +12,7 @@ use super::account::Imbalance;
 use super::generator::{Generator, PhaseResult};
 use super::meeting::{Brought, Left, Meeting, Member};
 use super::plan::{Mode, Plan};
-use super::progress::Interval;
+use super::progress::{Progress, Teller};
 use super::schedule::Schedule;
 use super::tally::{Faults, Tally};
 use super::usage::{self, ProcessUsage, ThreadUsage};
@@ -23,9 +23,6 @@ use crate::shard::{Phase, Shard, Task};
 const LEAD: Duration = Duration::from_millis(20);
 /// The longest that the end of the warm-up waits for its answers. What is still missing then is nobody's loss.
 const WARM_UP_DRAIN: Duration = Duration::from_secs(1);
-/// Intervals that may wait for whoever prints them; beyond it they are dropped, since a run does not wait for a
-/// terminal.
-const INTERVALS_MAX: usize = 4096;
 
 /// One run: what to do, and what came of it.
 ///
@@ -44,7 +41,7 @@ pub struct Job<W> {
     /// Why connections could not be made at the start.
     faults: Mutex<Faults>,
     /// Where intervals go, until [`Job::finish`].
-    progress: Mutex<Option<flume::Sender<Box<Interval>>>>,
+    progress: Mutex<Option<Teller>>,
 }
 
 /// What one shard counted.
@@ -113,12 +110,12 @@ impl<W: Workload> Job<W> {
         }
     }
 
-    /// From each shard one [`Interval`] a second, while the measurement lasts. To be called before the shards run; the
-    /// stream ends with [`finish`](Job::finish).
-    pub fn progress(&self) -> flume::Receiver<Box<Interval>> {
-        let (sender, receiver) = flume::bounded(INTERVALS_MAX);
-        *lock(&self.progress) = Some(sender);
-        receiver
+    /// From each shard one [`Interval`](super::progress::Interval) a second, while the measurement lasts. To be called
+    /// before the shards run; it ends with [`finish`](Job::finish).
+    pub fn progress(&self) -> Progress {
+        let (teller, progress) = Progress::new();
+        *lock(&self.progress) = Some(teller);
+        progress
     }
 
     /// What was asked for.
@@ -209,7 +206,9 @@ impl<W: Workload> Job<W> {
 
     /// Hands out what happened in each second from `start` on, if anybody wants to know.
     fn report_progress(&self, generator: &Rc<Generator<W>>, start: Time) -> Option<Task<()>> {
-        let sender = lock(&self.progress).clone()?;
+        let teller = lock(&self.progress).clone()?;
+        // By the time that this one is full, the first has come back.
+        let mut second_one = Some(Box::default());
         let watched = generator.clone();
         Some(generator.shard().spawn("load-progress", async move {
             watched.watch();
@@ -217,10 +216,10 @@ impl<W: Workload> Job<W> {
             for second in 0.. {
                 at = at + Duration::from_secs(1);
                 watched.shard().sleep_until(at).await;
-                if let Some(mut interval) = watched.swap_interval() {
+                let empty = second_one.take().unwrap_or_else(|| teller.empty());
+                if let Some(mut interval) = watched.swap_interval(empty) {
                     interval.second = second;
-                    // Nobody reads any more, or not fast enough: the run goes on.
-                    let _dropped = sender.try_send(interval);
+                    teller.tell(interval);
                 }
             }
         }))

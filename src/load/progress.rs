@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use flume::{Receiver, Sender};
+
 use super::account::Outcome;
 use super::histogram::{Histogram, Percentile};
 use super::pool::Due;
@@ -30,7 +32,70 @@ pub struct Interval {
     pub wake_lag_max_ns: u64,
 }
 
+/// The intervals of all shards on their way to whoever shows them. Each has a histogram, so what was shown is given back
+/// and filled again: a shard takes no memory from the system while it measures.
+#[derive(Debug)]
+pub struct Progress {
+    told: Receiver<Box<Interval>>,
+    pub(super) spare: Sender<Box<Interval>>,
+}
+
+/// The shards' end of it.
+#[derive(Clone, Debug)]
+pub(super) struct Teller {
+    tell: Sender<Box<Interval>>,
+    spare: Receiver<Box<Interval>>,
+}
+
+/// Intervals that may wait for whoever shows them, about 230 KiB each; beyond it they are dropped, since a run does not
+/// wait for a terminal. As many may wait to be filled again.
+const INTERVALS_MAX: usize = 256;
+
+impl Progress {
+    pub(super) fn new() -> (Teller, Progress) {
+        let ((tell, told), (spare, empty)) = (flume::bounded(INTERVALS_MAX), flume::bounded(INTERVALS_MAX));
+        (Teller { tell, spare: empty }, Progress { told, spare })
+    }
+
+    /// The next interval of any shard, once there is one; `None` when the run is over.
+    pub fn next(&self) -> Option<Box<Interval>> {
+        self.told.recv().ok()
+    }
+
+    /// The next interval, if there is one now.
+    pub fn try_next(&self) -> Option<Box<Interval>> {
+        self.told.try_recv().ok()
+    }
+
+    /// Gives an interval back that is not needed any more.
+    pub fn give_back(&self, mut interval: Box<Interval>) {
+        interval.clear();
+        // Enough of them wait, or the run is over.
+        let _dropped = self.spare.try_send(interval);
+    }
+}
+
+impl Teller {
+    /// Hands out an interval. If nobody looks any more, or not fast enough, the run goes on without.
+    pub(super) fn tell(&self, interval: Box<Interval>) {
+        let _dropped = self.tell.try_send(interval);
+    }
+
+    /// One to fill: what was given back, or else a new one.
+    pub(super) fn empty(&self) -> Box<Interval> {
+        self.spare.try_recv().unwrap_or_default()
+    }
+}
+
 impl Interval {
+    /// Forgets everything and keeps the memory.
+    fn clear(&mut self) {
+        let Interval { second, planned, ok, failed, in_flight, waiting, response, wake_lag_max_ns } = self;
+        response.clear();
+        let counts = [second, planned, ok, failed, in_flight, waiting, wake_lag_max_ns];
+        counts.into_iter().for_each(|count| *count = 0);
+    }
+
     pub(super) fn count(&mut self, due: &Due, times: Times, result: Option<&Result<Answer, Failure>>) {
         match result.map_or(Outcome::Timeout, Outcome::from) {
             Outcome::Ok => {

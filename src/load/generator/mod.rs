@@ -380,9 +380,9 @@ impl<W: Workload> Generator<W> {
         self.interval.replace(Some(Box::default()));
     }
 
-    /// What happened since the last call.
-    pub(super) fn swap_interval(&self) -> Option<Box<Interval>> {
-        let mut interval = self.interval.borrow_mut().replace(Box::default())?;
+    /// What happened since the last call. What happens from now on is counted in `empty`.
+    pub(super) fn swap_interval(&self, empty: Box<Interval>) -> Option<Box<Interval>> {
+        let mut interval = self.interval.borrow_mut().replace(empty)?;
         interval.in_flight = self.in_flight.get() as u64;
         interval.waiting = self.pool.borrow().waiting() as u64;
         Some(interval)

@@ -379,14 +379,25 @@ fn progress_adds_up_to_the_whole() {
         Echo::new(SIZE).unwrap(),
         vec![Address::Inet(([127, 0, 0, 1], 1).into())],
     );
-    let intervals = job.progress();
+    let progress = job.progress();
     let job = Arc::new(job);
     let on_shard = job.clone();
-    Stage::new(after(ms(1)), |shard| async move { on_shard.generate(&shard).await }).run();
-    let all: Vec<_> = intervals.drain().collect();
-    assert_eq!(all.iter().map(|interval| interval.second).collect::<Vec<_>>(), [0, 1, 2, 3, 4]);
-    let planned: u64 = all.iter().map(|interval| interval.planned).sum();
-    assert_eq!(planned, job.finish().unwrap().tally.account.planned);
+    let (mut seconds, mut planned, mut ok) = (Vec::new(), 0, 0);
+    let mut show = || {
+        while let Some(interval) = progress.try_next() {
+            seconds.push(interval.second);
+            planned += interval.planned;
+            ok += interval.response.count();
+            progress.give_back(interval);
+        }
+    };
+    let mut stage = Stage::new(after(ms(1)), |shard| async move { on_shard.generate(&shard).await });
+    stage.run_while(|_, _| show());
+    show();
+    assert_eq!(seconds, [0, 1, 2, 3, 4]);
+    let account = job.finish().unwrap().tally.account;
+    assert_eq!((planned, ok), (account.planned, account.ok));
+    assert!(progress.spare.len() <= 2, "{} intervals were made", progress.spare.len());
 }
 
 /// An HTTP target that answers each request with these bytes, so many at a time.
