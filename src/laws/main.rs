@@ -16,5 +16,6 @@ mod load;
 mod pressure;
 mod programs;
 mod proxy;
+mod refused;
 mod shards;
 mod steering;
