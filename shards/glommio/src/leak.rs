@@ -2,7 +2,8 @@
 //!
 //! glommio frees a task's memory without dropping its header, which holds a share of the executor's eventfd, and every
 //! run is a task. Nothing tells the descriptor's number. So the eventfds of the process are listed before and after an
-//! executor is made, and of those that came, the executor itself shows its own: it reads what is written to it.
+//! executor is made, and of those that came, the executor itself shows its own: it reads what is written to it, and
+//! takes note of that, each time.
 
 use std::cell::Cell;
 use std::fs;
@@ -35,14 +36,36 @@ impl Leak {
     }
 
     /// For a task of the executor: finds its eventfd. `preempted` is glommio's flag that one of its rings has news; a
-    /// read of the eventfd is under way in that ring, and ends within a write to it.
-    pub(crate) fn find(&self, preempted: impl Fn() -> bool) {
-        let suspects = self.suspects.take();
-        if let Some(found) = suspects.into_iter().find(|suspect| suspect.answers(&preempted)) {
-            self.found.set(Some(found));
+    /// read of the eventfd is under way in that ring, and ends within a write to it. `settle` lets the loop turn, so
+    /// that the flag is down and the next read is under way.
+    ///
+    /// The flag may go up for another reason just then, and the eventfd be a stranger's that a thread of its own reads.
+    /// That both happen [`PROOFS`] times running is left to chance.
+    pub(crate) async fn find(&self, preempted: impl Fn() -> bool, settle: impl AsyncFn()) {
+        for suspect in self.suspects.take() {
+            let mut proofs = 0;
+            for _ in 0..TRIES {
+                if suspect.answers(&preempted) {
+                    proofs += 1;
+                } else if !preempted() {
+                    break;
+                }
+                if proofs == PROOFS {
+                    self.found.set(Some(suspect));
+                    return;
+                }
+                // Also where there was news before anything was written, which proves nothing.
+                settle().await;
+            }
         }
     }
 }
+
+/// How often an eventfd must answer before it is taken for the executor's, and closed at the end.
+const PROOFS: usize = 3;
+
+/// How often it is asked at most: rings that have news each time say nothing about it, and it is left open.
+const TRIES: usize = 20;
 
 impl Drop for Leak {
     fn drop(&mut self) {
@@ -84,13 +107,14 @@ impl Eventfd {
         (flags & libc::O_NONBLOCK == 0 && count == 0).then_some(Eventfd { number, id })
     }
 
-    /// Whether writing to it does what `noticed` tells of. Call it while `noticed` is false.
+    /// Whether writing to it does what `noticed` tells of, and what was written is gone after that. Call it while
+    /// `noticed` is false.
     fn answers(self, noticed: &impl Fn() -> bool) -> bool {
         // SAFETY: the number was open when it was listed. If it is closed by now the call fails; whatever else it
         // became is looked at below, before anything is done to it.
         let Ok(own) = duplicate(unsafe { BorrowedFd::borrow_raw(self.number) }) else { return false };
-        let same = Eventfd::look(own.as_raw_fd()).is_some_and(|now| now.id == self.id);
-        same && !noticed() && write(&own, &1_u64.to_ne_bytes()).is_ok() && noticed()
+        let is_empty = || Eventfd::look(own.as_raw_fd()).is_some_and(|now| now.id == self.id);
+        is_empty() && !noticed() && write(&own, &1_u64.to_ne_bytes()).is_ok() && noticed() && is_empty()
     }
 
     /// Closes it, if it is still there.
@@ -106,7 +130,11 @@ impl Eventfd {
 mod tests {
     use super::*;
     use rustix::event::{EventfdFlags, eventfd};
+    use std::cell::RefCell;
+    use std::collections::VecDeque;
     use std::os::fd::IntoRawFd;
+    use std::pin::pin;
+    use std::task::{Context, Waker};
 
     #[test]
     fn only_the_eventfd_that_answers_is_closed_and_only_while_it_is_there() {
@@ -123,10 +151,57 @@ mod tests {
         assert!(!found.answers(&|| false));
         let _ = rustix::io::read(&mine, &mut [0; 8]).unwrap();
         assert!(!found.answers(&|| true), "noticed before anything was written");
+        let news = told([false, true]);
+        assert!(!found.answers(&|| news.take_next()), "nobody has read what was written");
+        let _ = rustix::io::read(&mine, &mut [0; 8]).unwrap();
         let raw = mine.into_raw_fd();
         found.close();
         // SAFETY: only asked whether it is open.
         assert!(duplicate(unsafe { BorrowedFd::borrow_raw(raw) }).is_err(), "still open");
         found.close();
+    }
+
+    /// A flag that is up or down as written, and then up and down by turns.
+    struct News(RefCell<VecDeque<bool>>, Cell<bool>);
+
+    fn told<const N: usize>(first: [bool; N]) -> News {
+        News(RefCell::new(first.into()), Cell::new(true))
+    }
+
+    impl News {
+        fn take_next(&self) -> bool {
+            let next = self.0.borrow_mut().pop_front();
+            next.unwrap_or_else(|| !self.1.replace(!self.1.get()))
+        }
+    }
+
+    /// Whether an eventfd that somebody reads is taken for the executor's.
+    fn claimed(news: &News) -> bool {
+        let eventfd = eventfd(0, EventfdFlags::CLOEXEC).unwrap();
+        let suspect = Eventfd::look(eventfd.as_raw_fd()).unwrap();
+        let leak = Leak { suspects: Cell::new(vec![suspect]), found: Cell::new(None) };
+        let read = || {
+            // Between the write and the flag, as a reader that waits would.
+            let _ = rustix::io::read(&eventfd, &mut [0; 8]).unwrap();
+        };
+        let noticed = || {
+            let up = news.take_next();
+            // None while something is in it.
+            if up && Eventfd::look(eventfd.as_raw_fd()).is_none() {
+                read();
+            }
+            up
+        };
+        let finding = pin!(leak.find(noticed, async || {}));
+        assert!(finding.poll(&mut Context::from_waker(Waker::noop())).is_ready());
+        leak.found.take().is_some()
+    }
+
+    #[test]
+    fn a_strangers_eventfd_that_is_read_while_the_rings_have_news_is_left_alone() {
+        assert!(claimed(&told([])), "it answers each time");
+        assert!(claimed(&told([true, true, true, true])), "the rings had other news first");
+        assert!(!claimed(&told([false, true, false, false])), "it answered by chance");
+        assert!(!claimed(&told([false, true, false, true, false, false])), "it answered by chance, twice");
     }
 }

@@ -35,7 +35,7 @@ const IO_MEMORY: usize = 64 << 10;
 /// a busy processor: three runs of four ended so, within some thousand messages.
 const PREEMPT_TIMER: Duration = Duration::from_secs(24 * 3600);
 
-/// Turns of glommio's loop after the root was dropped. The first hands the cancellations to the kernel, which then
+/// Turns of glommio's loop after the root was dropped, for one. The first hands the cancellations to the kernel, which then
 /// lets go of the sockets; the second collects what came of them.
 const TURNS_TO_SETTLE: usize = 2;
 
@@ -105,7 +105,7 @@ pub(crate) fn make() -> io::Result<LocalExecutor> {
 /// Asks for the root, drives it to its end, drops it and lets the kernel settle, all as one task of glommio's, since
 /// its sockets can be made and dropped only there.
 async fn life(core: Rc<Core>, leak: &Leak, start: &mut Start) -> Outcome {
-    leak.find(|| glommio::executor().need_preempt());
+    leak.find(|| glommio::executor().need_preempt(), settle).await;
     let reactor = Rc::new(GlommioReactor { core: Rc::clone(&core) });
     let bell = Arc::new(Bell::default());
     let outcome = match catch_unwind(AssertUnwindSafe(|| start(reactor))) {
@@ -115,6 +115,12 @@ async fn life(core: Rc<Core>, leak: &Leak, start: &mut Start) -> Outcome {
     };
     bell.remove();
     core.end();
+    settle().await;
+    outcome
+}
+
+/// Lets glommio's loop turn until what was asked of the kernel before is done.
+async fn settle() {
     let mut breath = None;
     for _ in 0..TURNS_TO_SETTLE {
         let mut paused = false;
@@ -128,7 +134,6 @@ async fn life(core: Rc<Core>, leak: &Leak, start: &mut Start) -> Outcome {
         })
         .await;
     }
-    outcome
 }
 
 /// Drives a root to its end and drops it, whatever it panics with.
