@@ -30,7 +30,7 @@ pub(super) struct Common {
     /// Close a connection that says nothing for so long.
     #[arg(long, default_value = "60s", value_parser = parse_duration, value_name = "TIME")]
     idle_timeout: Duration,
-    /// The most connections served at once, over all shards.
+    /// The most connections served at once, over all shards; at least one for each shard.
     #[arg(long, default_value = "100000", value_parser = whole::<u32, 1, SERVED_MAX>, value_name = "COUNT")]
     connections: u32,
 }

@@ -171,7 +171,7 @@ fn chunked(bytes: &[u8], piece: usize) -> Result<(Vec<u8>, usize), BodyError> {
 
 #[test]
 fn chunked_bodies_end_where_they_say() {
-    let bytes = b"4\r\nWiki\r\n6;a=\"b;c\"\r\npedia \r\n0000E\r\nin \r\n\r\nchunks.\r\n0\r\nExpires: never\r\n\r\nGET /";
+    let bytes = b"4\r\nWiki\r\n6 \t;a=\"b;c\"\r\npedia \r\n0000E\r\nin \r\n\r\nchunks.\r\n0\r\nExpires: never\r\n\r\nGET /";
     for piece in [1, 2, 3, 7, bytes.len()] {
         let (content, used) = chunked(bytes, piece).unwrap();
         assert_eq!(content, b"Wikipedia in \r\n\r\nchunks.");
