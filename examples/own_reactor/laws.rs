@@ -1,9 +1,8 @@
 //! Every law of the contract on the reactor of this example: `cargo test --test own_reactor`.
 #![deny(unsafe_code)]
 
-mod backend;
-mod socket;
+mod reactor;
 
 fn main() -> std::process::ExitCode {
-    waterwheel_conformance::main(&[&backend::Polling], &[])
+    waterwheel_conformance::main(&[&reactor::Polling], &[])
 }

@@ -1,11 +1,10 @@
 //! A reactor of one's own, on the `polling` crate, and an echo through it: `cargo run --example own_reactor`.
 //!
-//! `backend.rs` is the loop and its waker, `socket.rs` what waits in it. `laws.rs` holds it to the contract:
+//! `reactor.rs` is all of it: the loop and its waker, then the sockets. `laws.rs` holds it to the contract:
 //! `cargo test --test own_reactor`.
 #![deny(unsafe_code)]
 
-mod backend;
-mod socket;
+mod reactor;
 
 use waterwheel::net::pump;
 use waterwheel::reactor::ConnectOptions;
@@ -16,7 +15,7 @@ fn main() -> anyhow::Result<()> {
     // the choice to the environment alone.
     let own = [("WATERWHEEL_REACTOR".into(), "polling".into())];
     let config = Config::from_vars(own.into_iter().chain(std::env::vars_os()))?;
-    let runtime = Runtime::with_backends(config, &[&backend::Polling])?;
+    let runtime = Runtime::with_backends(config, &[&reactor::Polling])?;
     println!("{}", runtime.choice());
     let (listening, stopper) = (runtime.listen("tcp:127.0.0.1:0")?, runtime.stopper());
     runtime.run(move |shard| {

@@ -1,7 +1,7 @@
 //! Writing a reactor of your own.
 //!
 //! Where it is explained: the documentation of [`waterwheel_reactor`](crate::reactor), in the order in which one writes
-//! it, with a whole loop that compiles. Where it is done: `examples/own_reactor`, 300 lines of code on the `polling`
+//! it, with a whole loop that compiles. Where it is done: `examples/own_reactor`, 300 lines on the `polling`
 //! crate, and `shards/epoll`, which is made for speed. This chapter is about joining, and about what goes wrong.
 //!
 //! # Joining
