@@ -95,8 +95,7 @@ fn a_load_is_stopped_while_it_connects() {
     let nowhere = Unreachable::new();
     let target = format!("tcp:{}", nowhere.at);
     let process = Process::start(&mut load(&target, "--closed --connections 1000 --timeout 60s"));
-    process.told_of("INFO");
-    pause(Duration::from_millis(200));
+    process.hears_interrupts();
     process.signal(Signal::INT);
     let ended = process.wait();
     assert_eq!((ended.code, ended.out.as_str()), (Some(1), ""), "{ended:?}");

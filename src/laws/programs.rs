@@ -49,7 +49,7 @@ fn the_demo_gets_every_byte_back_on_any_number_of_cores(reactor: &str) {
 
 fn a_demo_that_is_stopped_reports_the_time_that_it_took(reactor: &str) {
     let process = Process::start(&mut on(reactor, 2, "demo --for 1h --connections 2 --json"));
-    process.told_of("INFO");
+    process.hears_interrupts();
     pause(Duration::from_secs(1));
     process.signal(Signal::INT);
     let ended = process.wait();

@@ -191,6 +191,14 @@ impl Process {
         fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"))
     }
 
+    /// Waits until an interrupt would not kill it.
+    pub(crate) fn hears_interrupts(&self) {
+        super::eventually("a handler of SIGINT", || {
+            let caught = u64::from_str_radix(field(&self.proc("status"), "SigCgt:"), 16).expect("a mask");
+            (caught & 1 << (Signal::INT.as_raw() - 1) != 0).then_some(())
+        });
+    }
+
     /// Memory that it has taken for itself, in bytes.
     pub(crate) fn anonymous_bytes(&self) -> u64 {
         let status = self.proc("status");
