@@ -24,7 +24,8 @@ pub(super) struct Tcp {
     /// the first of its addresses.
     #[arg(long, required = true, value_name = "ENDPOINT")]
     listen: Vec<Endpoint>,
-    /// Where connections go. May be given several times.
+    /// Where connections go. May be given several times. A name is looked up once, at the start; each of its addresses is
+    /// an upstream. One that could not be connected comes behind the others for 5 s.
     #[arg(long, required = true, value_name = "ENDPOINT")]
     upstream: Vec<Endpoint>,
     /// How an upstream is chosen: `round-robin` or `least-connections`.

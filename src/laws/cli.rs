@@ -176,7 +176,7 @@ fn a_start_that_fails_leaves_no_socket_file() {
 }
 
 #[test]
-fn addresses_of_a_name_that_are_not_listened_on_are_named() {
+fn every_address_of_a_name_is_told_and_what_becomes_of_it() {
     // A name with two addresses, in a file system of this command's own.
     let mut hosts = tempfile::NamedTempFile::new().unwrap();
     hosts.write_all(b"127.0.0.1 two.test\n127.0.0.2 two.test\n").unwrap();
@@ -197,6 +197,9 @@ fn addresses_of_a_name_that_are_not_listened_on_are_named() {
     let process = kit::Process::start(&mut own_hosts("exec \"$0\" serve echo --listen two.test:0"));
     process.told_of("tcp:two.test:0 is tcp:127.0.0.2:0 too, which is not listened on");
     process.told("waterwheel: listening on tcp:127.0.0.1:");
+    let script = "exec \"$0\" proxy tcp --listen 127.0.0.1:0 --upstream two.test:1";
+    let process = kit::Process::start(&mut own_hosts(script));
+    process.told_of("upstream tcp:two.test:1 is 2 upstreams: tcp:127.0.0.1:1, tcp:127.0.0.2:1");
 }
 
 #[test]

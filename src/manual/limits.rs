@@ -58,3 +58,4 @@
 //!
 //! The kernel does not steer yet. A shard whose root panics stays down, and its listener's queue with it; the others go
 //! on. There are no quotas per client, no groups of tasks with shares, no reload: a new configuration is a new process.
+//! The names of a proxy's upstreams are looked up once, when it starts: where their addresses change, start a new one.

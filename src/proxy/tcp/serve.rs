@@ -79,7 +79,12 @@ impl Proxy {
         let mut resolved = Vec::new();
         for endpoint in &settings.upstreams {
             endpoint.check_target().map_err(StartError::from)?;
-            resolved.extend(endpoint.resolve_blocking()?.into_iter().map(|address| (endpoint, address)));
+            let addresses = endpoint.resolve_blocking()?;
+            if let [_, _, ..] = addresses[..] {
+                let all = addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+                tracing::info!("upstream {endpoint} is {} upstreams: {all}", addresses.len());
+            }
+            resolved.extend(addresses.into_iter().map(|address| (endpoint, address)));
         }
         let stream = StreamOptions { keepalive: keepalive(settings.idle_timeout), ..Default::default() };
         let options = ConnectOptions { stream, ..Default::default() };
