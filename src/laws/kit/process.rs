@@ -220,10 +220,11 @@ impl Process {
     /// The CPUs that each thread may run on, by its name, as the kernel lists them.
     pub(crate) fn masks(&self) -> BTreeMap<String, String> {
         let of = |id: String| {
-            let status = self.proc(&format!("task/{id}/status"));
-            (field(&status, "Name:").to_owned(), field(&status, "Cpus_allowed_list:").to_owned())
+            // One may end meanwhile.
+            let status = fs::read_to_string(format!("/proc/{}/task/{id}/status", self.id())).ok()?;
+            Some((field(&status, "Name:").to_owned(), field(&status, "Cpus_allowed_list:").to_owned()))
         };
-        self.threads().into_iter().map(of).collect()
+        self.threads().into_iter().filter_map(of).collect()
     }
 
     /// How often each thread has gone to sleep or was made to wait, by its number and name; `None` if one is not
