@@ -10,9 +10,10 @@ use std::task::{Context, Poll, Waker};
 use std::thread;
 use std::time::Duration;
 
+use waterwheel::net::Listening;
 use waterwheel::reactor::{
-    Address, Alarm, Backend, Bound, Clock, ConnectOptions, Ended, Incoming, Launch, Life, ListenOptions,
-    Listener, Reactor, Sink, Source, Time, Transport, Unavailable, on_threads,
+    Address, Alarm, Backend, Bound, Clock, ConnectOptions, Ended, Handle, Incoming, Launch, Life,
+    ListenOptions, Listener, Reactor, Sink, Source, Time, Transport, Unavailable, on_threads,
 };
 use waterwheel::runtime::{Config, Runtime};
 use waterwheel::shard::Shard;
@@ -43,8 +44,9 @@ impl Backend for Torrent {
         Ok(())
     }
 
-    fn bind(&self, _: &Address, _: &ListenOptions, _: usize) -> io::Result<Vec<Bound>> {
-        Err(io::ErrorKind::Unsupported.into())
+    fn bind(&self, at: &Address, options: &ListenOptions, count: usize) -> io::Result<Vec<Bound>> {
+        let bound = |_| Bound { local: at.clone(), handle: Handle::Virtual(0), options: *options };
+        Ok((0..count).map(bound).collect())
     }
 
     fn run(&self, launches: Vec<Launch>) -> Result<(), Vec<Ended>> {
@@ -78,8 +80,8 @@ impl Reactor for TorrentReactor {
         self.alarm.poll_until(self.clock.now(), cx, deadline)
     }
 
-    fn listen(&self, _: Bound) -> io::Result<Box<dyn Listener>> {
-        Err(io::ErrorKind::Unsupported.into())
+    fn listen(&self, bound: Bound) -> io::Result<Box<dyn Listener>> {
+        Ok(Box::new(Crowd(Some(bound))))
     }
 
     fn connect(&self, _: &Address, _: &ConnectOptions) -> io::Result<Transport> {
@@ -88,6 +90,20 @@ impl Reactor for TorrentReactor {
 
     fn adopt(&self, _: Incoming) -> io::Result<Transport> {
         Err(io::ErrorKind::Unsupported.into())
+    }
+}
+
+/// Clients without end, none of which can be adopted.
+#[derive(Debug)]
+struct Crowd(Option<Bound>);
+
+impl Listener for Crowd {
+    fn poll_accept(&mut self, _: &mut Context<'_>) -> Poll<io::Result<Incoming>> {
+        Poll::Ready(Ok(Incoming { handle: Handle::Virtual(0), bytes: Vec::new(), peer: None }))
+    }
+
+    fn poll_close(&mut self, _: &mut Context<'_>) -> Poll<Bound> {
+        Poll::Ready(self.0.take().expect("closed once"))
     }
 }
 
@@ -144,11 +160,19 @@ fn on_torrent<F>(main: impl Fn(Shard) -> F + Send + Sync + 'static)
 where
     F: Future<Output = anyhow::Result<()>> + 'static,
 {
+    on_listening_torrent(move |shard, _| main(shard));
+}
+
+fn on_listening_torrent<F>(main: impl Fn(Shard, Listening) -> F + Send + Sync + 'static)
+where
+    F: Future<Output = anyhow::Result<()>> + 'static,
+{
     let config = Config::default().cores(1).reactor("torrent");
     let runtime = Runtime::with_backends(config, &[&Torrent]).unwrap().without_signals();
+    let listening = runtime.listen("tcp:127.0.0.1:1").unwrap();
     let (tell, told) = channel();
     // A shard that gives nobody a turn would hang, and so would who joins it.
-    drop(spawn(move || tell.send(runtime.run(main))));
+    drop(spawn(move || tell.send(runtime.run(move |shard| main(shard, listening.clone())))));
     told.recv_timeout(LONG).expect("a run that ends").unwrap();
 }
 
@@ -210,6 +234,26 @@ fn stream_7_lingering_is_bounded_in_bytes() {
             shard.yield_now().await;
         }
         assert_eq!(shard.stats().spawned, before.spawned + 10, "one task lingers for each");
+        Ok(())
+    });
+}
+
+#[test]
+fn a_connection_that_cannot_be_adopted_is_counted_and_stops_nothing() {
+    on_listening_torrent(|shard, listening| async move {
+        let acceptor = shard.accept_on(&listening)?;
+        let counters = acceptor.counters();
+        shard.spawn_detached("serve", acceptor.serve(1, |_| async { Ok(()) }));
+        let begun = shard.now();
+        while counters.copy().adopt_failed < 1_000 {
+            assert!(shard.now().since(begun) < LONG, "{:?}", counters.copy());
+            shard.yield_now().await;
+        }
+        let counted = counters.copy();
+        assert!(
+            (counted.adopt_failed..counted.adopt_failed + 300).contains(&counted.accepted),
+            "{counted:?}"
+        );
         Ok(())
     });
 }
