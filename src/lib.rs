@@ -1,7 +1,8 @@
 //! Waterwheel: thread-per-core reactors, messages between shards, and the proxies built on them.
 //!
-//! Each CPU core turns its own reactor. A connection belongs to one shard, which a hash of the client's address names,
-//! and never leaves it. Shards share nothing; what they have to say to each other they send.
+//! Each CPU core turns its own reactor. A connection is served by one shard, as a rule the one that a hash of the client's
+//! address and port names, and by no other unless the program hands it on. Shards share nothing; what they have to say to
+//! each other they send.
 //!
 //! ```text
 //!             core 0                               core 1                    … core N

@@ -10,6 +10,12 @@
 //! | `source` | the client's address | limits and caches per client: all its connections meet on one shard |
 //! | `kernel` | nothing: who accepted it keeps it | no hand-over at all, where it does not matter who owns what |
 //!
+//! In `flow` the owner has no more right to a connection than an even spread gives it, so room goes first: where the owner
+//! is full, or has ended, the shard that accepted the connection keeps it ([`AcceptStats`](crate::net::AcceptStats) counts
+//! it as `kept`), and if that one is full too, any shard with room gets it. In `source` a client waits for its owner, up
+//! to [a bound](super::limits), and is served elsewhere only once that shard has ended. So what has to hold for each
+//! connection of a client wants `source`; in `flow` take what a shard knows for a cache.
+//!
 //! `WATERWHEEL_STEER` or [`Config::steer`](crate::runtime::Config::steer) chooses. Connections on Unix sockets have no
 //! address to hash and stay where they were accepted.
 //!
@@ -43,4 +49,4 @@
 //! [adopt](crate::shard::Shard::adopt).
 //!
 //! What it costs to be hashed: with few and long connections the spread is uneven (see [`why`](super::why)), and no mode
-//! here looks at load.
+//! here chooses by load before a shard is full.
