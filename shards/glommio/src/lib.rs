@@ -90,7 +90,7 @@ impl Backend for Glommio {
     fn probe(&self) -> Result<(), Unavailable> {
         probe::probe()?;
         // One that never ran leaks nothing.
-        life::make().map(drop).map_err(|error| Unavailable::new(format!("glommio: {error}")))
+        leak::apart(|| life::make().map(drop)).map_err(|error| Unavailable::new(format!("glommio: {error}")))
     }
 
     fn bind(&self, at: &Address, options: &ListenOptions, count: usize) -> io::Result<Vec<Bound>> {

@@ -17,7 +17,7 @@ use waterwheel_reactor::{Clock, Life, Start};
 use crate::bell::Bell;
 use crate::core::{Core, GlommioReactor};
 use crate::drive::{Drive, pause};
-use crate::leak::Leak;
+use crate::leak::{Leak, apart};
 
 /// Entries of each of glommio's three rings. More operations than that wait in memory, without a limit of their own:
 /// there are at most three per connection and one per listener.
@@ -47,14 +47,21 @@ thread_local! {
 
 /// An executor, and the eventfd that it leaks; dropped in this order.
 struct Executor {
-    glommio: LocalExecutor,
+    /// `None` only while it is dropped.
+    glommio: Option<LocalExecutor>,
     leak: Leak,
+}
+
+impl Drop for Executor {
+    fn drop(&mut self) {
+        apart(|| drop(self.glommio.take()));
+    }
 }
 
 impl Executor {
     fn new() -> io::Result<Executor> {
         let (glommio, leak) = Leak::during(make)?;
-        Ok(Executor { glommio, leak })
+        Ok(Executor { glommio: Some(glommio), leak })
     }
 }
 
@@ -75,7 +82,8 @@ pub(crate) fn live(clock: Clock, start: &mut Start) -> io::Result<Life> {
         None => Executor::new()?,
     };
     let core = Core::new(clock)?;
-    match executor.glommio.run(life(core, &executor.leak, start)) {
+    let glommio = executor.glommio.as_ref().expect("it is not being dropped");
+    match glommio.run(life(core, &executor.leak, start)) {
         Outcome::Over => Ok(Life::Over),
         Outcome::Ended => {
             EXECUTOR.set(Some(executor));
