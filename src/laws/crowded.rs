@@ -13,11 +13,12 @@ use waterwheel::reactor::Address;
 use waterwheel::runtime::{Config, RunError, Runtime, Stopper};
 use waterwheel::steer::{Mode, owner};
 
-use super::kit::{LONG, Server, client, config, end_of, on_each_reactor, pause, spawn};
+use super::kit::{LONG, Server, Watch, client, config, end_of, on_each_reactor, pause, spawn};
 use super::steering::client_from;
 
 on_each_reactor![
     a_shard_at_its_limit_keeps_no_neighbours_client_waiting,
+    what_three_shards_sent_to_one_at_its_limit_waits_there_no_longer_than_need_be,
     a_shard_that_ended_keeps_no_client_waiting,
     a_stop_is_noticed_at_the_limit,
     a_panic_with_half_a_connection_resets_it,
@@ -68,24 +69,38 @@ fn answered(stream: &mut TcpStream) -> bool {
 }
 
 fn a_shard_at_its_limit_keeps_no_neighbours_client_waiting(reactor: &str) {
-    // More than the crowded shard's queue and its lane hold.
+    none_waits(reactor, &[Some(usize::MAX), Some(1)]);
+}
+
+fn what_three_shards_sent_to_one_at_its_limit_waits_there_no_longer_than_need_be(reactor: &str) {
+    none_waits(reactor, &[Some(usize::MAX), Some(1), Some(usize::MAX), Some(usize::MAX)]);
+}
+
+/// Though some shards are at their limits from the first connection on.
+fn none_waits(reactor: &str, limits: &'static [Option<usize>]) {
+    // More than the crowded shard's queue and the lanes to it hold.
     const CLIENTS: usize = 900;
-    let (at, stopper, running) = limited(reactor, &[Some(usize::MAX), Some(1)]);
+    let (at, stopper, running) = limited(reactor, limits);
     let mut clients: Vec<TcpStream> = (0..CLIENTS).map(|_| client(at)).collect();
     for stream in &mut clients {
         stream.set_read_timeout(Some(Duration::from_millis(1))).unwrap();
         stream.write_all(b"x").unwrap();
     }
-    // One is served by the crowded shard. So many may have come to it before the other saw that it is: the lane to it.
-    let may_wait = 1 + 64;
-    let mut open: Vec<TcpStream> = clients;
-    for _ in 0..2_000 {
-        open.retain_mut(|stream| stream.read(&mut [0; 8]).is_err());
-        if open.len() <= may_wait {
-            break;
-        }
+    let mut waiting: Vec<&mut TcpStream> = clients.iter_mut().collect();
+    let watch = Watch::start();
+    while !waiting.is_empty() {
+        assert!(watch.elapsed() < LONG, "{} of {CLIENTS} wait though a shard has room", waiting.len());
+        waiting.retain_mut(|stream| match stream.read(&mut [0; 8]) {
+            Ok(count) => {
+                assert_eq!(count, 1, "closed unserved");
+                false
+            }
+            Err(error) => {
+                assert_eq!(error.kind(), ErrorKind::WouldBlock);
+                true
+            }
+        });
     }
-    assert!(open.len() <= may_wait, "{} of {CLIENTS} wait though a shard has room", open.len());
     stopper.stop(Duration::ZERO);
     let _ = running.join().unwrap();
 }
@@ -194,7 +209,7 @@ fn who_was_accepted_before_a_stop_is_served(reactor: &str) {
                         if let Some(blocks) = blocks.lock().unwrap().take() {
                             blocks.send(())?;
                             // Blocks the shard itself, while the other one hands connections over to it.
-                            pause(Duration::from_secs(1));
+                            pause(Duration::from_secs(2));
                         }
                         Ok(connection.write_all(b".").await?)
                     }

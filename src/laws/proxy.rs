@@ -436,7 +436,7 @@ fn a_unix_upstream_whose_queue_is_full_is_waited_for(reactor: &str) {
 
 fn keep_alive_watches_what_no_idle_limit_ends(reactor: &str) {
     // What the kernel says of both sides: 2 is a keep-alive timer (or, for a moment, an acknowledgement to come).
-    let watched = |proxy: &Proxy, origin: &Origin| -> bool {
+    let watched = |proxy: &Proxy, origin: &Origin| -> Option<bool> {
         let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
         let (front, back) = (format!(":{:04X}", proxy.at.port()), format!(":{:04X}", origin.at.port()));
         let timers = table.lines().skip(1).filter_map(|line| {
@@ -446,15 +446,15 @@ fn keep_alive_watches_what_no_idle_limit_ends(reactor: &str) {
             (ours && state == "01").then(|| fields.nth(1).is_some_and(|timer| timer.starts_with("02:")))
         });
         let timers: Vec<bool> = timers.collect();
-        assert_eq!(timers.len(), 2, "{table}");
-        timers == [true; 2]
+        // The kernel's list may miss what moves while it is read; and both have come once it is complete.
+        (timers.len() == 2 && timers[0] == timers[1]).then(|| timers[0])
     };
     for (limit, wanted) in [("0s", true), ("1h", true), ("300s", false)] {
         let origin = Origin::echo();
         let proxy = Proxy::start(reactor, &[origin.at], &["--idle-timeout", limit]);
         let mut client = client(proxy.at);
         exchange(&mut client);
-        eventually("the timers", || (watched(&proxy, &origin) == wanted).then_some(()));
+        eventually("the timers", || (watched(&proxy, &origin) == Some(wanted)).then_some(()));
     }
 }
 

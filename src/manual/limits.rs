@@ -29,7 +29,7 @@
 //! | the head of an HTTP/1 message | 16 KiB, 100 fields | | an error, the peer's fault |
 //! | texts for standard error that the command has not written yet | 1 024 | | more is lost, and how much is told |
 //! | reports asked for (SIGUSR1) and not begun | 1 | | further requests are the same one |
-//! | how long the command's end waits for who reads its outputs | 2 s | | what is not read is lost |
+//! | how long the command's end waits for who reads its outputs | 2 s for a report under way, the last report, and the log each | | what is not read is lost |
 //! | the drain after a signal | 30 s | `WATERWHEEL_DRAIN_S` | what still runs is ended |
 //!
 //! # What is not bounded

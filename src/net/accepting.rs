@@ -65,9 +65,9 @@ impl Accepting {
         listener: Box<dyn Listener>,
         queue: Rc<Queue>,
         steer: Steer,
-    ) -> io::Result<Accepting> {
-        let (reserve, waiting) = (Reserve::new()?, Rc::default());
-        Ok(Accepting { shard, listener, queue, steer, reserve, waiting, all_crowded: false })
+        reserve: Reserve,
+    ) -> Accepting {
+        Accepting { shard, listener, queue, steer, reserve, waiting: Rc::default(), all_crowded: false }
     }
 
     /// Until the shard is asked to stop: then the socket is closed, and clients that come later are refused.

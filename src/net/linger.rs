@@ -76,12 +76,16 @@ struct Doomed(Transport);
 impl Doomed {
     /// How much of what was sent the peer's kernel does not have yet; `None`: nothing, or it is broken.
     fn unacknowledged(&mut self) -> Option<usize> {
-        if let Poll::Ready(Err(_)) = self.0.sink.poll_flush(&mut Context::from_waker(Waker::noop())) {
+        let flushed = self.0.sink.poll_flush(&mut Context::from_waker(Waker::noop()));
+        if let Poll::Ready(Err(_)) = flushed {
             return None;
         }
+        // What the reactor itself still queues, if it does.
+        let least = usize::from(flushed.is_pending());
         // Where there is no descriptor (a world without a kernel, or none is left) nobody can tell: it has its time.
         let Some(descriptor) = self.0.source.descriptor() else { return Some(usize::MAX) };
-        waterwheel_os::unacknowledged(descriptor).ok().filter(|left| *left > 0)
+        let left = waterwheel_os::unacknowledged(descriptor).ok()?;
+        Some(left.max(least)).filter(|left| *left > 0)
     }
 }
 
@@ -128,8 +132,8 @@ impl Drop for Held {
     }
 }
 
-/// Waits until no closed connection of this shard lingers, no longer than each of them may: ending before would
-/// destroy what is in flight.
+/// Waits until no closed connection of this shard lingers, no longer than the longest of them may: ending before would
+/// destroy what is in flight. The end of a drain ends this too.
 pub(crate) async fn lingered(shard: &Shard) {
     let Some(lingering) = shard.kept::<Lingering>() else { return };
     let none = poll_fn(|cx| {
@@ -137,5 +141,5 @@ pub(crate) async fn lingered(shard: &Shard) {
         if lingering.count.get() == 0 { Poll::Ready(()) } else { Poll::Pending }
     });
     // Whatever lingers after that began to do so when its shard was over.
-    let _ = shard.timeout(LINGER, none).await;
+    let _ = shard.timeout(LINGER_MOST, none).await;
 }

@@ -8,6 +8,7 @@ use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
 
+use waterwheel_os::Reserve;
 use waterwheel_reactor::{Address, Bound, Incoming};
 
 use super::accepting::{Accepting, Steer};
@@ -116,10 +117,11 @@ impl Shard {
         let mailbox =
             self.open(&listening.shared.handoff).map_err(|error: OpenError| io::Error::other(error))?;
         let listener = self.reactor().listen(bound)?;
+        let reserve = Reserve::new()?;
         let Shared { mode, seed, parts, .. } = &*listening.shared;
         let own = Queue::new(parts.clone(), self.id().index());
         let steer = Steer { mode: *mode, seed: *seed, to: mailbox.sender(), parts: parts.clone() };
-        let accepting = Accepting::new(self.clone(), listener, own.clone(), steer)?;
+        let accepting = Accepting::new(self.clone(), listener, own.clone(), steer, reserve);
         let accepting = Some(self.spawn("accept", accepting.run()));
         let spreads = *mode == Mode::Flow && self.count() > 1;
         Ok(Acceptor { shard: self.clone(), mailbox, own, own_first: false, spreads, accepting })
@@ -157,6 +159,9 @@ impl Acceptor {
                     received.set(self.mailbox.receive());
                     own.counters.count(|counted| &mut counted.taken_over);
                     own.push(incoming);
+                }
+                if spreads && !own.takes_more() {
+                    *own.taker.borrow_mut() = Some(cx.waker().clone());
                 }
                 return Poll::Pending;
             }

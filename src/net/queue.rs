@@ -104,7 +104,7 @@ impl AcceptCounters {
 #[derive(Debug)]
 pub(super) struct Queue {
     ready: RefCell<VecDeque<Incoming>>,
-    /// The acceptor waits for an entry.
+    /// The acceptor waits for an entry, or for fewer of them.
     pub(super) taker: RefCell<Option<Waker>>,
     /// The accepting task waits for room, or for too many.
     giver: RefCell<Option<Waker>>,
@@ -165,6 +165,12 @@ impl Queue {
     pub(super) fn pop(&self) -> Option<Incoming> {
         let incoming = self.ready.borrow_mut().pop_front()?;
         self.now_waiting(-1);
+        // The acceptor may have left what others sent in their lanes.
+        if self.len() == QUEUE - 1
+            && let Some(taker) = self.taker.borrow_mut().take()
+        {
+            taker.wake();
+        }
         Some(incoming)
     }
 

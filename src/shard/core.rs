@@ -45,6 +45,8 @@ pub(crate) struct Core {
     yielding: Cell<bool>,
     /// The task being polled gives way, but was woken before it said so.
     gives_way: Cell<bool>,
+    /// It gave way, and is in `later`.
+    gave_way: Cell<bool>,
     /// The root is gone: nothing runs any more.
     over: Cell<bool>,
     /// Empty between drains; kept for its memory.
@@ -87,6 +89,7 @@ impl Core {
             later: RefCell::default(),
             yielding: Cell::new(false),
             gives_way: Cell::new(false),
+            gave_way: Cell::new(false),
             over: Cell::new(false),
             arrivals: RefCell::default(),
             wheel: Wheel::new(now),
@@ -251,7 +254,11 @@ impl Core {
         waker.wake_by_ref();
         Core::with_current(|core| {
             core.yielding.set(false);
-            core.gives_way.set(before == Some(core.later.borrow().len()));
+            if before != Some(core.later.borrow().len()) {
+                core.gave_way.set(true);
+            } else if !core.gave_way.get() {
+                core.gives_way.set(true);
+            }
         });
     }
 
@@ -309,6 +316,7 @@ impl Core {
         let polled = catch_unwind(AssertUnwindSafe(|| body.future.as_mut().poll(&mut cx)));
         self.mark.set(0);
         drop(task);
+        self.gave_way.set(false);
         let gives_way = self.gives_way.take();
         let ended = match polled {
             Ok(Poll::Pending) => {

@@ -87,6 +87,11 @@ mod tests {
             let mut words = line.split_whitespace();
             let ip = Ipv6Addr::from(u128::from_str_radix(words.next().unwrap(), 16).unwrap());
             let scope = u32::from_str_radix(words.next().unwrap(), 16).unwrap();
+            let flags = u32::from_str_radix(words.nth(2).unwrap(), 16).unwrap();
+            // IFA_F_DADFAILED and IFA_F_TENTATIVE of linux/if_addr.h: nobody may use it, or not yet.
+            if flags & (0x08 | 0x40) != 0 {
+                continue;
+            }
             // Only such an address needs the interface's number to be reached.
             let scope = if ip.is_unicast_link_local() { scope } else { 0 };
             let to = Address::Inet(std::net::SocketAddrV6::new(ip, 80, 0, scope).into());
