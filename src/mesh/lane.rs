@@ -31,13 +31,28 @@ pub(super) struct Lane<T> {
 pub(super) struct Lanes<T> {
     shards: usize,
     capacity: usize,
+    /// Some ring exists: many ports of a program are hardly ever used.
+    used: AtomicBool,
     lanes: Box<[Lane<T>]>,
 }
 
 impl<T> Lanes<T> {
     /// Lanes of `capacity` messages between `shards` shards. No ring is made yet.
     pub(super) fn new(shards: usize, capacity: usize) -> Lanes<T> {
-        Lanes { shards, capacity, lanes: (0..shards * shards).map(|_| Lane::new()).collect() }
+        let lanes = (0..shards * shards).map(|_| Lane::new()).collect();
+        Lanes { shards, capacity, used: AtomicBool::new(false), lanes }
+    }
+
+    /// The sender's first use of a lane: makes its ring and leaves the consumer for the target.
+    pub(super) fn make(&self, source: usize, target: usize) -> Producer<T> {
+        self.used.store(true, Relaxed);
+        self.between(source, target).make(self.capacity)
+    }
+
+    /// The target: the consumer of a lane, if its ring was made and nobody holds it.
+    pub(super) fn take_consumer(&self, source: usize, target: usize) -> Option<Consumer<T>> {
+        // Stored before the bell is rung, as all that is to be found is.
+        if self.used.load(Relaxed) { self.between(source, target).take_consumer() } else { None }
     }
 
     /// The lane from one shard to one other.
@@ -66,16 +81,14 @@ impl<T> Lane<T> {
         }
     }
 
-    /// The sender's first use: makes the ring and leaves its consumer for the target.
-    pub(super) fn make(&self, capacity: usize) -> Producer<T> {
+    fn make(&self, capacity: usize) -> Producer<T> {
         let (producer, consumer) = ring(capacity);
         *self.slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(consumer);
         self.made.store(true, Relaxed);
         producer
     }
 
-    /// The target: the consumer, if the ring was made and nobody holds it.
-    pub(super) fn take_consumer(&self) -> Option<Consumer<T>> {
+    fn take_consumer(&self) -> Option<Consumer<T>> {
         if !self.made.load(Relaxed) {
             return None;
         }

@@ -13,6 +13,8 @@ pub(super) struct Ledger {
     /// The shard's number.
     pub(super) id: usize,
     pub(super) mesh: Arc<Mesh>,
+    /// The shard's own, which it looks at in every turn.
+    bell: Arc<Bell>,
     /// How many turns began. Budgets are per turn.
     turn: Cell<u64>,
     /// Shards to ring at the end of this turn.
@@ -38,6 +40,7 @@ impl Ledger {
         let shards = mesh.shards();
         Ledger {
             id,
+            bell: mesh.bell(id).clone(),
             mesh,
             turn: Cell::new(0),
             to_ring: ShardSet::new(shards),
@@ -53,7 +56,7 @@ impl Ledger {
 
     /// The shard's own bell.
     pub(super) fn bell(&self) -> &Bell {
-        self.mesh.bell(self.id)
+        &self.bell
     }
 
     /// Begins a turn.

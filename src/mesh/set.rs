@@ -63,6 +63,9 @@ impl ShardSet {
     /// Moves the other set's members into this one.
     #[inline]
     pub(super) fn take_all_of(&self, other: &ShardSet) {
+        if self.more.is_empty() {
+            return self.first.set(self.first.get() | other.first.take());
+        }
         for (word, more) in self.words().zip(other.words()) {
             word.set(word.get() | more.take());
         }
@@ -84,6 +87,12 @@ impl ShardSet {
     /// The first member at or after `from`, going round once; `from` may be one past the last shard.
     #[inline]
     pub(super) fn first_from(&self, from: usize) -> Option<usize> {
+        if self.more.is_empty() {
+            let all = self.first.get();
+            let behind = if from < 64 { all & (u64::MAX << from) } else { 0 };
+            let chosen = if behind == 0 { all } else { behind };
+            return (chosen != 0).then(|| chosen.trailing_zeros() as usize);
+        }
         self.first_in(from, self.shards).or_else(|| self.first_in(0, from))
     }
 

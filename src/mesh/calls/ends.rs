@@ -116,9 +116,8 @@ impl<Q: Send + 'static, R: Send + 'static> CallEnds<Q, R> {
     }
 
     fn start(&self, target: usize, peer: &mut Peer<Q, R>, request: Q) -> Ticket {
-        let lanes = &self.port.requests;
-        let lane = lanes.between(self.ledger.id, target);
-        let producer = peer.requests_to.get_or_insert_with(|| lane.make(lanes.capacity()));
+        let made = || self.port.requests.make(self.ledger.id, target);
+        let producer = peer.requests_to.get_or_insert_with(made);
         peer.outstanding += 1;
         let ticket = self.calls.borrow_mut().insert(target);
         let pushed = producer.push(Request { ticket, request });
@@ -148,10 +147,10 @@ impl<Q: Send + 'static, R: Send + 'static> CallEnds<Q, R> {
         let mut peer = self.peers[source].borrow_mut();
         let Peer { replies_from, requests_from, .. } = &mut *peer;
         if replies_from.is_none() {
-            *replies_from = self.port.replies.between(source, self.ledger.id).take_consumer();
+            *replies_from = self.port.replies.take_consumer(source, self.ledger.id);
         }
         if requests_from.is_none() {
-            *requests_from = self.port.requests.between(source, self.ledger.id).take_consumer();
+            *requests_from = self.port.requests.take_consumer(source, self.ledger.id);
         }
         (replies_from.as_ref().map_or(0, Consumer::len), requests_from.as_ref().map_or(0, Consumer::len))
     }
@@ -212,10 +211,9 @@ impl<Q: Send + 'static, R: Send + 'static> CallEnds<Q, R> {
         if self.ledger.has_ended(to) {
             return self.port.fail([outcome]);
         }
-        let lanes = &self.port.replies;
-        let lane = lanes.between(self.ledger.id, to);
         let mut peer = self.peers[to].borrow_mut();
-        let producer = peer.replies_to.get_or_insert_with(|| lane.make(lanes.capacity()));
+        let made = || self.port.replies.make(self.ledger.id, to);
+        let producer = peer.replies_to.get_or_insert_with(made);
         let pushed = producer.push(Reply { ticket, outcome });
         assert!(pushed.is_ok(), "a credit is a slot in the lane of replies");
         self.ledger.will_ring(to);

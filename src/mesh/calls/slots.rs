@@ -23,15 +23,18 @@ pub(super) struct Slots<R> {
 struct Slot<R> {
     generation: u32,
     state: State<R>,
+    /// That of the latest poll of whichever call was here. Kept, so that a task that calls again and again costs no
+    /// count of references; a task that has ended is silent.
+    waker: Option<Waker>,
 }
 
 #[derive(Debug)]
 enum State<R> {
     Free,
-    /// On its way. The waker is that of the latest poll, if there was one.
+    /// On its way; polled once, if so, by the slot's waker.
     Waiting {
         target: usize,
-        waker: Option<Waker>,
+        polled: bool,
     },
     /// Nobody wants the reply any more, but the credit is not back yet.
     Cancelled {
@@ -39,6 +42,14 @@ enum State<R> {
     },
     /// The outcome waits to be fetched.
     Done(Result<R, CallError>),
+}
+
+impl<R> Slot<R> {
+    fn wake(&self, polled: bool) {
+        if polled && let Some(waker) = &self.waker {
+            waker.wake_by_ref();
+        }
+    }
 }
 
 impl<R> Slots<R> {
@@ -49,11 +60,11 @@ impl<R> Slots<R> {
     /// A new call to `target`.
     pub(super) fn insert(&mut self, target: usize) -> Ticket {
         let slot = self.free.pop().unwrap_or_else(|| {
-            self.slots.push(Slot { generation: 0, state: State::Free });
+            self.slots.push(Slot { generation: 0, state: State::Free, waker: None });
             u32::try_from(self.slots.len() - 1).expect("fewer than 2^32 calls at once")
         });
         let entry = &mut self.slots[slot as usize];
-        entry.state = State::Waiting { target, waker: None };
+        entry.state = State::Waiting { target, polled: false };
         Ticket { slot, generation: entry.generation }
     }
 
@@ -65,11 +76,9 @@ impl<R> Slots<R> {
     ) -> Option<Result<R, CallError>> {
         let Some(entry) = self.entry(ticket) else { return Some(outcome) };
         match std::mem::replace(&mut entry.state, State::Free) {
-            State::Waiting { waker, .. } => {
+            State::Waiting { polled, .. } => {
                 entry.state = State::Done(outcome);
-                if let Some(waker) = waker {
-                    waker.wake();
-                }
+                entry.wake(polled);
                 None
             }
             State::Cancelled { .. } => {
@@ -87,15 +96,12 @@ impl<R> Slots<R> {
     pub(super) fn fail_all_to(&mut self, ended: usize) {
         for slot in 0..self.slots.len() {
             let entry = &mut self.slots[slot];
-            match &mut entry.state {
-                State::Waiting { target, waker } if *target == ended => {
-                    let waker = waker.take();
+            match entry.state {
+                State::Waiting { target, polled } if target == ended => {
                     entry.state = State::Done(Err(CallError::Closed));
-                    if let Some(waker) = waker {
-                        waker.wake();
-                    }
+                    entry.wake(polled);
                 }
-                State::Cancelled { target } if *target == ended => {
+                State::Cancelled { target } if target == ended => {
                     self.vacate(slot as u32);
                 }
                 _ => {}
@@ -107,8 +113,9 @@ impl<R> Slots<R> {
     pub(super) fn poll(&mut self, ticket: Ticket, polled_by: &Waker) -> Poll<Result<R, CallError>> {
         let Some(entry) = self.entry(ticket) else { return Poll::Ready(Err(CallError::Closed)) };
         match &mut entry.state {
-            State::Waiting { waker, .. } => {
-                match waker {
+            State::Waiting { polled, .. } => {
+                *polled = true;
+                match &mut entry.waker {
                     Some(waker) => waker.clone_from(polled_by),
                     none => *none = Some(polled_by.clone()),
                 }

@@ -66,7 +66,7 @@ impl<M: Send + 'static> Incoming<M> {
     pub(super) fn look(&mut self, source: usize, port: &PortShared<M>, ledger: &Ledger) -> bool {
         let inlet = &mut self.inlets[source];
         if inlet.consumer.is_none() {
-            inlet.consumer = port.lanes.between(source, ledger.id).take_consumer();
+            inlet.consumer = port.lanes.take_consumer(source, ledger.id);
         }
         let Some(consumer) = &inlet.consumer else { return false };
         let holds = !consumer.is_empty();

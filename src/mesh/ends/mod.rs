@@ -155,7 +155,7 @@ impl<M: Send + 'static> Ends<M> {
     ) -> Result<(), Envelope<M>> {
         let lanes = &self.port.lanes;
         let lane = lanes.between(self.ledger.id, target);
-        let producer = outgoing.producer.get_or_insert_with(|| lane.make(lanes.capacity()));
+        let producer = outgoing.producer.get_or_insert_with(|| lanes.make(self.ledger.id, target));
         if !lane.has_room(producer) {
             return Err(envelope);
         }
