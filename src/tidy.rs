@@ -235,7 +235,8 @@ fn bans(tree: &Tree) -> Vec<String> {
     };
     for (path, text) in tree.iter().filter(|(path, _)| path.ends_with(".rs")) {
         let (code, comments) = split(text);
-        ban(path, &code, "#[ignore", "hides a test");
+        // Some needles are written in pieces: whoever searches for them finds offenders only, and not this file.
+        ban(path, &code, concat!("#[", "ignore"), "hides a test");
         ban(path, &code, "allow(", "where expect(…, reason) says why");
         for mark in ["TODO", "FIXME", "XXX", "HACK"] {
             ban(path, &comments, mark, "leaves work undone");
@@ -497,8 +498,8 @@ fn each_rule_finds_what_was_planted() {
         (length, "examples/hello.rs", &long[..=EXAMPLE_LINES_MAX]),
         (length, "examples/own_reactor/reactor.rs", &long[..=OWN_REACTOR_LINES_MAX]),
         (bans, "src/net/pump.rs", "fn f() { x.unwrap(); }"),
-        (bans, "src/net/pump.rs", "#[cfg(test)]\nmod tests { }\nfn f() { todo!() }"),
-        (bans, "src/net/pump.rs", "#[test]\n#[ignore = \"slow\"]\nfn f() {}"),
+        (bans, "src/net/pump.rs", concat!("#[cfg(test)]\nmod tests { }\nfn f() { to", "do!() }")),
+        (bans, "src/net/pump.rs", concat!("#[test]\n#[", "ignore = \"slow\"]\nfn f() {}")),
         (bans, "src/net/pump.rs", "#[allow(dead_code)]\nfn f() {}"),
         (bans, "src/net/pump.rs", "#![allow(dead_code)]"),
         (bans, "src/net/pump.rs", "// TODO: mend this"),
