@@ -41,12 +41,8 @@ pub(crate) struct Core {
     ready: RefCell<VecDeque<Slot>>,
     /// Tasks that gave way: they go behind `ready` when the turn ends.
     later: RefCell<VecDeque<Slot>>,
-    /// Set around the wake of a task that gives way.
-    yielding: Cell<bool>,
-    /// The task being polled gives way, but was woken before it said so.
+    /// The task being polled gives way.
     gives_way: Cell<bool>,
-    /// It gave way, and is in `later`.
-    gave_way: Cell<bool>,
     /// The root is gone: nothing runs any more.
     over: Cell<bool>,
     /// Empty between drains; kept for its memory.
@@ -87,9 +83,7 @@ impl Core {
             tasks: RefCell::default(),
             ready: RefCell::default(),
             later: RefCell::default(),
-            yielding: Cell::new(false),
             gives_way: Cell::new(false),
-            gave_way: Cell::new(false),
             over: Cell::new(false),
             arrivals: RefCell::default(),
             wheel: Wheel::new(now),
@@ -200,10 +194,6 @@ impl Core {
 
     /// Queues a task. Outside a turn the first one wakes the root.
     pub(super) fn push_ready(&self, slot: Slot) {
-        if self.yielding.get() && self.in_turn.get() {
-            self.later.borrow_mut().push_back(slot);
-            return;
-        }
         let mut ready = self.ready.borrow_mut();
         let first = ready.is_empty();
         ready.push_back(slot);
@@ -245,21 +235,11 @@ impl Core {
         self.in_turn.set(false);
     }
 
-    /// Wakes a task that gives way: it is polled in the next turn, behind all that is ready in this one.
+    /// Wakes the running task, which gives way: it is polled in the next turn, behind all that is ready in this one,
+    /// also if it was woken before.
     pub(super) fn wake_later(waker: &Waker) {
-        let before = Core::with_current(|core| {
-            core.yielding.set(true);
-            core.later.borrow().len()
-        });
+        Core::with_current(|core| core.gives_way.set(true));
         waker.wake_by_ref();
-        Core::with_current(|core| {
-            core.yielding.set(false);
-            if before != Some(core.later.borrow().len()) {
-                core.gave_way.set(true);
-            } else if !core.gave_way.get() {
-                core.gives_way.set(true);
-            }
-        });
     }
 
     /// Asks this shard to stop; only ever moves its phase forward.
@@ -311,16 +291,15 @@ impl Core {
         let Some(body) = &mut *task else { return };
         body.clear();
         self.mark.set(entry.mark.get());
+        self.gives_way.set(false);
         self.stats.polls.set(self.stats.polls.get() + 1);
         let mut cx = Context::from_waker(&body.waker);
         let polled = catch_unwind(AssertUnwindSafe(|| body.future.as_mut().poll(&mut cx)));
         self.mark.set(0);
         drop(task);
-        self.gave_way.set(false);
-        let gives_way = self.gives_way.take();
         let ended = match polled {
             Ok(Poll::Pending) => {
-                if gives_way {
+                if self.gives_way.get() {
                     self.move_later(slot);
                 }
                 self.tasks.borrow_mut().settle(slot)
