@@ -9,7 +9,6 @@ use waterwheel_reactor::ListenOptions;
 use super::values::{SERVED_MAX, whole};
 use super::{Failure, output};
 use crate::load::origin::{EchoOrigin, HttpOrigin, OriginSettings};
-use crate::load::schedule::Share;
 use crate::load::units::{parse_duration, parse_size};
 use crate::net::Endpoint;
 use crate::runtime::{Config, Runtime, Service, serve};
@@ -75,7 +74,7 @@ impl Common {
         }
         let idle = self.idle_timeout;
         let ran = runtime.run(move |shard| {
-            let connections = Share::of(shard.id().index(), shards, total).count as usize;
+            let connections = shard.part_of(total as usize).len();
             let (listening, settings) = (listening.clone(), OriginSettings { idle, connections, size });
             // Said once the signals are handled: whoever hears it may stop this.
             if shard.id().index() == 0 {

@@ -15,6 +15,7 @@ use rand_pcg::Pcg64;
 
 use super::units::Rate;
 use crate::net::quoted::Quoted;
+use crate::shard::part_of;
 
 /// How the planned times of requests are spread.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -64,13 +65,9 @@ impl Share {
     /// # Panics
     /// If `shard` is not below `shards`.
     pub fn of(shard: usize, shards: usize, total: u32) -> Share {
-        assert!(shard < shards, "shard {shard} of {shards}");
-        let first = |shard: usize| -> u32 {
-            let each = total as usize / shards;
-            let more = total as usize % shards;
-            u32::try_from(shard * each + shard.min(more)).unwrap_or(total)
-        };
-        Share { first: first(shard), count: first(shard + 1) - first(shard), total }
+        let part = part_of(total as usize, shard, shards);
+        // Neither is more than the total.
+        Share { first: part.start as u32, count: part.len() as u32, total }
     }
 }
 

@@ -3,6 +3,7 @@
 use std::any::TypeId;
 use std::fmt;
 use std::future::Future;
+use std::ops::Range;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -15,7 +16,7 @@ use super::core::Core;
 use super::deferred::{Abandoned, Deferred, deferred};
 use super::sleep::{PhaseChange, Sleep, Timeout, YieldNow};
 use super::task::{Key, StopWish};
-use super::{Phase, ShardId, ShardStats};
+use super::{Phase, ShardId, ShardStats, part_of};
 
 /// The handle to one core's world. Cheap to clone; never leaves its thread.
 ///
@@ -57,6 +58,12 @@ impl Shard {
     /// All shards' numbers, this one's included.
     pub fn ids(&self) -> impl Iterator<Item = ShardId> + use<> {
         (0..self.count()).map(ShardId::new)
+    }
+
+    /// Which of `total` things that all shards share, numbered from 0, are this shard's: as evenly as whole numbers
+    /// allow; the first shards have one more.
+    pub fn part_of(&self, total: usize) -> Range<usize> {
+        part_of(total, self.id().index(), self.count())
     }
 
     /// The reactor, for what this handle does not offer.

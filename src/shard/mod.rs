@@ -30,6 +30,7 @@ use waterwheel_reactor::Time;
 pub use deferred::{Abandoned, Deferred, Resolver, deferred, deferred_result};
 pub use handle::{Shard, Task, TaskEnded};
 pub use id::ShardId;
+pub(crate) use id::part_of;
 pub use sleep::{Elapsed, PhaseChange, Sleep, Timeout, YieldNow, yield_waker};
 
 /// The limits of one turn. The defaults keep a turn well under a millisecond.
