@@ -311,8 +311,8 @@ impl Runtime {
     }
 
     /// Runs `main` on every shard and returns what each returned, in shard order, after the last one ended. A shard
-    /// ends when its main future has returned and no closed connection still waits for its peer to have the answer (two
-    /// seconds at most); its other tasks are dropped then.
+    /// ends when its main future has returned and no closed connection still waits for its peer to have the answer (a
+    /// minute at most, and no longer than a drain); its other tasks are dropped then.
     ///
     /// SIGINT or SIGTERM asks all shards to stop ([`Shard::stopping`]) and ends what still runs after the drain time;
     /// a second one ends at once, and a third does what it does to any program.

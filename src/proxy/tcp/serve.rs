@@ -134,7 +134,7 @@ impl Proxy {
         shard.keep(state.clone());
         let last = Last { state: state.clone(), shard };
         begun();
-        let places = Places::new(part(plan.settings.connections, shard));
+        let places = Places::new(shard.part_of(plan.settings.connections).len());
         let serving = acceptors.into_iter().map(|acceptor| {
             let state = state.clone();
             let places = places.clone();
@@ -163,23 +163,21 @@ impl Proxy {
         while let Ok(report) = answers.recv_timeout(ANSWER_WITHIN) {
             reports.push(report);
         }
-        for last in self.plan.last().iter().flatten() {
+        self.with_last(reports)
+    }
+
+    /// Adds what the shards had counted that have ended. Those of which nothing is known are named as silent.
+    fn with_last(&self, mut reports: Vec<ShardReport>) -> Report {
+        let all = self.plan.last();
+        for last in all.iter().flatten() {
             if reports.iter().all(|report| report.shard != last.shard) {
                 reports.push(last.clone());
             }
         }
         reports.sort_by_key(|report| report.shard);
         let silent =
-            (0..shards).filter(|shard| reports.iter().all(|report| report.shard != *shard)).collect();
+            (0..all.len()).filter(|shard| reports.iter().all(|report| report.shard != *shard)).collect();
         Report::new(self.plan.reactor, reports, self.undelivered(), silent)
-    }
-
-    /// What the shards had counted when they ended, of a run that did not end well. One that did not come to serve is
-    /// named as silent.
-    fn last_report(&self) -> Report {
-        let last = self.plan.last();
-        let silent = (0..last.len()).filter(|shard| last[*shard].is_none()).collect();
-        Report::new(self.plan.reactor, last.iter().flatten().cloned().collect(), self.undelivered(), silent)
     }
 
     /// The report of a run that has ended.
@@ -221,19 +219,13 @@ pub fn run(
     });
     match reports {
         Ok(reports) => Ok(proxy.final_report(reports)),
-        Err(error) => Err(ProxyError::Run { error, report: Box::new(proxy.last_report()) }),
+        Err(error) => Err(ProxyError::Run { error, report: Box::new(proxy.with_last(Vec::new())) }),
     }
 }
 
 /// Where the idle limit does not end a connection whose peer is gone without a word, the kernel asks.
 fn keepalive(idle: Option<Duration>) -> Option<Duration> {
     idle.is_none_or(|limit| limit > KEEPALIVE_WANTED).then_some(KEEPALIVE)
-}
-
-/// How many of all connections one shard may serve. The first ones take what does not divide evenly.
-fn part(connections: usize, shard: &Shard) -> usize {
-    let (even, rest) = (connections / shard.count(), connections % shard.count());
-    even + usize::from(shard.id().index() < rest)
 }
 
 impl State {
