@@ -95,6 +95,8 @@ pub mod steer;
 
 #[cfg(feature = "cli")]
 pub mod cli;
+#[cfg(feature = "sim")]
+pub mod sim;
 
 /// The seam that reactors implement, and the plain types that cross it.
 pub use waterwheel_reactor as reactor;

@@ -10,11 +10,12 @@ use std::task::Poll;
 use std::time::Duration;
 
 use futures_util::future::{Either, select};
-use waterwheel_os::{AcceptTrouble, Reserve};
-use waterwheel_reactor::{Incoming, Listener};
+use waterwheel_os::AcceptTrouble;
+use waterwheel_reactor::{Handle, Incoming, Listener};
 
 use super::places::{Part, Parts};
 use super::queue::{CROWD, Queue};
+use super::reserve::Reserve;
 use crate::mesh::{Sender, TrySendError};
 use crate::shard::{Shard, ShardId};
 use crate::steer::{Mode, owner};
@@ -32,13 +33,16 @@ const WAITING: usize = 128;
 /// While no shard has room, how often one looks whether another has. Its own room it hears of at once.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
+/// The descriptor that the shard's reactor keeps in hand.
+pub(super) type Spare = Reserve<Box<dyn Fn() -> io::Result<Handle>>>;
+
 /// The task that accepts and steers.
 pub(super) struct Accepting {
     shard: Shard,
     listener: Box<dyn Listener>,
     queue: Rc<Queue>,
     steer: Steer,
-    reserve: Reserve,
+    reserve: Spare,
     /// Connections that wait in tasks of their own for room at their owner.
     waiting: Rc<Cell<usize>>,
     /// The last connection found no shard with room, whatever the parts said.
@@ -65,7 +69,7 @@ impl Accepting {
         listener: Box<dyn Listener>,
         queue: Rc<Queue>,
         steer: Steer,
-        reserve: Reserve,
+        reserve: Spare,
     ) -> Accepting {
         Accepting { shard, listener, queue, steer, reserve, waiting: Rc::default(), all_crowded: false }
     }

@@ -82,9 +82,11 @@ impl Doomed {
         }
         // What the reactor itself still queues, if it does.
         let least = usize::from(flushed.is_pending());
-        // Where there is no descriptor (a world without a kernel, or none is left) nobody can tell: it has its time.
-        let Some(descriptor) = self.0.source.descriptor() else { return Some(usize::MAX) };
-        let left = waterwheel_os::unacknowledged(descriptor).ok()?;
+        let left = match self.0.source.descriptor() {
+            Some(descriptor) => waterwheel_os::unacknowledged(descriptor).ok()?,
+            // Where nobody can tell (no descriptor is left), it has its time.
+            None => self.0.sink.unacknowledged().unwrap_or(usize::MAX),
+        };
         Some(left.max(least)).filter(|left| *left > 0)
     }
 }

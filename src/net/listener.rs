@@ -8,13 +8,13 @@ use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
 
-use waterwheel_os::Reserve;
-use waterwheel_reactor::{Address, Bound, Incoming};
+use waterwheel_reactor::{Address, Bound, Handle, Incoming};
 
 use super::accepting::{Accepting, Steer};
 use super::connection::Connection;
 use super::places::{Part, Parts, Places};
 use super::queue::{AcceptCounters, Queue};
+use super::reserve::Reserve;
 use crate::mesh::{Mailbox, OpenError, Port, PortOptions};
 use crate::shard::{Shard, Task};
 use crate::steer::Mode;
@@ -117,7 +117,9 @@ impl Shard {
         let mailbox =
             self.open(&listening.shared.handoff).map_err(|error: OpenError| io::Error::other(error))?;
         let listener = self.reactor().listen(bound)?;
-        let reserve = Reserve::new()?;
+        let reactor = self.reactor().clone();
+        let spare: Box<dyn Fn() -> io::Result<Handle>> = Box::new(move || reactor.spare());
+        let reserve = Reserve::new(spare)?;
         let Shared { mode, seed, parts, .. } = &*listening.shared;
         let own = Queue::new(parts.clone(), self.id().index());
         let steer = Steer { mode: *mode, seed: *seed, to: mailbox.sender(), parts: parts.clone() };

@@ -50,9 +50,22 @@ impl Endpoint {
     /// # Errors
     /// The system knows no such name, interface, or no address for it.
     pub fn resolve_blocking(&self) -> Result<Vec<Address>, ResolveError> {
+        self.resolve_with(|_, _| None)
+    }
+
+    /// The same, asking `known` first, which may know every name there is.
+    pub(crate) fn resolve_with(
+        &self,
+        known: impl FnOnce(&str, u16) -> Option<io::Result<Vec<SocketAddr>>>,
+    ) -> Result<Vec<Address>, ResolveError> {
         let Some((host, port)) = self.question() else { return Ok(self.literal().into_iter().collect()) };
+        self.answered(known(&host, port).unwrap_or_else(|| Ok((host, port).to_socket_addrs()?.collect())))
+    }
+
+    /// What became of a question.
+    pub(super) fn answered(&self, answer: io::Result<Vec<SocketAddr>>) -> Result<Vec<Address>, ResolveError> {
         let fail = |reason: String| ResolveError::System { endpoint: self.clone(), reason };
-        let addresses = distinct((host, port).to_socket_addrs().map_err(|error| fail(error.to_string()))?);
+        let addresses = distinct(answer.map_err(|error| fail(error.to_string()))?.into_iter());
         if addresses.is_empty() { Err(fail("the name has no address".to_owned())) } else { Ok(addresses) }
     }
 }

@@ -15,6 +15,7 @@ mod places;
 mod pump;
 mod queue;
 pub(crate) mod quoted;
+mod reserve;
 
 pub use connection::{Connection, Receiving, Sending};
 pub use endpoint::{Endpoint, EndpointError, EndpointFault};

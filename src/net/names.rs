@@ -28,7 +28,8 @@ pub(crate) fn provide(shard: &Shard, lookups: Arc<Lookups>) {
 }
 
 impl Shard {
-    /// The addresses of an endpoint, at least one. A name is looked up on another thread; this shard goes on. Dropping
+    /// The addresses of an endpoint, at least one. A name is looked up on another thread, or by the
+    /// reactor if it has a resolver of its own; this shard goes on. Dropping
     /// the future forgets the answer.
     ///
     /// # Errors
@@ -36,6 +37,11 @@ impl Shard {
     pub async fn resolve(&self, endpoint: &Endpoint) -> Result<Vec<Address>, ResolveError> {
         if let Some(address) = endpoint.literal() {
             return Ok(vec![address]);
+        }
+        if let Some((host, port)) = endpoint.question()
+            && let Some(lookup) = self.reactor().lookup(&host, port)
+        {
+            return endpoint.answered(lookup.await);
         }
         let Some(names) = self.kept::<Names>() else {
             return Err(ResolveError::Ended { endpoint: endpoint.clone() });

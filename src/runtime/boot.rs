@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use waterwheel_reactor::{Launch, Reactor, Root, Start};
+use waterwheel_reactor::{Inspect, Launch, Reactor, Root, Start};
 
 use super::plan::Plan;
 use super::runtime::RunError;
@@ -34,7 +34,8 @@ pub(super) struct Crew<T, M> {
     pub(super) budgets: Budgets,
     pub(super) drain: Duration,
     pub(super) outcomes: Outcomes<T>,
-    pub(super) lookups: Arc<Lookups>,
+    /// `None`: the reactors know every name there is.
+    pub(super) lookups: Option<Arc<Lookups>>,
     pub(super) listeners: Vec<Listening>,
     pub(super) main: M,
 }
@@ -76,9 +77,13 @@ where
         let member = joined.member().clone();
         let foreign = crew.stopper.foreign(shard);
         let core = Core::new(id, crew.mesh.shards(), reactor, member, foreign, crew.budgets);
+        let known: Rc<dyn Inspect> = core.clone();
+        core.reactor().inspect(Rc::downgrade(&known));
         let shard = Shard::from_core(core.clone());
         joined.start(&shard);
-        names::provide(&shard, crew.lookups.clone());
+        if let Some(lookups) = &crew.lookups {
+            names::provide(&shard, lookups.clone());
+        }
         let main = run_main(crew.clone(), shard);
         Some(Box::pin(RootFuture::new(core, main, Box::new((joined, part)))))
     })

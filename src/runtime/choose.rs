@@ -28,10 +28,10 @@ pub fn reactors() -> Vec<&'static dyn Backend> {
 }
 
 /// The reactor that was chosen. Shows, for one line of the log, which it is and why.
-#[derive(Debug)]
-pub struct Choice<'a> {
-    /// The reactor.
-    pub backend: &'a dyn Backend,
+#[derive(Clone, Debug)]
+pub struct Choice {
+    /// The reactor's name.
+    pub reactor: &'static str,
     /// Those that `auto` would rather have taken, and why they cannot run here.
     pub passed_over: Vec<(&'static str, Unavailable)>,
     /// Those that `auto` did not come to.
@@ -40,9 +40,18 @@ pub struct Choice<'a> {
     asked: String,
 }
 
-impl fmt::Display for Choice<'_> {
+#[cfg(feature = "sim")]
+impl Choice {
+    /// Of a program that has only this one, and says so.
+    pub(crate) fn only(backend: &dyn Backend, asked: &str) -> Choice {
+        let (passed_over, not_tried) = Default::default();
+        Choice { reactor: backend.name(), passed_over, not_tried, asked: asked.to_owned() }
+    }
+}
+
+impl fmt::Display for Choice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} ({}", self.backend.name(), self.asked)?;
+        write!(f, "{} ({}", self.reactor, self.asked)?;
         for (name, why) in &self.passed_over {
             write!(f, "; {name} cannot run here: {why}")?;
         }
@@ -59,7 +68,10 @@ impl fmt::Display for Choice<'_> {
 ///
 /// # Errors
 /// No such name; or the one asked for, or with `auto` every one, cannot run here.
-pub fn choose<'a>(config: &Config, extra: &[&'a dyn Backend]) -> Result<Choice<'a>, ConfigError> {
+pub fn choose<'a>(
+    config: &Config,
+    extra: &[&'a dyn Backend],
+) -> Result<(&'a dyn Backend, Choice), ConfigError> {
     choose_among(&config.reactor, join(reactors(), extra))
 }
 
@@ -74,7 +86,10 @@ fn join<'a>(known: Vec<&'static dyn Backend>, extra: &[&'a dyn Backend]) -> Vec<
     all
 }
 
-fn choose_among<'a>(given: &Given<String>, all: Vec<&'a dyn Backend>) -> Result<Choice<'a>, ConfigError> {
+fn choose_among<'a>(
+    given: &Given<String>,
+    all: Vec<&'a dyn Backend>,
+) -> Result<(&'a dyn Backend, Choice), ConfigError> {
     let asked = format!("{}={}", given.origin, given.value);
     let mut passed_over = Vec::new();
     let mut candidates = all.iter();
@@ -83,7 +98,8 @@ fn choose_among<'a>(given: &Given<String>, all: Vec<&'a dyn Backend>) -> Result<
             match backend.probe() {
                 Ok(()) => {
                     let not_tried = candidates.map(|backend| backend.name()).collect();
-                    return Ok(Choice { backend, passed_over, not_tried, asked });
+                    let reactor = backend.name();
+                    return Ok((backend, Choice { reactor, passed_over, not_tried, asked }));
                 }
                 Err(why) => passed_over.push((backend.name(), why)),
             }
@@ -96,7 +112,9 @@ fn choose_among<'a>(given: &Given<String>, all: Vec<&'a dyn Backend>) -> Result<
         return Err(given.unusable("there is no such reactor".to_owned(), names(&all, None)));
     };
     match backend.probe() {
-        Ok(()) => Ok(Choice { backend, passed_over, not_tried: Vec::new(), asked }),
+        Ok(()) => {
+            Ok((backend, Choice { reactor: backend.name(), passed_over, not_tried: Vec::new(), asked }))
+        }
         Err(why) => {
             Err(given.unusable(format!("it cannot run here: {why}"), names(&all, Some(backend.name()))))
         }
@@ -138,15 +156,17 @@ mod tests {
     const LATER: Named = Named("later", None);
     const BAD: Named = Named("bad", Some("io_uring_setup: Operation not permitted"));
 
-    fn among<'a>(name: &str, all: &[&'a dyn Backend]) -> Result<Choice<'a>, String> {
+    fn among(name: &str, all: &[&dyn Backend]) -> Result<Choice, String> {
         let config = Config::from_vars([("WATERWHEEL_REACTOR", name)]).unwrap();
-        choose_among(&config.reactor, all.to_vec()).map_err(|error| error.to_string())
+        let chosen = choose_among(&config.reactor, all.to_vec()).map_err(|error| error.to_string())?;
+        assert_eq!(chosen.0.name(), chosen.1.reactor);
+        Ok(chosen.1)
     }
 
     #[test]
     fn auto_takes_the_first_that_can_run_and_says_why() {
         let choice = among("auto", &[&BAD, &GOOD, &LATER]).unwrap();
-        assert_eq!(choice.backend.name(), "good");
+        assert_eq!(choice.reactor, "good");
         assert_eq!(
             choice.to_string(),
             "good (WATERWHEEL_REACTOR=auto; bad cannot run here: io_uring_setup: Operation not permitted; later comes after it)"
@@ -203,7 +223,7 @@ mod tests {
 
     #[test]
     fn an_own_reactor_can_be_asked_for() {
-        let choice = choose(&Config::default().reactor("later"), &[&LATER]).unwrap();
+        let (_, choice) = choose(&Config::default().reactor("later"), &[&LATER]).unwrap();
         assert_eq!(choice.to_string(), "later (Config::reactor=later)");
     }
 }

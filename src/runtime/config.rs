@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use super::CpuList;
-use super::knob::{self, DRAIN_S_MAX, Knob, SHARDS_MAX, SPIN_US_MAX, STALL_MS_MAX};
+use super::knob::{self, DRAIN_S_MAX, Knob, SEEDS_MAX, SHARDS_MAX, SPIN_US_MAX, STALL_MS_MAX};
 use crate::net::quoted::Quoted;
 use crate::shard::Budgets;
 use crate::steer::Mode;
@@ -42,8 +43,20 @@ pub struct Config {
     pub(crate) log: Given<String>,
     /// `None`: random in each run.
     pub(crate) steer_seed: Option<u32>,
+    pub(crate) simulation: Simulation,
     /// Without `spin` and `stall`, which have knobs of their own.
     budgets: Budgets,
+}
+
+/// What simulated tests are asked to do.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Simulation {
+    /// How many seeds; `None`: as many as the test says.
+    pub(crate) seeds: Option<u64>,
+    /// The one seed to replay.
+    pub(crate) seed: Option<u64>,
+    /// Where its events go.
+    pub(crate) trace: Option<PathBuf>,
 }
 
 /// A value and who gave it, for errors that are found later.
@@ -80,6 +93,7 @@ impl Default for Config {
             drain: Duration::from_secs(30),
             log: Given::by(Knob::Log.variable(), "info".to_owned()),
             steer_seed: None,
+            simulation: Simulation::default(),
             budgets: Budgets::default(),
         }
     }
@@ -216,6 +230,13 @@ impl Config {
             Knob::DrainS => self.drain = Duration::from_secs(knob::number(text, DRAIN_S_MAX)?),
             Knob::Log => self.log = Given::by(origin, knob::log_filter(text)?),
             Knob::SteerSeed => self.steer_seed = Some(knob::seed(text)?),
+            Knob::Seeds => match knob::number(text, SEEDS_MAX)? {
+                0 => return Err("nothing would be tried".to_owned()),
+                count => self.simulation.seeds = Some(count),
+            },
+            Knob::Seed => self.simulation.seed = Some(knob::number(text, u64::MAX)?),
+            Knob::Trace if text.is_empty() => return Err("not a path".to_owned()),
+            Knob::Trace => self.simulation.trace = Some(PathBuf::from(text)),
         }
         Ok(())
     }

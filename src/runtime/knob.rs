@@ -28,11 +28,17 @@ pub enum Knob {
     Log,
     /// `WATERWHEEL_STEER_SEED`: fixes the steering hash's seed, which else is random in each run.
     SteerSeed,
+    /// `WATERWHEEL_SEEDS`: how many seeds each simulated test tries. Its own number by default.
+    Seeds,
+    /// `WATERWHEEL_SEED`: the one seed that simulated tests replay.
+    Seed,
+    /// `WATERWHEEL_TRACE`: the file to which a simulated test that replays one seed writes every event.
+    Trace,
 }
 
 impl Knob {
     /// All of them, in the order in which they are documented.
-    pub const ALL: [Knob; 9] = [
+    pub const ALL: [Knob; 12] = [
         Knob::Cores,
         Knob::Cpus,
         Knob::Reactor,
@@ -42,6 +48,9 @@ impl Knob {
         Knob::DrainS,
         Knob::Log,
         Knob::SteerSeed,
+        Knob::Seeds,
+        Knob::Seed,
+        Knob::Trace,
     ];
 
     /// Its environment variable.
@@ -56,6 +65,9 @@ impl Knob {
             Knob::DrainS => "WATERWHEEL_DRAIN_S",
             Knob::Log => "WATERWHEEL_LOG",
             Knob::SteerSeed => "WATERWHEEL_STEER_SEED",
+            Knob::Seeds => "WATERWHEEL_SEEDS",
+            Knob::Seed => "WATERWHEEL_SEED",
+            Knob::Trace => "WATERWHEEL_TRACE",
         }
     }
 
@@ -73,6 +85,9 @@ impl Knob {
                 "LEVEL or TARGET=LEVEL between commas, as in info or warn,waterwheel=debug".to_owned()
             }
             Knob::SteerSeed => "a number from 0 to 4294967295, or 0x0 to 0xffffffff".to_owned(),
+            Knob::Seeds => format!("a number from 1 to {SEEDS_MAX}"),
+            Knob::Seed => format!("a number from 0 to {}", u64::MAX),
+            Knob::Trace => "the path of a file".to_owned(),
         }
     }
 }
@@ -89,6 +104,9 @@ pub(crate) const SPIN_US_MAX: u64 = 1_000_000;
 pub(crate) const STALL_MS_MAX: u64 = 3_600_000;
 /// A day: a drain that takes longer has no deadline.
 pub(crate) const DRAIN_S_MAX: u64 = 86_400;
+
+/// More seeds than anybody waits for.
+pub(crate) const SEEDS_MAX: u64 = 1_000_000_000;
 
 /// A whole number in decimal digits, at most `max`.
 pub(crate) fn number(text: &str, max: u64) -> Result<u64, String> {

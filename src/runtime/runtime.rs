@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use waterwheel_os::SocketFile;
-use waterwheel_reactor::{Address, Backend, Bound, Ended, Handle, ListenOptions, UnixName};
+use waterwheel_reactor::{Address, Backend, Bound, Ended, Handle, Launch, ListenOptions, UnixName};
 
 use super::boot::{self, Crew, Outcome};
 use super::choose::{Choice, choose};
@@ -29,7 +29,8 @@ use crate::steer::random_seed;
 pub struct Runtime {
     config: Config,
     plan: Plan,
-    choice: Choice<'static>,
+    choice: Choice,
+    backend: Arc<dyn Backend>,
     mesh: Arc<Mesh>,
     stopper: Stopper,
     /// From the start, so that whoever asks a runtime that never ran is told that it has ended.
@@ -104,6 +105,9 @@ pub enum RunError {
     Signals(#[from] SignalError),
 }
 
+/// Makes a run's result of what the backend says.
+pub(crate) type Finish<T> = Box<dyn FnOnce(Result<(), Vec<Ended>>) -> Result<Vec<T>, RunError> + Send>;
+
 fn list(ended: &[Ended]) -> String {
     ended.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
 }
@@ -139,20 +143,26 @@ impl Runtime {
     /// As [`new`](Runtime::new).
     pub fn with_backends(config: Config, backends: &[&'static dyn Backend]) -> Result<Runtime, StartError> {
         let plan = Plan::here(&config)?;
-        let choice = choose(&config, backends)?;
+        let (backend, choice) = choose(&config, backends)?;
         // Each connection is a descriptor, and the soft limit is low for the sake of programs that use select(2).
         if let Err(error) = waterwheel_os::raise_descriptor_limit() {
             tracing::warn!("the limit of open descriptors stays as it is: {error}");
         }
+        Ok(Runtime::made_of(config, plan, choice, Arc::new(backend)))
+    }
+
+    /// Of what was decided already.
+    pub(crate) fn made_of(config: Config, plan: Plan, choice: Choice, backend: Arc<dyn Backend>) -> Runtime {
         let mesh = Mesh::new(plan.shards.len(), config.turn_budgets().messages);
         let guards = (0..mesh.shards()).map(|shard| StopGuard::new(&mesh, shard)).collect();
         let stopper = Stopper::new(&mesh);
         let seed = config.steer_seed.unwrap_or_else(random_seed);
         let (listeners, files) = Default::default();
-        Ok(Runtime {
+        Runtime {
             config,
             plan,
             choice,
+            backend,
             mesh,
             stopper,
             guards,
@@ -161,7 +171,7 @@ impl Runtime {
             seed,
             signals: true,
             on_report: None,
-        })
+        }
     }
 
     /// Leaves SIGINT, SIGTERM and SIGUSR1 to somebody else: for programs that embed a runtime. Then
@@ -192,7 +202,7 @@ impl Runtime {
     }
 
     /// Which backend was taken, and why the others were not.
-    pub fn choice(&self) -> &Choice<'static> {
+    pub fn choice(&self) -> &Choice {
         &self.choice
     }
 
@@ -277,11 +287,11 @@ impl Runtime {
     /// As [`listen`](Runtime::listen).
     pub fn listen_with(&self, endpoint: &Endpoint, options: &ListenOptions) -> Result<Listening, StartError> {
         let refused = |error| StartError::Listen { endpoint: endpoint.clone(), error };
-        let addresses = endpoint.resolve_blocking()?;
+        let addresses = self.resolve_blocking(endpoint)?;
         let Some((address, others)) = addresses.split_first() else {
             return Err(refused(std::io::ErrorKind::AddrNotAvailable.into()));
         };
-        let bounds = self.choice.backend.bind(address, options, self.shards()).map_err(refused)?;
+        let bounds = self.backend.bind(address, options, self.shards()).map_err(refused)?;
         self.keep_file(bounds.first());
         if bounds.len() != self.shards() {
             return Err(refused(std::io::Error::other("the backend did not bind a socket for each shard")));
@@ -328,6 +338,26 @@ impl Runtime {
     {
         self.announce();
         let signals = if self.signals { Some(self.own_signals()?) } else { None };
+        let backend = self.backend.clone();
+        // Before any thread is pinned, since its threads inherit the mask.
+        let lookups = Some(Arc::new(Lookups::new().map_err(RunError::Threads)?));
+        let (launches, finish) = self.into_launches(lookups, main);
+        let ended = backend.run(launches);
+        drop(signals);
+        finish(ended)
+    }
+
+    /// One launch per shard, and what makes the run's result of how the backend says that they ended.
+    pub(crate) fn into_launches<T, F, M>(
+        mut self,
+        lookups: Option<Arc<Lookups>>,
+        main: M,
+    ) -> (Vec<Launch>, Finish<T>)
+    where
+        T: Send + 'static,
+        F: Future<Output = anyhow::Result<T>> + 'static,
+        M: Fn(Shard) -> F + Send + Sync + 'static,
+    {
         let outcomes: Arc<Mutex<Vec<Outcome<T>>>> = Arc::default();
         outcomes
             .lock()
@@ -339,23 +369,30 @@ impl Runtime {
             budgets: self.config.turn_budgets(),
             drain: self.config.drain,
             outcomes: outcomes.clone(),
-            lookups: Arc::new(Lookups::new().map_err(RunError::Threads)?),
+            lookups,
             listeners: std::mem::take(&mut *self.listeners.lock().unwrap_or_else(PoisonError::into_inner)),
             main,
         };
         let launches = crew.launches(&self.plan, std::mem::take(&mut self.guards));
-        let ended = self.choice.backend.run(launches);
-        drop(signals);
-        ended.map_err(RunError::Reactors)?;
-        let outcomes = std::mem::take(&mut *outcomes.lock().unwrap_or_else(PoisonError::into_inner));
-        boot::results(outcomes)
+        // What is left of the runtime, files of sockets among it, goes when the run is over.
+        let finish = move |ended: Result<(), Vec<Ended>>| {
+            drop(self);
+            ended.map_err(RunError::Reactors)?;
+            boot::results(std::mem::take(&mut *outcomes.lock().unwrap_or_else(PoisonError::into_inner)))
+        };
+        (launches, Box::new(finish))
+    }
+
+    /// The addresses of an endpoint; may block.
+    pub(crate) fn resolve_blocking(&self, endpoint: &Endpoint) -> Result<Vec<Address>, ResolveError> {
+        endpoint.resolve_with(|host, port| self.backend.lookup(host, port))
     }
 
     /// What runs where, and why.
     fn announce(&self) {
         let cpus: Vec<String> =
             self.plan.shards.iter().map(|cpu| cpu.map_or("any".into(), |cpu| cpu.to_string())).collect();
-        let (reactor, shards, steer) = (self.choice.backend.name(), cpus.len(), self.config.steer);
+        let (reactor, shards, steer) = (self.choice.reactor, cpus.len(), self.config.steer);
         tracing::info!(reactor, shards, cpus = cpus.join(","), %steer, "{}", self.choice);
         self.plan.notes.iter().for_each(|note| tracing::info!("{note}"));
     }

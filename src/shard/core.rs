@@ -4,14 +4,14 @@ use std::any::{Any, TypeId};
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::{AssertUnwindSafe, Location, catch_unwind};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use waterwheel_reactor::{Reactor, Time};
+use waterwheel_reactor::{Inspect, Reactor, TaskNote, Time};
 
 use super::between::Between;
 use super::task::{self, Foreign, Handle, Key, Slab, Slot, StopWish};
@@ -48,6 +48,8 @@ pub(crate) struct Core {
     /// Empty between drains; kept for its memory.
     arrivals: RefCell<Vec<Arc<Handle>>>,
     pub(super) wheel: Wheel,
+    /// Timers that the shard set for itself, and that stay to its end.
+    pub(super) own_timers: Cell<usize>,
     /// Wakes the root; set in its first poll, the same for its whole life.
     root: OnceCell<Waker>,
     in_turn: Cell<bool>,
@@ -87,6 +89,7 @@ impl Core {
             over: Cell::new(false),
             arrivals: RefCell::default(),
             wheel: Wheel::new(now),
+            own_timers: Cell::new(0),
             root: OnceCell::new(),
             in_turn: Cell::new(false),
             turn_began: Cell::new(now),
@@ -134,8 +137,15 @@ impl Core {
         CURRENT.try_with(|current| current.borrow().as_ref().map(f)).ok().flatten()
     }
 
+    /// From now on this thread is this shard, until another one of the same thread enters: a simulation has all of them
+    /// on one.
     pub(super) fn enter(self: &Rc<Core>) {
-        CURRENT.with(|current| *current.borrow_mut() = Some(self.clone()));
+        let before = CURRENT.with(|current| {
+            let mut current = current.borrow_mut();
+            let entered = current.as_ref().is_some_and(|core| Rc::ptr_eq(core, self));
+            if entered { None } else { current.replace(self.clone()) }
+        });
+        drop(before);
     }
 
     pub(super) fn leave(self: &Rc<Core>) {
@@ -166,6 +176,7 @@ impl Core {
     pub(super) fn spawn(
         &self,
         name: &'static str,
+        spawned: &'static Location<'static>,
         mark: u32,
         future: Pin<Box<dyn Future<Output = ()>>>,
     ) -> Key {
@@ -174,7 +185,7 @@ impl Core {
             return Key::NONE;
         }
         self.stats.spawned.set(self.stats.spawned.get() + 1);
-        let key = self.tasks.borrow_mut().insert(name, mark, future, &self.foreign);
+        let key = self.tasks.borrow_mut().insert(name, spawned, mark, future, &self.foreign);
         self.push_ready(key.slot);
         key
     }
@@ -189,7 +200,7 @@ impl Core {
     }
 
     pub(super) fn task_names(&self) -> Vec<&'static str> {
-        self.tasks.borrow().names()
+        self.tasks.borrow().notes().into_iter().map(|note| note.name).collect()
     }
 
     /// Queues a task. Outside a turn the first one wakes the root.
@@ -389,6 +400,20 @@ impl Core {
                 "a turn stalled the shard"
             );
         }
+    }
+}
+
+impl Inspect for Core {
+    fn tasks(&self) -> Vec<TaskNote> {
+        self.tasks.borrow().notes()
+    }
+
+    fn timers(&self) -> usize {
+        self.wheel.len() - self.own_timers.get()
+    }
+
+    fn panics(&self) -> u64 {
+        self.stats.panics.get()
     }
 }
 

@@ -4,6 +4,7 @@ use std::any::TypeId;
 use std::fmt;
 use std::future::Future;
 use std::ops::Range;
+use std::panic::Location;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -92,6 +93,7 @@ impl Shard {
     /// kind of task it is. Dropping the returned [`Task`] lets it run; [`Task::cancel`] ends it.
     ///
     /// A task that panics ends alone: it is logged with its name and counted, and the shard goes on.
+    #[track_caller]
     pub fn spawn<F>(&self, name: &'static str, future: F) -> Task<F::Output>
     where
         F: Future + 'static,
@@ -100,18 +102,21 @@ impl Shard {
     }
 
     /// The same for a task that runs a port's handler.
+    #[track_caller]
     pub(crate) fn spawn_marked<F>(&self, name: &'static str, mark: u32, future: F) -> Task<F::Output>
     where
         F: Future + 'static,
     {
         let (resolver, output) = deferred();
-        let key = self.core.spawn(name, mark, Box::pin(async move { resolver.resolve(future.await) }));
+        let task = Box::pin(async move { resolver.resolve(future.await) });
+        let key = self.core.spawn(name, Location::caller(), mark, task);
         Task { core: self.core.clone(), key, output }
     }
 
     /// Starts a task whose result nobody wants; it takes less memory than [`spawn`](Shard::spawn).
+    #[track_caller]
     pub fn spawn_detached(&self, name: &'static str, future: impl Future<Output = ()> + 'static) {
-        self.core.spawn(name, 0, Box::pin(future));
+        self.core.spawn(name, Location::caller(), 0, Box::pin(future));
     }
 
     /// The port mark of the running task; 0: none.

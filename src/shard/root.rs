@@ -1,6 +1,7 @@
 //! The root future: what a backend drives. One poll is one turn of the wheel.
 
 use std::future::Future;
+use std::panic::Location;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -35,6 +36,7 @@ pub(crate) struct RootFuture {
 
 impl RootFuture {
     /// A root whose shard lives as long as `main`. `guard` is dropped after the last task.
+    #[track_caller]
     pub(crate) fn new(
         core: Rc<Core>,
         main: impl Future<Output = ()> + 'static,
@@ -47,7 +49,7 @@ impl RootFuture {
             let _ended = ended;
             main.await;
         };
-        let main = core.spawn("main", 0, Box::pin(main)).slot;
+        let main = core.spawn("main", Location::caller(), 0, Box::pin(main)).slot;
         RootFuture { core, main, over, armed: None, idle_since: None, rung: false, guard: Some(guard) }
     }
 
@@ -156,6 +158,7 @@ impl Future for RootFuture {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = &mut *self;
+        this.core.enter();
         this.core.set_root(cx.waker());
         let mut first = None;
         loop {
@@ -173,6 +176,7 @@ impl Future for RootFuture {
 
 impl Drop for RootFuture {
     fn drop(&mut self) {
+        self.core.enter();
         self.core.clear();
         drop_contained(self.guard.take());
         // What the guard dropped, servers and their handlers, may have spawned: a connection that lingers.

@@ -22,6 +22,7 @@ impl Core {
     pub(super) fn wake_at_the_latest(&self, deadline: Time) {
         if let Some(root) = self.root_waker() {
             self.wheel.insert(deadline, root);
+            self.own_timers.set(self.own_timers.get() + 1);
         }
     }
 }

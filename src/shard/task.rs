@@ -6,6 +6,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::future::Future;
+use std::panic::Location;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
@@ -13,6 +14,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::task::{Wake, Waker};
 use std::time::Duration;
+
+use waterwheel_reactor::TaskNote;
 
 use super::between::RingForeign;
 use super::core::Core;
@@ -159,6 +162,8 @@ pub(super) struct Entry {
     /// Borrowed while the task is polled, which happens in place.
     pub(super) body: RefCell<Option<Body>>,
     pub(super) name: Cell<&'static str>,
+    /// Where it was spawned; for reports. `None` before the first task.
+    spawned: Cell<Option<&'static Location<'static>>>,
     /// Which port's handler this task runs, so that a nested call can be refused; 0: none.
     pub(super) mark: Cell<u32>,
     generation: Cell<u32>,
@@ -208,6 +213,7 @@ impl Slab {
     pub(super) fn insert(
         &mut self,
         name: &'static str,
+        spawned: &'static Location<'static>,
         mark: u32,
         future: Pin<Box<dyn Future<Output = ()>>>,
         foreign: &Arc<Foreign>,
@@ -224,6 +230,7 @@ impl Slab {
         let entry = self.entry(slot).expect("a free slot is in a block");
         entry.cancelled.set(false);
         entry.name.set(name);
+        entry.spawned.set(Some(spawned));
         entry.mark.set(mark);
         entry.body.replace(Some(body));
         let key = Key { slot, generation: entry.generation.get() };
@@ -278,14 +285,13 @@ impl Slab {
         (0..self.used).filter_map(|slot| self.vacate(slot as Slot)).collect()
     }
 
-    /// The names of the tasks that live, but for one that is being polled; for reports.
-    pub(super) fn names(&self) -> Vec<&'static str> {
-        let lives = |entry: &&Entry| entry.body.try_borrow().is_ok_and(|body| body.is_some());
-        self.blocks
-            .iter()
-            .flat_map(|block| block.iter())
-            .filter(lives)
-            .map(|entry| entry.name.get())
-            .collect()
+    /// The tasks that live, but for one that is being polled; for reports.
+    pub(super) fn notes(&self) -> Vec<TaskNote> {
+        let note = |entry: &Entry| {
+            let body = entry.body.try_borrow().ok()?;
+            let waker = body.as_ref()?.waker.clone();
+            Some(TaskNote { name: entry.name.get(), spawned: entry.spawned.get()?, waker })
+        };
+        self.blocks.iter().flat_map(|block| block.iter()).filter_map(note).collect()
     }
 }

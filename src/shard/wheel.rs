@@ -103,6 +103,11 @@ impl Wheel {
         Poll::Pending
     }
 
+    /// How many timers there are, those that fired and were not cancelled included; for reports, since it looks at each.
+    pub(crate) fn len(&self) -> usize {
+        self.inner.borrow().entries.iter().filter(|entry| entry.place != Place::FREE).count()
+    }
+
     /// When [`fire`](Wheel::fire) is to be called next; `None` if no timer will ever fire. Exact, unless the timer that
     /// was to be first was cancelled or postponed: then it may be too early, once.
     pub(crate) fn next_deadline(&self) -> Option<Time> {

@@ -1,9 +1,8 @@
-//! Descriptors: whose they are, how many there may be, and one in reserve.
+//! Descriptors: whose they are, and how many there may be.
 
 use std::io::{self, ErrorKind};
 use std::os::fd::{BorrowedFd, OwnedFd};
 
-use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::fcntl_dupfd_cloexec;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use waterwheel_reactor::Handle;
@@ -15,9 +14,9 @@ use waterwheel_reactor::Handle;
 pub fn open(handle: Handle) -> io::Result<OwnedFd> {
     match handle {
         Handle::Os(descriptor) => Ok(descriptor),
-        Handle::Virtual(number) => Err(io::Error::new(
+        Handle::Virtual(_) => Err(io::Error::new(
             ErrorKind::InvalidInput,
-            format!("handle {number} is of a backend without a kernel; this one needs a descriptor"),
+            "a socket of a backend without a kernel; this one needs a descriptor",
         )),
     }
 }
@@ -42,42 +41,4 @@ pub fn raise_descriptor_limit() -> io::Result<Option<u64>> {
         setrlimit(Resource::Nofile, Rlimit { current: now.maximum, maximum: now.maximum })?;
     }
     Ok(now.maximum)
-}
-
-/// A descriptor kept in hand for the moment when there are no others.
-///
-/// At the limit accept(2) fails and leaves the client in the queue, connected as far as it knows, waiting. So
-/// [`spend`](Reserve::spend) the reserve, accept, close what was accepted, and [`refill`](Reserve::refill): the client
-/// is told. Another thread may take the number in between; then accept fails again, and one tries again later.
-#[derive(Debug)]
-pub struct Reserve {
-    held: Option<OwnedFd>,
-}
-
-impl Reserve {
-    /// Takes a descriptor into reserve.
-    ///
-    /// # Errors
-    /// None left.
-    pub fn new() -> io::Result<Reserve> {
-        Ok(Reserve { held: Some(spare()?) })
-    }
-
-    /// Gives the descriptor back to the process, for the next one who asks. Answers whether there was one.
-    pub fn spend(&mut self) -> bool {
-        self.held.take().is_some()
-    }
-
-    /// Takes a descriptor into reserve if there is none. Answers whether there is one now.
-    pub fn refill(&mut self) -> bool {
-        if self.held.is_none() {
-            self.held = spare().ok();
-        }
-        self.held.is_some()
-    }
-}
-
-/// The cheapest descriptor there is that needs nothing of the file system.
-fn spare() -> io::Result<OwnedFd> {
-    Ok(eventfd(0, EventfdFlags::CLOEXEC)?)
 }

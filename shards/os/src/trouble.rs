@@ -10,7 +10,7 @@ pub enum AcceptTrouble {
     /// One connection that is gone, or that a firewall refused: the next one may be fine.
     OneConnection,
     /// This process or the system has no descriptor left: clients can still be told, with one held in
-    /// [`Reserve`](crate::Reserve).
+    /// reserve.
     NoDescriptor,
     /// No memory, or something that should not happen: rest, clients wait.
     Other,

@@ -1,8 +1,10 @@
 //! A backend: process-wide, a value, the one thing that a program chooses.
 
+use std::any::Any;
 use std::fmt;
 use std::future::Future;
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -36,11 +38,43 @@ pub trait Backend: fmt::Debug + Send + Sync {
     /// As bind(2) and listen(2): `AddrInUse`, `PermissionDenied`, `AddrNotAvailable`; nothing stays bound then.
     fn bind(&self, at: &Address, options: &ListenOptions, count: usize) -> io::Result<Vec<Bound>>;
 
+    /// The addresses of a name, asked for before the shards run. `None`: this backend knows no names, and the system's
+    /// resolver is asked, which may block. As [`Reactor::lookup`].
+    ///
+    /// # Errors
+    /// There is no such name, or no address for it.
+    fn lookup(&self, host: &str, port: u16) -> Option<io::Result<Vec<SocketAddr>>> {
+        let _ = (host, port);
+        None
+    }
+
     /// Runs one shard per launch and returns after the last one ended. May be called again, also by the same thread.
     ///
     /// # Errors
     /// The shards whose last root panicked, or whose reactor could not be made or failed.
     fn run(&self, launches: Vec<Launch>) -> Result<(), Vec<Ended>>;
+}
+
+impl<B: Backend + ?Sized> Backend for &B {
+    fn name(&self) -> &'static str {
+        (**self).name()
+    }
+
+    fn probe(&self) -> Result<(), Unavailable> {
+        (**self).probe()
+    }
+
+    fn bind(&self, at: &Address, options: &ListenOptions, count: usize) -> io::Result<Vec<Bound>> {
+        (**self).bind(at, options, count)
+    }
+
+    fn lookup(&self, host: &str, port: u16) -> Option<io::Result<Vec<SocketAddr>>> {
+        (**self).lookup(host, port)
+    }
+
+    fn run(&self, launches: Vec<Launch>) -> Result<(), Vec<Ended>> {
+        (**self).run(launches)
+    }
 }
 
 /// What a backend needs to run one shard.
@@ -122,11 +156,37 @@ pub struct Bound {
     pub options: ListenOptions,
 }
 
-/// A socket between two shards: the kernel's, or a number that only a simulated world understands.
+/// A socket between two shards: the kernel's, or one that only a simulated world understands. Dropping it closes it.
 #[derive(Debug)]
 pub enum Handle {
     /// An open descriptor, close-on-exec and non-blocking.
     Os(OwnedFd),
-    /// Named by a backend that has no kernel under it.
-    Virtual(u64),
+    /// Of a backend that has no kernel under it.
+    Virtual(Virtual),
+}
+
+/// A socket of a world without a kernel. Only the backend that made it knows what it is; dropping it closes it.
+pub struct Virtual {
+    socket: Box<dyn Any + Send>,
+}
+
+impl Virtual {
+    /// Wraps what stands for a socket; its drop has to close it.
+    pub fn new(socket: impl Any + Send) -> Virtual {
+        Virtual { socket: Box::new(socket) }
+    }
+
+    /// What stands for the socket, if it is a `T`.
+    ///
+    /// # Errors
+    /// It is something else, of another backend.
+    pub fn open<T: Any>(self) -> Result<T, Virtual> {
+        self.socket.downcast().map(|socket| *socket).map_err(|socket| Virtual { socket })
+    }
+}
+
+impl fmt::Debug for Virtual {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Virtual")
+    }
 }

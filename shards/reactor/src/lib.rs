@@ -104,10 +104,12 @@ mod threads;
 mod time;
 
 pub use address::{Address, UnixName};
-pub use backend::{Backend, Bound, Ended, Handle, Launch, Root, Start, Unavailable, Why};
+pub use backend::{Backend, Bound, Ended, Handle, Launch, Root, Start, Unavailable, Virtual, Why};
 pub use doorbell::Doorbell;
 pub use options::{ConnectOptions, ListenOptions, StreamOptions};
-pub use reactor::{Datagram, DatagramSocket, Datagrams, Incoming, Listener, Reactor, Watched};
+pub use reactor::{
+    Datagram, DatagramSocket, Datagrams, Incoming, Inspect, Listener, Lookup, Reactor, TaskNote, Watched,
+};
 pub use stream::{Side, Sink, Source, Transport};
 pub use threads::{Life, on_threads};
 pub use time::{Alarm, Clock, Time};

@@ -1,12 +1,42 @@
 //! What one core's reactor offers to the shard on it.
 
 use std::fmt;
+use std::future::Future;
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::{BorrowedFd, OwnedFd};
-use std::task::{Context, Poll};
+use std::os::unix::net::UnixDatagram;
+use std::panic::Location;
+use std::pin::Pin;
+use std::rc::Weak;
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use crate::{Address, Bound, ConnectOptions, Handle, Time, Transport};
+
+/// What a shard shows of itself to the reactor under it.
+pub trait Inspect {
+    /// Its tasks.
+    fn tasks(&self) -> Vec<TaskNote>;
+    /// How many timers are set.
+    fn timers(&self) -> usize;
+    /// How many of its tasks have panicked so far.
+    fn panics(&self) -> u64;
+}
+
+/// What is known of a task.
+#[derive(Clone, Debug)]
+pub struct TaskNote {
+    /// What kind of task it is.
+    pub name: &'static str,
+    /// Where it was spawned.
+    pub spawned: &'static Location<'static>,
+    /// Its waker, by which those who are to wake it can be found ([`Waker::will_wake`]).
+    pub waker: Waker,
+}
+
+/// A name being looked up: its addresses, at least one, in the order of preference.
+pub type Lookup = Pin<Box<dyn Future<Output = io::Result<Vec<SocketAddr>>>>>;
 
 /// One core's reactor. It never leaves its thread; methods are called while the root is polled or between polls.
 ///
@@ -54,6 +84,28 @@ pub trait Reactor: fmt::Debug {
     fn watch(&self, descriptor: OwnedFd) -> io::Result<Option<Box<dyn Watched>>> {
         drop(descriptor);
         Ok(None)
+    }
+
+    /// A descriptor that is good for nothing but to be given up: at the limit of descriptors, dropping it makes room for
+    /// one connection, which can then be accepted and told.
+    ///
+    /// # Errors
+    /// None is left.
+    fn spare(&self) -> io::Result<Handle> {
+        // One descriptor that needs nothing of the file system.
+        Ok(Handle::Os(UnixDatagram::unbound()?.into()))
+    }
+
+    /// Looks a name up with the reactor's own resolver; `None`: it has none, and the system's is asked on other threads.
+    fn lookup(&self, host: &str, port: u16) -> Option<Lookup> {
+        let _ = (host, port);
+        None
+    }
+
+    /// Lets the reactor look into the shard that it drives, for reports of what waits and what is left over; kept by
+    /// reactors that make such reports. Called once, before the root is first polled.
+    fn inspect(&self, shard: Weak<dyn Inspect>) {
+        drop(shard);
     }
 
     /// Datagram sockets; `None`: this reactor does not offer them.

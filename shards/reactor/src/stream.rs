@@ -128,6 +128,12 @@ pub trait Sink: fmt::Debug {
     /// As [`poll_write`](Sink::poll_write).
     fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
 
+    /// How many of the bytes taken the peer's side of the network does not have yet; `None`: nobody knows here. Where the
+    /// source shows a [descriptor](Source::descriptor) the kernel is asked instead.
+    fn unacknowledged(&self) -> Option<usize> {
+        None
+    }
+
     /// Resets the connection (RST) and drops what is queued: as [`Source::abort`].
     fn abort(&mut self);
 }

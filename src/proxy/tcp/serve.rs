@@ -79,7 +79,7 @@ impl Proxy {
         let mut resolved = Vec::new();
         for endpoint in &settings.upstreams {
             endpoint.check_target().map_err(StartError::from)?;
-            let addresses = endpoint.resolve_blocking()?;
+            let addresses = runtime.resolve_blocking(endpoint)?;
             if let [_, _, ..] = addresses[..] {
                 let all = addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
                 tracing::info!("upstream {endpoint} is {} upstreams: {all}", addresses.len());
@@ -99,7 +99,7 @@ impl Proxy {
             listeners.push(listening);
         }
         let upstreams = resolved.into_iter().map(|(_, address)| address).collect();
-        let reactor = runtime.choice().backend.name();
+        let reactor = runtime.choice().reactor;
         let last = Mutex::new(vec![None; shards]);
         Ok(Proxy { plan: Arc::new(Plan { settings, listeners, upstreams, options, reactor, last }) })
     }

@@ -5,9 +5,11 @@ use std::os::fd::AsFd;
 
 use rustix::event::epoll;
 
+use waterwheel_reactor::Virtual;
+
 use super::*;
 use crate::{
-    Interrupt, PlainEvent, Reserve, abort, open, raise_descriptor_limit, receive, send, send_vectored,
+    Interrupt, PlainEvent, abort, open, raise_descriptor_limit, receive, send, send_vectored,
     shutdown_write, unacknowledged, wait_plainly,
 };
 
@@ -110,16 +112,6 @@ fn abort_ends_a_unix_connection_for_its_peer() {
 }
 
 #[test]
-fn the_reserve_is_one_descriptor() {
-    let mut reserve = Reserve::new().unwrap();
-    assert!(reserve.refill(), "it is full from the start");
-    assert!(reserve.spend());
-    assert!(!reserve.spend(), "there was only one");
-    assert!(reserve.refill());
-    assert!(reserve.spend());
-}
-
-#[test]
 fn the_soft_limit_becomes_the_hard_one() {
     let limit = raise_descriptor_limit().unwrap();
     let now = rustix::process::getrlimit(rustix::process::Resource::Nofile);
@@ -128,10 +120,10 @@ fn the_soft_limit_becomes_the_hard_one() {
 }
 
 #[test]
-fn a_handle_of_a_simulated_world_is_refused_with_its_number() {
-    let error = open(Handle::Virtual(7)).unwrap_err();
+fn a_handle_of_a_simulated_world_is_refused() {
+    let error = open(Handle::Virtual(Virtual::new(7))).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InvalidInput);
-    assert!(error.to_string().contains('7'), "{error}");
+    assert!(error.to_string().contains("without a kernel"), "{error}");
 }
 
 #[test]

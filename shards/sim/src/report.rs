@@ -1,0 +1,155 @@
+//! Who waits for what, and what is left over.
+
+use std::collections::BTreeMap;
+use std::fmt::{self, Write as _};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use waterwheel_reactor::{Address, TaskNote};
+
+use crate::drive::Life;
+use crate::end::Owner;
+use crate::reactor::SimReactor;
+use crate::state::{Shared, State};
+use crate::trace::Id;
+
+/// Tasks that one report names, for each shard; the others are counted.
+const TASKS_TOLD: usize = 40;
+
+/// A world in which nothing happens any more, or nothing but the same for ever.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stuck {
+    text: String,
+}
+
+impl fmt::Display for Stuck {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl std::error::Error for Stuck {}
+
+/// Nothing is under way, no alarm is set, nobody is awake: whoever still waits, waits for ever.
+pub(crate) fn deadlock(shared: &Shared, lives: &BTreeMap<Id, Life>) -> Stuck {
+    let text = "deadlock: nothing is under way and nobody is awake; still waiting:\n".to_owned();
+    waiting(shared, lives, text)
+}
+
+/// The world has come to one of its limits.
+pub(crate) fn endless(shared: &Shared, lives: &BTreeMap<Id, Life>) -> Stuck {
+    let state = shared.lock();
+    let text = format!(
+        "no end: {:?} and {} steps have passed, and there is still something to do (limits: {:?}, {} steps); alive:\n",
+        state.now, state.steps, state.options.time_max, state.options.steps_max
+    );
+    drop(state);
+    waiting(shared, lives, text)
+}
+
+fn waiting(shared: &Shared, lives: &BTreeMap<Id, Life>, mut text: String) -> Stuck {
+    for life in lives.values() {
+        let inspect = life.reactor().and_then(|reactor| reactor.inspected.borrow().as_ref()?.upgrade());
+        let tasks = inspect.map(|shard| shard.tasks()).unwrap_or_default();
+        let state = shared.lock();
+        let host = state.hosts.get(life.host).map_or("?", |host| &host.name);
+        let _ = writeln!(text, "  {host}, shard {}:", life.number);
+        for task in tasks.iter().take(TASKS_TOLD) {
+            let _ = writeln!(text, "    {}", told(&state, task));
+        }
+        if tasks.len() > TASKS_TOLD {
+            let _ = writeln!(text, "    and {} tasks more", tasks.len() - TASKS_TOLD);
+        }
+    }
+    Stuck { text }
+}
+
+/// A task, where it comes from, and what it waits for as far as the world can tell.
+fn told(state: &State, task: &TaskNote) -> String {
+    let mut reasons: Vec<String> = Vec::new();
+    for (id, end) in &state.ends {
+        let way = format!("end {id}, {} from {}", end.local, end.peer);
+        let waits = |waker: &Option<std::task::Waker>| {
+            waker.as_ref().is_some_and(|waker| waker.will_wake(&task.waker))
+        };
+        if waits(&end.reader) {
+            reasons.push(format!("to read ({way})"));
+        }
+        if waits(&end.writer) {
+            let what = if end.connecting { "to be connected" } else { "to write" };
+            reasons.push(format!("{what} ({way})"));
+        }
+    }
+    for socket in state.sockets.values().filter(|socket| socket.has_waiting(&task.waker)) {
+        reasons.push(format!("to accept on {}", socket.local));
+    }
+    let reasons = match reasons.is_empty() {
+        true => "for a message or another task".to_owned(),
+        false => reasons.join(", and "),
+    };
+    format!("{} ({}) waits {reasons}", task.name, task.spawned)
+}
+
+/// Takes note of tasks that panicked, before the shard's root is dropped.
+pub(crate) fn panicked(shared: &Arc<Shared>, reactor: &Rc<SimReactor>, number: usize) {
+    let known = reactor.inspected.borrow().as_ref().and_then(std::rc::Weak::upgrade);
+    let count = known.map_or(0, |shard| shard.panics());
+    if count > 0 {
+        let mut state = shared.lock();
+        let host = state.hosts.get(reactor.host).map_or_else(String::new, |host| host.name.to_string());
+        state.panics.push(format!("{host}, shard {number}: {count} tasks panicked"));
+    }
+}
+
+/// What a shard whose root is gone has not given back.
+pub(crate) fn left_by_shard(shared: &Arc<Shared>, reactor: &Rc<SimReactor>, number: usize) {
+    let known = reactor.inspected.borrow_mut().take();
+    let Some(shard) = known.and_then(|shard| shard.upgrade()) else { return };
+    let (tasks, timers) = (shard.tasks(), shard.timers());
+    let mut state = shared.lock();
+    let host = state.hosts.get(reactor.host).map_or_else(String::new, |host| host.name.to_string());
+    let at = format!("{host}, shard {number}");
+    for task in tasks {
+        state.leaks.push(format!("{at}: task {} ({}) outlived its shard", task.name, task.spawned));
+    }
+    if timers > 0 {
+        state.leaks.push(format!("{at}: {timers} timers outlived their shard"));
+    }
+    state.leaks.push(format!("{at}: something still holds the shard: a cycle of references"));
+}
+
+impl State {
+    /// Everything that nobody has given back by now: to be asked for when all shards have ended.
+    pub(crate) fn left_over(&self) -> Vec<String> {
+        let mut left = self.leaks.clone();
+        let host = |number: usize| self.hosts.get(number).map_or("?", |host| &*host.name);
+        for (id, end) in &self.ends {
+            let what = match end.owner {
+                // On its way out by itself.
+                Owner::Nobody => continue,
+                Owner::Queue => "waits to be accepted",
+                Owner::Handle => "is on its way to somebody",
+                Owner::Halves { .. } => "is still open",
+            };
+            let (local, peer): (&Address, &Address) = (&end.local, &end.peer);
+            left.push(format!("{}: connection {id}, {local} from {peer}, {what}", host(end.host)));
+        }
+        for (id, socket) in &self.sockets {
+            left.push(format!("{}: socket {id} still listens on {}", host(socket.host), socket.local));
+        }
+        for (number, known) in self.hosts.iter().enumerate() {
+            let sockets: usize =
+                self.sockets.values().filter(|socket| socket.host == number).map(|socket| socket.users()).sum();
+            let counted = |owner| !matches!(owner, Owner::Nobody | Owner::Queue);
+            let ends = self.ends.values().filter(|end| end.host == number && counted(end.owner)).count();
+            if known.open != ends + sockets {
+                let more = known.open as i64 - (ends + sockets) as i64;
+                left.push(format!("{}: {more} descriptors that are neither connections nor sockets", known.name));
+            }
+        }
+        if !self.lookups.is_empty() {
+            left.push(format!("{} names are still being asked for", self.lookups.len()));
+        }
+        left
+    }
+}

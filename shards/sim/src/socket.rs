@@ -1,0 +1,433 @@
+//! Listening sockets, and how a connection comes about.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::net::{IpAddr, SocketAddr};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use waterwheel_reactor::{Address, ConnectOptions, ListenOptions, Time, UnixName};
+
+use crate::end::Owner;
+use crate::errno;
+use crate::fault::{Moment, Verdict};
+use crate::host::{checked, plain};
+use crate::random::nanos;
+use crate::state::{Occurrence, State};
+use crate::trace::{Id, What};
+
+/// How often a connect that nobody answers is tried again, each time after twice as long, from a second on
+/// (`net.ipv4.tcp_syn_retries` of 6, tcp(7)): it fails after 127 s.
+const SYN_RETRIES: u32 = 6;
+const SYN_AGAIN: Duration = Duration::from_secs(1);
+/// How long a neighbour that is not there is asked for before a connect fails (`net.ipv4.neigh.default`: 3 probes of 1 s).
+const UNREACHABLE_AFTER: Duration = Duration::from_secs(3);
+
+/// A listening socket.
+#[derive(Debug)]
+pub(crate) struct Socket {
+    pub(crate) host: usize,
+    pub(crate) local: Address,
+    options: ListenOptions,
+    /// Handles and listeners; the last one closes it.
+    users: usize,
+    pub(crate) queue: VecDeque<Id>,
+    /// Who waits, by the number of the listener at work.
+    waiting: BTreeMap<Id, Waker>,
+}
+
+impl Socket {
+    pub(crate) fn port(&self) -> u16 {
+        self.local.inet().map_or(0, |at| at.port())
+    }
+
+    /// Handles and listeners of it.
+    pub(crate) fn users(&self) -> usize {
+        self.users
+    }
+
+    /// Whether this waker waits for a connection.
+    pub(crate) fn has_waiting(&self, waker: &Waker) -> bool {
+        self.waiting.values().any(|waiting| waiting.will_wake(waker))
+    }
+
+    /// Whether a connection to `to` is this socket's: 2 where it is named, 1 where it takes what comes.
+    fn takes(&self, to: SocketAddr) -> u8 {
+        let Address::Inet(at) = &self.local else { return 0 };
+        match () {
+            () if at.port() != to.port() => 0,
+            () if plain(*at).ip() == to.ip() => 2,
+            () if !at.ip().is_unspecified() => 0,
+            () => u8::from(at.is_ipv4() == to.is_ipv4() || (at.is_ipv6() && !self.options.only_v6)),
+        }
+    }
+
+    /// Whether both may not listen at once.
+    fn excludes(&self, at: SocketAddr, options: &ListenOptions) -> bool {
+        let Address::Inet(own) = &self.local else { return false };
+        let dual = |at: &SocketAddr, only: bool| at.is_ipv6() && at.ip().is_unspecified() && !only;
+        let any = own.ip().is_unspecified() || at.ip().is_unspecified();
+        let meet = own.is_ipv4() == at.is_ipv4()
+            || dual(own, self.options.only_v6)
+            || dual(&at, options.only_v6);
+        own.port() == at.port()
+            && (own.ip() == at.ip() || (any && meet))
+            && !(self.options.reuse_port && options.reuse_port)
+    }
+}
+
+/// Where a connect goes and where it comes from.
+type Way = (Address, Address);
+
+impl State {
+    // ---- binding
+
+    /// Makes `count` sockets, or so many users of one, that listen at once.
+    pub(crate) fn bind(
+        &mut self,
+        host: usize,
+        at: &Address,
+        options: &ListenOptions,
+        count: usize,
+    ) -> Result<(Address, Vec<Id>), i32> {
+        let local = match at {
+            Address::Inet(at) => Address::Inet(self.bind_inet(host, *at, options)?),
+            Address::Unix(name) => {
+                checked(name)?;
+                if self.hosts[host].unix.contains_key(name) {
+                    return Err(errno::ADDRINUSE);
+                }
+                at.clone()
+            }
+        };
+        let alone = !options.reuse_port || matches!(local, Address::Unix(_));
+        let mut ids = Vec::new();
+        for number in 0..count {
+            if let Err(error) = self.open(host) {
+                ids.into_iter().for_each(|id| self.leave_socket(id));
+                return Err(error);
+            }
+            match ids.first() {
+                Some(first) if alone => {
+                    let first = *first;
+                    if let Some(socket) = self.sockets.get_mut(&first) {
+                        socket.users += 1;
+                    }
+                    ids.push(first);
+                }
+                _ => ids.push(self.new_socket(host, &local, options)),
+            }
+            debug_assert_eq!(ids.len(), number + 1);
+        }
+        Ok((local, ids))
+    }
+
+    fn bind_inet(&mut self, host: usize, at: SocketAddr, options: &ListenOptions) -> Result<SocketAddr, i32> {
+        if !at.ip().is_unspecified() && !self.hosts[host].has(at.ip()) {
+            return Err(errno::ADDRNOTAVAIL);
+        }
+        let mut at = at;
+        if at.port() == 0 {
+            at.set_port(self.free_port(host));
+        }
+        let taken = self.sockets.values().any(|socket| socket.host == host && socket.excludes(at, options));
+        if taken || self.hosts[host].held.contains_key(&at) {
+            return Err(errno::ADDRINUSE);
+        }
+        Ok(at)
+    }
+
+    fn new_socket(&mut self, host: usize, local: &Address, options: &ListenOptions) -> Id {
+        let id = self.id();
+        let (queue, waiting) = Default::default();
+        let socket = Socket { host, local: local.clone(), options: *options, users: 1, queue, waiting };
+        let port = socket.port();
+        if let Address::Unix(name) = local {
+            self.hosts[host].unix.insert(name.clone(), id);
+        }
+        self.sockets.insert(id, socket);
+        self.note(host, None, What::Listens { socket: id, port });
+        id
+    }
+
+    /// One user more.
+    pub(crate) fn join_socket(&mut self, id: Id) -> Result<(), i32> {
+        let Some(socket) = self.sockets.get(&id) else { return Err(errno::NOTCONN) };
+        self.open(socket.host)?;
+        if let Some(socket) = self.sockets.get_mut(&id) {
+            socket.users += 1;
+        }
+        Ok(())
+    }
+
+    /// One user less. Without any, who waits in the queue is reset.
+    pub(crate) fn leave_socket(&mut self, id: Id) {
+        let Some(socket) = self.sockets.get_mut(&id) else { return };
+        let host = socket.host;
+        socket.users -= 1;
+        let over = socket.users == 0;
+        self.shut_descriptor(host);
+        if !over {
+            return;
+        }
+        let Some(socket) = self.sockets.remove(&id) else { return };
+        self.old.extend(socket.waiting.into_values());
+        self.hosts[host].unix.retain(|_, socket| *socket != id);
+        self.note(host, None, What::Unlistens { socket: id });
+        for end in socket.queue {
+            self.abort(end);
+            self.close(end);
+        }
+    }
+
+    // ---- connecting
+
+    /// Begins to connect. `at_once`: a foreign thread does, that cannot wait for a driver.
+    pub(crate) fn connect(
+        &mut self,
+        host: usize,
+        to: &Address,
+        options: &ConnectOptions,
+        at_once: bool,
+    ) -> Result<Id, i32> {
+        let local = match to {
+            Address::Inet(to) => self.source_of(host, *to, options.from)?,
+            Address::Unix(name) => {
+                checked(name)?;
+                Address::Unix(UnixName::Unnamed)
+            }
+        };
+        self.open(host)?;
+        let (to, port) = match to.inet() {
+            Some(at) => (Address::Inet(at), at.port()),
+            None => (to.clone(), 0),
+        };
+        let end = self.new_end(host, (local.clone(), to), 0, options.stream);
+        if let (Some(_), Address::Inet(at)) = (options.from, &local) {
+            self.hosts[host].held.insert(*at, end);
+        }
+        if let Some(known) = self.ends.get_mut(&end) {
+            (known.connecting, known.owner) = (true, Owner::Handle);
+        }
+        self.note_end(end, What::Connects { end, port });
+        self.set_out(end, at_once);
+        Ok(end)
+    }
+
+    /// The address that a connection comes from.
+    fn source_of(&mut self, host: usize, to: SocketAddr, from: Option<SocketAddr>) -> Result<Address, i32> {
+        let to = plain(to);
+        if let Some(from) = from {
+            if !self.hosts[host].has(from.ip()) {
+                return Err(errno::ADDRNOTAVAIL);
+            }
+            let port = if from.port() == 0 { self.free_port(host) } else { from.port() };
+            let at = SocketAddr::new(from.ip(), port);
+            let listens = self.sockets.values().any(|socket| socket.host == host && socket.takes(at) == 2);
+            let taken = listens || self.hosts[host].held.contains_key(&at);
+            return if taken { Err(errno::ADDRINUSE) } else { Ok(Address::Inet(at)) };
+        }
+        // Where it goes nowhere it comes from anywhere.
+        let ip = self.hosts[host].source(to.ip());
+        let port = self.free_port(host);
+        let any: IpAddr = if to.is_ipv4() { [0; 4].into() } else { [0_u16; 8].into() };
+        Ok(Address::Inet(SocketAddr::new(ip.unwrap_or(any), port)))
+    }
+
+    /// The first packet is on its way, or what stands in its way is known.
+    fn set_out(&mut self, id: Id, at_once: bool) {
+        let Some(end) = self.ends.get(&id) else { return };
+        let [from, to] = self.sides(end);
+        let routed = match &end.peer {
+            Address::Inet(at) if at.ip() == IpAddr::from([255; 4]) || at.ip().is_multicast() => {
+                Err((errno::NETUNREACH, Duration::ZERO))
+            }
+            Address::Inet(at) => {
+                self.route(end.host, at.ip()).map(drop).ok_or((errno::HOSTUNREACH, UNREACHABLE_AFTER))
+            }
+            Address::Unix(_) => Ok(()),
+        };
+        let mut wait = self.latency(from.0, to.0);
+        let occurrence = match (routed, self.ask(Moment::Connect, from, to, None)) {
+            (Err((error, after)), _) => {
+                wait += after;
+                Occurrence::Answer { end: id, error }
+            }
+            (Ok(()), Some((Verdict::Refuse, _))) => Occurrence::Answer { end: id, error: errno::CONNREFUSED },
+            (Ok(()), Some((Verdict::Lose, _))) => Occurrence::Syn { end: id, attempt: u32::MAX },
+            (Ok(()), Some((Verdict::Hold, until))) if until == Time::NEVER => {
+                Occurrence::Syn { end: id, attempt: u32::MAX }
+            }
+            (Ok(()), Some((Verdict::Hold, until))) => {
+                // Sent again after 1, 3, 7, … seconds: the first of these that the partition lets through.
+                let lost = nanos(until.since(self.now));
+                let mut again = nanos(SYN_AGAIN);
+                while again < lost && again < nanos(SYN_AGAIN) << SYN_RETRIES {
+                    again = 2 * again + nanos(SYN_AGAIN);
+                }
+                wait += Duration::from_nanos(again);
+                let late = again < lost;
+                Occurrence::Syn { end: id, attempt: if late { u32::MAX } else { 0 } }
+            }
+            (Ok(()), Some((Verdict::Delay(by), _))) => {
+                wait += by;
+                Occurrence::Syn { end: id, attempt: 0 }
+            }
+            (Ok(()), _) => Occurrence::Syn { end: id, attempt: 0 },
+        };
+        if at_once { self.after(wait, occurrence) } else { self.later(self.now + wait, occurrence) }
+    }
+
+    /// A connect arrives where it goes. `attempt` is `u32::MAX` if nothing of it ever does.
+    pub(crate) fn syn(&mut self, id: Id, attempt: u32) {
+        let Some(end) = self.ends.get(&id) else { return };
+        if attempt == u32::MAX {
+            let late = SYN_AGAIN * ((1 << (SYN_RETRIES + 1)) - 1);
+            return self.after(late, Occurrence::Answer { end: id, error: errno::TIMEDOUT });
+        }
+        let is_unix = matches!(end.peer, Address::Unix(_));
+        let [(from, _), (to, _)] = self.sides(end);
+        let socket = match &end.peer {
+            Address::Unix(name) => self.hosts[from].unix.get(name).copied(),
+            Address::Inet(at) => self.listener(to, *at),
+        };
+        let latency = self.latency(to, from);
+        let Some(socket) = socket else {
+            let error = if is_unix { errno::NOENT } else { errno::CONNREFUSED };
+            return self.after(latency, Occurrence::Answer { end: id, error });
+        };
+        if self.is_full(socket) {
+            return match attempt {
+                _ if is_unix => self.after(latency, Occurrence::Answer { end: id, error: errno::BUSY }),
+                SYN_RETRIES => {
+                    let last = SYN_AGAIN * (1 << SYN_RETRIES);
+                    self.later(self.now + last, Occurrence::Answer { end: id, error: errno::TIMEDOUT });
+                }
+                _ => {
+                    let again = Occurrence::Syn { end: id, attempt: attempt + 1 };
+                    self.later(self.now + SYN_AGAIN * (1 << attempt), again);
+                }
+            };
+        }
+        self.enqueue(id, socket);
+        self.after(latency, Occurrence::Answer { end: id, error: 0 });
+    }
+
+    /// The socket that gets a connection to `at`: of a group any member, as the kernel's hash would have it.
+    fn listener(&mut self, host: usize, at: SocketAddr) -> Option<Id> {
+        let of = |state: &State, rank: u8| -> Vec<Id> {
+            let own = state.sockets.iter().filter(|(_, socket)| socket.host == host);
+            own.filter(|(_, socket)| socket.takes(at) == rank).map(|(id, _)| *id).collect()
+        };
+        let named = of(self, 2);
+        let group = if named.is_empty() { of(self, 1) } else { named };
+        let first = *group.first()?;
+        if group.len() == 1 || self.chance(|options| options.lopsided) {
+            return Some(first);
+        }
+        Some(group[self.random.place(group.len())])
+    }
+
+    /// The kernel lets one more wait than was asked for (tcp(7), listen(2)).
+    fn is_full(&self, socket: Id) -> bool {
+        self.sockets.get(&socket).is_none_or(|socket| socket.queue.len() > socket.options.backlog as usize)
+    }
+
+    fn enqueue(&mut self, client: Id, socket: Id) {
+        let (Some(listening), Some(end)) = (self.sockets.get(&socket), self.ends.get(&client)) else { return };
+        let (host, stream) = (listening.host, listening.options.stream);
+        let (local, peer): Way = (end.peer.clone(), end.local.clone());
+        let id = self.new_end(host, (local, peer), client, stream);
+        if let Some(end) = self.ends.get_mut(&client) {
+            end.other = id;
+        }
+        self.note(host, None, What::Queued { end: id, from: client, socket });
+        if let Some(listening) = self.sockets.get_mut(&socket) {
+            listening.queue.push_back(id);
+            let waiting = std::mem::take(&mut listening.waiting);
+            self.wakes.extend(waiting.into_values());
+        }
+    }
+
+    pub(crate) fn answered(&mut self, id: Id, error: i32) {
+        let Some(end) = self.ends.get_mut(&id) else { return };
+        if !std::mem::replace(&mut end.connecting, false) || end.is_over() {
+            return;
+        }
+        if error != 0 {
+            end.error = Some(error);
+            end.out.clear();
+        }
+        self.note_end(id, What::Answered { end: id, error });
+        let Some(end) = self.ends.get_mut(&id) else { return };
+        let woken = [end.reader.take(), end.writer.take()];
+        self.wakes.extend(woken.into_iter().flatten());
+        self.transmit(id);
+    }
+
+    // ---- accepting
+
+    /// Takes a connection out of a queue; `listener` waits if there is none.
+    pub(crate) fn accept(
+        &mut self,
+        socket: Id,
+        listener: Id,
+        cx: Option<&Context<'_>>,
+    ) -> Poll<Result<(Id, Address), i32>> {
+        let Some(listening) = self.sockets.get_mut(&socket) else {
+            return Poll::Ready(Err(errno::NOTCONN));
+        };
+        let host = listening.host;
+        if listening.queue.is_empty() {
+            if let Some(cx) = cx {
+                let before = listening.waiting.insert(listener, cx.waker().clone());
+                self.old.extend(before);
+            }
+            return Poll::Pending;
+        }
+        if let Err(error) = self.may_accept(socket) {
+            self.note(host, None, What::AcceptFailed { error });
+            return Poll::Ready(Err(error));
+        }
+        let shuffled = self.chance(|options| options.accept_shuffled);
+        let length = self.sockets.get(&socket).map_or(0, |listening| listening.queue.len());
+        let place = if shuffled { self.random.place(length) } else { 0 };
+        let queued = self.sockets.get_mut(&socket).and_then(|listening| listening.queue.remove(place));
+        let Some(end) = queued.and_then(|id| Some((id, self.ends.get_mut(&id)?))) else {
+            // It was reset and buried while it waited.
+            self.shut_descriptor(host);
+            return Poll::Ready(Err(errno::CONNABORTED));
+        };
+        let (id, end) = end;
+        end.owner = Owner::Handle;
+        let peer = end.peer.clone();
+        self.note_end(id, What::Accepted { end: id });
+        Poll::Ready(Ok((id, peer)))
+    }
+
+    /// Takes a descriptor for the next connection, unless a rule is against it.
+    fn may_accept(&mut self, socket: Id) -> Result<(), i32> {
+        let Some(listening) = self.sockets.get(&socket) else { return Err(errno::NOTCONN) };
+        let (host, local) = (listening.host, listening.local.inet());
+        let from = listening.queue.front().and_then(|end| self.ends.get(end)).map(|end| end.peer.inet());
+        let peer = from.flatten();
+        let at = peer.and_then(|peer| self.route(host, peer.ip())).unwrap_or(host);
+        if let Some((Verdict::AcceptFails(error), _)) =
+            self.ask(Moment::Accept, (at, peer), (host, local), None)
+        {
+            return Err(error);
+        }
+        self.open(host)
+    }
+
+    /// A listener at work waits no more.
+    pub(crate) fn wait_no_more(&mut self, socket: Id, listener: Id) {
+        let before = self.sockets.get_mut(&socket).and_then(|socket| socket.waiting.remove(&listener));
+        self.old.extend(before);
+    }
+
+    /// What a socket was bound with.
+    pub(crate) fn socket_options(&self, socket: Id) -> (Address, ListenOptions) {
+        let unnamed = || (Address::Unix(UnixName::Unnamed), ListenOptions::default());
+        self.sockets.get(&socket).map_or_else(unnamed, |socket| (socket.local.clone(), socket.options))
+    }
+}

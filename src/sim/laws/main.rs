@@ -1,0 +1,4 @@
+//! Whole programs of this crate in simulated worlds.
+#![forbid(unsafe_code)]
+
+mod basics;
