@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::io::ErrorKind;
-use std::net::Shutdown;
 use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
@@ -16,7 +15,7 @@ use crate::kit::stream::{
     expect, expect_end, flush, once, peek, peek_once, read, release, send, shutdown, turn, write, write_all,
     write_until_pending,
 };
-use crate::kit::{Mail, on_each, on_one, pause, shard, sleep, thread};
+use crate::kit::{Mail, on_each, on_one, pause, shard, sleep, surroundings, thread};
 use crate::{Law, Outcome};
 
 pub(crate) const LAWS: &[Law] = &[
@@ -44,7 +43,7 @@ enum Given {
 }
 
 /// The giver sleeps while the taker works: were its reactor still asked to look at the connection, each message would
-/// wake it.
+/// wake it. That is seen where the giver has a thread of its own.
 fn works_only_there(backend: &dyn Backend, given: Given) {
     let venue = Venue::new(backend, Family::Tcp);
     let (there, back) = (Mail::default(), Mail::default());
@@ -70,7 +69,7 @@ fn works_only_there(backend: &dyn Backend, given: Given) {
         exchange(&mut transport, EXCHANGES).await;
         let woken = switches(giver) - before;
         assert!(
-            woken < EXCHANGES / 5,
+            woken < EXCHANGES / 5 || !surroundings().threads(),
             "the giver woke {woken} times in {EXCHANGES} exchanges of the taker ({given:?})"
         );
         shutdown(transport.sink.as_mut()).await.expect("ending");
@@ -288,7 +287,7 @@ fn a_peer_that_reads_no_more(backend: &dyn Backend) {
         let mut meeting = venue.open(&reactor);
         let (Transport { mut source, mut sink }, peer) = meeting.peer().await;
         peer.send(&mut Pattern::new(1), 1_000);
-        peer.socket().shutdown(Shutdown::Read).expect("the peer stops to read");
+        peer.stop_reading();
         let error = write_all(sink.as_mut(), b"unread").await.expect_err("writing to who does not read");
         assert_eq!(error.kind(), ErrorKind::BrokenPipe, "writing to who does not read: {error}");
         let incoming = release(source.as_mut()).await.expect("releasing after a broken pipe");
