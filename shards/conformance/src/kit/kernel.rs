@@ -85,14 +85,14 @@ impl Surroundings for Kernel {
     }
 
     /// By `RLIMIT_NOFILE`. The process belongs to one law, so nobody else is disturbed.
-    fn leave_descriptors(&self, spare: usize) -> Box<dyn Any> {
+    fn leave_descriptors(&self, spare: usize) -> Box<dyn Any + Send> {
         let open = self.descriptors();
         // The limit is on the numbers, not on how many there are, so holes below it count as room.
         let limit = (0..).filter(|number| !open.contains_key(number)).nth(spare).expect("a free number");
         Box::new(Limit::set(limit as u64))
     }
 
-    fn raise_descriptors(&self, wanted: u64) -> Option<Box<dyn Any>> {
+    fn raise_descriptors(&self, wanted: u64) -> Option<Box<dyn Any + Send>> {
         let now = getrlimit(Resource::Nofile);
         match (now.current, now.maximum) {
             (Some(current), _) if current >= wanted => Some(Box::new(Limit { before: now })),

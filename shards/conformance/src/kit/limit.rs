@@ -8,7 +8,7 @@ use super::surroundings;
 /// nobody.
 #[derive(Debug)]
 pub struct DescriptorLimit {
-    _guard: Box<dyn Any>,
+    _guard: Box<dyn Any + Send>,
 }
 
 impl DescriptorLimit {

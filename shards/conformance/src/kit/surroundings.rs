@@ -22,15 +22,17 @@ use super::Kernel;
 ///
 /// # Who calls it
 /// Roots, foreign threads, and the thread that runs the law, before, during and after a run. A call that a root makes
-/// comes back without any reactor's help: a peer connects against a queue that has room, writes what the buffers hold,
-/// and reads what has already come. Where a peer must wait for something that a reactor still has to do, a law calls
-/// from a foreign thread; such a call is woken by it, or gives up when its patience ends. What a peer does takes effect
-/// at once, and what was written or closed reaches peers after the run has ended, too.
+/// comes back without any reactor's help: a peer connects against a queue that has room, or finds none for as long as
+/// its patience lasts; it writes what the buffers hold. Where a peer has to wait for what a reactor does, a law calls
+/// from a foreign thread, which goes on as soon as that is done. What a peer does takes effect at once, and what a
+/// reactor has sent or closed reaches peers after its run has ended, too.
 ///
 /// # What a world has
-/// IPv4 and IPv6 loopback, with `::` for both families unless the listening socket is for IPv6 only; no other address
-/// of its own. Unix names, as paths and abstract. Buffers that hold at least 64 KiB in each direction where no size was
-/// asked for, and about what was asked for where it was.
+/// * The loopback of IPv4 and of IPv6, of which `[::]` serves both unless it is bound for IPv6 only; but 203.0.113.1 is
+///   nobody's (`AddrNotAvailable`), and nothing connects to 255.255.255.255 (`NetworkUnreachable`).
+/// * Unix names, as paths and abstract; 108 bytes are too long (`InvalidInput`).
+/// * Buffers for at least 64 KiB in each direction where no size was asked for, and for no more than twice what was
+///   asked for; queues of connections as long as was asked for, where a connect that finds no room stays in progress.
 pub trait Surroundings: fmt::Debug + Send + Sync {
     /// A peer that connects, with the buffers of `options` set before, since the window is agreed on in the handshake.
     /// Waits where the queue of the one who listens is full.
@@ -63,10 +65,10 @@ pub trait Surroundings: fmt::Debug + Send + Sync {
 
     /// Lets `spare` more descriptors be opened and then none (`EMFILE`), by the reactor or by peers, until the guard that
     /// it answers is dropped.
-    fn leave_descriptors(&self, spare: usize) -> Box<dyn Any>;
+    fn leave_descriptors(&self, spare: usize) -> Box<dyn Any + Send>;
 
     /// Lets `wanted` descriptors be open at once, until the guard is dropped; `None` if this machine does not allow it.
-    fn raise_descriptors(&self, wanted: u64) -> Option<Box<dyn Any>>;
+    fn raise_descriptors(&self, wanted: u64) -> Option<Box<dyn Any + Send>>;
 
     /// Whether a Unix socket's path is a file: stands in a directory, has permissions, outlives its socket, and may be
     /// somebody's data. If not, it is a name that is free again when its socket is closed.

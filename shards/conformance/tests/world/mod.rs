@@ -56,12 +56,12 @@ impl Surroundings for World {
         all
     }
 
-    fn leave_descriptors(&self, _: usize) -> Box<dyn Any> {
+    fn leave_descriptors(&self, _: usize) -> Box<dyn Any + Send> {
         self.0.limited.store(true, SeqCst);
         Box::new(Lifted(self.clone()))
     }
 
-    fn raise_descriptors(&self, _: u64) -> Option<Box<dyn Any>> {
+    fn raise_descriptors(&self, _: u64) -> Option<Box<dyn Any + Send>> {
         None
     }
 
