@@ -1,24 +1,23 @@
 //! The laws of connecting.
 
-use std::fs;
 use std::io::ErrorKind::{
     self, AddrInUse, AddrNotAvailable, ConnectionRefused, NetworkUnreachable, NotFound, TimedOut,
 };
 use std::io::{self};
-use std::net::{SocketAddr, TcpListener};
-use std::os::unix::net::UnixListener;
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
 use futures_util::future::{join, join_all};
-use socket2::SockRef;
 use tempfile::TempDir;
 use waterwheel_reactor::{Address, Backend, ConnectOptions, Listener, Reactor, Transport, UnixName};
 
 use crate::kit::full::Full;
-use crate::kit::peer::{Family, Venue};
+use crate::kit::peer::{Family, Venue, free_port, listening};
 use crate::kit::stream::{drain, flush, once, peek, read, turn, write, write_all};
-use crate::kit::{Census, DescriptorLimit, accept, bind_local, local, on_one, sleep, with_deadline};
+use crate::kit::{
+    Census, DescriptorLimit, accept, bind_local, local, on_one, sleep, surroundings, with_deadline,
+};
 use crate::{Law, Outcome};
 
 pub(crate) const LAWS: &[Law] = &[
@@ -43,15 +42,11 @@ struct Failure {
 /// CONNECT-1. Each half is asked on a connection of its own, since each must be able to tell.
 fn own_kinds(backend: &dyn Backend) -> Outcome {
     let directory = TempDir::new().expect("a temporary directory");
-    let stale = directory.path().join("stale");
-    drop(UnixListener::bind(&stale).expect("a path of our own"));
-    let holder = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
-    let held = holder.local_addr().expect("a bound socket");
+    let (holder, held) = listening();
     let venue = Venue::new(backend, Family::Tcp);
     let unix = |path| Address::Unix(UnixName::Path(path));
-    let failures = vec![
-        Failure { to: closed_port(), from: None, kinds: &[ConnectionRefused], known: false },
-        Failure { to: unix(stale), from: None, kinds: &[ConnectionRefused], known: false },
+    let mut failures = vec![
+        Failure { to: free_port().into(), from: None, kinds: &[ConnectionRefused], known: false },
         Failure { to: unix(directory.path().join("none")), from: None, kinds: &[NotFound], known: false },
         // The kernel connects no TCP to a broadcast or multicast address, with or without a network (ip(7)).
         Failure { to: inet([255, 255, 255, 255], 9), from: None, kinds: &[NetworkUnreachable], known: false },
@@ -69,6 +64,11 @@ fn own_kinds(backend: &dyn Backend) -> Outcome {
             known: true,
         },
     ];
+    if surroundings().files() {
+        let stale = unix(directory.path().join("stale"));
+        drop(surroundings().listen(&stale, 1).expect("a path of our own"));
+        failures.push(Failure { to: stale, from: None, kinds: &[ConnectionRefused], known: false });
+    }
     on_one(backend, move |reactor| async move {
         for failure in &failures {
             fails(&reactor, failure).await;
@@ -82,12 +82,6 @@ fn own_kinds(backend: &dyn Backend) -> Outcome {
 
 fn inet(ip: [u8; 4], port: u16) -> Address {
     Address::Inet(SocketAddr::from((ip, port)))
-}
-
-/// Nobody listens where somebody just did.
-fn closed_port() -> Address {
-    let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
-    Address::Inet(listener.local_addr().expect("a bound socket"))
 }
 
 async fn fails(reactor: &Rc<dyn Reactor>, failure: &Failure) {
@@ -132,7 +126,7 @@ async fn succeeds_outside_the_call(reactor: &Rc<dyn Reactor>, venue: Venue) {
     flush(&mut *transport.sink).await.expect("connected");
     assert_eq!(transport.source.peer().expect("connected"), to);
     assert_eq!(accepted.source.peer().ok(), transport.source.local().ok(), "both know each other");
-    let wanted = TcpListener::bind(("127.0.0.1", 0)).expect("a free port").local_addr().expect("bound");
+    let wanted = free_port();
     let options = ConnectOptions { from: Some(wanted), ..ConnectOptions::default() };
     let mut transport = reactor.connect(&to, &options).expect("from a port that is free");
     flush(&mut *transport.sink).await.expect("connected");
@@ -140,7 +134,7 @@ async fn succeeds_outside_the_call(reactor: &Rc<dyn Reactor>, venue: Venue) {
 }
 
 /// A peer that does not answer. To wait for the kernel's own limit would take minutes, so it is shortened for this
-/// socket (tcp(7), TCP_USER_TIMEOUT), where the reactor tells which one it is.
+/// socket, where the reactor tells which one it is.
 async fn times_out(reactor: &Rc<dyn Reactor>) {
     let full = Full::new();
     let begin = reactor.now();
@@ -149,9 +143,9 @@ async fn times_out(reactor: &Rc<dyn Reactor>) {
     let call = reactor.now().since(begin);
     assert!(call < Duration::from_millis(500), "the call waited {call:?} for an answer");
     assert!(once(|cx| transport.sink.poll_flush(cx)).await.is_pending(), "nobody has answered");
-    let Some(descriptor) = transport.source.descriptor() else { return };
-    let timeout = Some(Duration::from_millis(1_200));
-    SockRef::from(&descriptor).set_tcp_user_timeout(timeout).expect("TCP_USER_TIMEOUT");
+    if !surroundings().give_up_after(Duration::from_millis(1_200), &*transport.source) {
+        return;
+    }
     let told = with_deadline(reactor, LATE, "a connect times out", flush(&mut *transport.sink)).await;
     assert_eq!(told.expect_err("nobody answered").kind(), TimedOut);
 }
@@ -171,7 +165,7 @@ fn cancelled(backend: &dyn Backend) -> Outcome {
             turn().await;
         }
         census.descriptors_restored(&reactor).await;
-        let trying = still_trying(&to);
+        let trying = surroundings().still_trying(&to);
         assert!(trying.is_empty(), "connects that were dropped go on: {trying:?}");
     });
     drop(full);
@@ -232,19 +226,6 @@ async fn nobody_stays(reactor: &Rc<dyn Reactor>, here: &Address, listener: &mut 
         }
         assert!(reactor.now() < limit, "our own connection is never accepted");
     }
-}
-
-/// The lines of the kernel's table of sockets in state SYN_SENT to this address (proc(5), /proc/net/tcp).
-fn still_trying(to: &Address) -> Vec<String> {
-    const SYN_SENT: &str = "02";
-    let port = to.inet().expect("an internet address").port();
-    let remote = format!(":{port:04X}");
-    let table = fs::read_to_string("/proc/net/tcp").expect("/proc is mounted");
-    let tries = |line: &&str| {
-        let mut words = line.split_whitespace().skip(2);
-        words.next().is_some_and(|to| to.ends_with(&remote)) && words.next() == Some(SYN_SENT)
-    };
-    table.lines().filter(tries).map(str::to_owned).collect()
 }
 
 /// CONNECT-3: every connection tells its number, and every number arrives.

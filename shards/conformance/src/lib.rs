@@ -18,6 +18,9 @@
 //! A defect that cannot be worked around stands in the strict list of [`Deviation`]s: a listed law that passes is a
 //! failure, so that the list never outlives its reasons.
 //!
+//! Peers are the kernel's sockets; a reactor that lives in a simulated world brings the peers of that world, as
+//! [`Surroundings`], through [`main_among`].
+//!
 //! The environment variable `WATERWHEEL_REACTOR`, unless it is `auto`, limits a suite of several reactors to the one
 //! that it names; a name that none of them has is refused. A suite of one reactor runs whatever the variable says.
 #![forbid(unsafe_code)]
@@ -35,8 +38,11 @@ mod time;
 mod waking;
 
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use waterwheel_reactor::Backend;
+
+use kit::{Kernel, Surroundings};
 
 pub use kit::set_allocation_counter;
 pub use law::{Deviation, Law, Outcome};
@@ -45,6 +51,17 @@ pub use law::{Deviation, Law, Outcome};
 const LAWS: &[&[Law]] =
     &[life::LAWS, time::LAWS, waking::LAWS, listening::LAWS, connecting::LAWS, streams::LAWS, handing::LAWS];
 
+/// A reactor, what it is held to, and what is around it meanwhile.
+#[derive(Clone, Debug)]
+pub struct Held<'a> {
+    /// The reactor under test.
+    pub backend: &'a dyn Backend,
+    /// Some of [these](laws), or others, written with the [`kit`].
+    pub laws: &'a [Law],
+    /// The world that it lives in: the [`Kernel`], unless it is simulated. Each law meets it as it is when `main` began.
+    pub surroundings: Arc<dyn Surroundings>,
+}
+
 /// Runs all laws on all `reactors`, but for what the command line and the environment leave out.
 ///
 /// The exit code is 0 if every law that ran holds or deviates as listed, 1 if not, 2 if the command line or the
@@ -52,15 +69,26 @@ const LAWS: &[&[Law]] =
 #[must_use = "it is what `main` has to return"]
 pub fn main(reactors: &[&dyn Backend], deviations: &[Deviation]) -> ExitCode {
     let laws = laws();
-    let held: Vec<_> = reactors.iter().map(|backend| (*backend, laws.as_slice())).collect();
-    runner::run(&runner::Suite { held: &held, deviations, limited: reactors.len() > 1 })
+    let held: Vec<_> = reactors.iter().map(|backend| by_the_kernel(*backend, &laws)).collect();
+    main_among(&held, deviations)
 }
 
 /// As [`main`], with each reactor held to laws of its own: some of [these](laws), or others, written with the [`kit`].
 /// The environment leaves none of them out.
 #[must_use = "it is what `main` has to return"]
 pub fn main_with(held: &[(&dyn Backend, &[Law])], deviations: &[Deviation]) -> ExitCode {
-    runner::run(&runner::Suite { held, deviations, limited: false })
+    let held: Vec<_> = held.iter().map(|(backend, laws)| by_the_kernel(*backend, laws)).collect();
+    runner::run(&runner::Suite { held: &held, deviations, limited: false })
+}
+
+/// As [`main`], with each reactor in surroundings of its own: the way in for a reactor whose network is simulated.
+#[must_use = "it is what `main` has to return"]
+pub fn main_among(held: &[Held<'_>], deviations: &[Deviation]) -> ExitCode {
+    runner::run(&runner::Suite { held, deviations, limited: held.len() > 1 })
+}
+
+fn by_the_kernel<'a>(backend: &'a dyn Backend, laws: &'a [Law]) -> Held<'a> {
+    Held { backend, laws, surroundings: Arc::new(Kernel) }
 }
 
 /// Every law of the suite, in the order of the contract.

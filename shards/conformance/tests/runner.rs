@@ -4,16 +4,21 @@
 //! This program has two roles. As cargo starts it, it is the test; with [`ROLE`] in its environment it is one of the
 //! suites that the test starts and reads.
 
+mod world;
+
 use std::env;
 use std::fs::File;
 use std::io;
 use std::mem;
 use std::process::{Command, ExitCode, Output, exit};
+use std::sync::Arc;
 use std::time::Duration;
 
-use waterwheel_conformance::kit::{pause, thread};
-use waterwheel_conformance::{Deviation, Law, Outcome, laws, main as suite_of, main_with};
-use waterwheel_reactor::{Address, Backend, Bound, Ended, Launch, ListenOptions, Unavailable};
+use waterwheel_conformance::kit::{DescriptorLimit, PeerListener, pause, surroundings, thread};
+use waterwheel_conformance::{Deviation, Held, Law, Outcome, laws, main as suite_of, main_among, main_with};
+use waterwheel_reactor::{Address, Backend, Bound, Ended, Launch, ListenOptions, Unavailable, UnixName};
+
+use world::World;
 
 const ROLE: &str = "WATERWHEEL_RUNNER_TEST";
 
@@ -27,6 +32,11 @@ fn main() -> ExitCode {
             let held = PROBES.iter().map(|plain| -> (&dyn Backend, &[Law]) { (plain, &laws) });
             main_with(&held.collect::<Vec<_>>(), &[])
         }
+        Ok("world") => {
+            let (laws, surroundings) =
+                ([IN_A_WORLD.as_slice(), &BROKEN[..1]].concat(), Arc::<World>::default());
+            main_among(&[Held { backend: &Plain(SOUND), laws: &laws, surroundings }], &[])
+        }
         Ok("several") => suite_of(&[&Plain(SOUND), &PROBES[1]], &[]),
         Ok("one") => suite_of(&[&Plain(SOUND)], &[]),
         Ok("none") => suite_of(&[], &[]),
@@ -36,11 +46,12 @@ fn main() -> ExitCode {
 
 /// Runs the checks, one line each; the first that fails ends the program with its panic.
 fn test() -> ExitCode {
-    let checks: [(&str, fn()); 7] = [
+    let checks: [(&str, fn()); 8] = [
         ("every_way_to_break_a_law_is_reported", broken_laws),
         ("the_list_of_deviations_is_strict", strict_list),
         ("an_entry_that_can_never_apply_fails", wrong_list),
         ("a_reactor_that_cannot_run_is_not_passed", probes),
+        ("a_law_meets_the_surroundings_of_its_reactor", surrounded),
         ("filters_choose_cases", filters),
         ("a_suite_that_tries_nothing_is_no_success", nothing_tried),
         ("a_bad_command_line_is_refused", bad_command_line),
@@ -94,6 +105,35 @@ const BROKEN: [Law; 10] = [
         child.map_or(Outcome::NotOffered("no sleep(1)"), |_| Outcome::Holds)
     }),
 ];
+
+/// Laws that hold only where the kit goes through the surroundings that the suite names.
+const IN_A_WORLD: [Law; 3] = [
+    Law::new("PEERS", "", |_| {
+        let refused =
+            surroundings().connect(&listener().local().expect("a place"), Default::default(), Duration::ZERO);
+        assert_eq!(refused.expect_err("nobody connects").kind(), io::ErrorKind::ConnectionRefused);
+        Outcome::Holds
+    }),
+    Law::new("LIMIT", "", |_| {
+        let limit = DescriptorLimit::leave(0);
+        File::open("/dev/zero").expect("the kernel knows no limit");
+        let refused = surroundings().listen(&ANYWHERE, 1).expect_err("the world knows one");
+        assert_eq!(refused.raw_os_error(), Some(24), "{refused}");
+        drop(limit);
+        drop(listener());
+        Outcome::Holds
+    }),
+    Law::new("LOSES", "", |_| {
+        mem::forget(listener());
+        Outcome::Holds
+    }),
+];
+
+const ANYWHERE: Address = Address::Unix(UnixName::Unnamed);
+
+fn listener() -> Box<dyn PeerListener> {
+    surroundings().listen(&ANYWHERE, 1).expect("a place in the world")
+}
 
 fn holds(_: &dyn Backend) -> Outcome {
     Outcome::Holds
@@ -249,6 +289,16 @@ fn probes() {
     let said = Said::by("probes", &["missing::HOLDS"], "auto");
     said.ended_with(0);
     said.has(&["NOT TESTED", "test result: ok. 0 passed; 0 failed; 1 ignored; 0 measured; 7 filtered out"]);
+}
+
+fn surrounded() {
+    let said = Said::by("world", &[], "auto");
+    said.ended_with(1);
+    said.has(&[
+        "test sound::LOSES ... FAILED\n",
+        "left over: descriptor -1 (a note that unix:(unnamed) is listened at)",
+        "test result: FAILED. 3 passed; 1 failed; 0 ignored",
+    ]);
 }
 
 fn filters() {

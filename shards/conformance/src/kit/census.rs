@@ -1,4 +1,4 @@
-//! What the process holds: descriptors and threads, as the kernel lists them.
+//! What the process holds: descriptors and threads, as its surroundings and the kernel list them.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -8,12 +8,12 @@ use std::time::Duration;
 
 use waterwheel_reactor::{Clock, Reactor};
 
-use super::{pause, sleep};
+use super::{pause, sleep, surroundings};
 
 /// The descriptors and threads of this process at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Census {
-    /// What each open descriptor is, by its number: `socket:[81337]`.
+    /// What each open descriptor is, by its number: `socket:[81337]`. Those of a simulated world count.
     pub descriptors: BTreeMap<i32, String>,
     /// The name of each thread, by its number.
     pub threads: BTreeMap<i32, String>,
@@ -25,10 +25,7 @@ impl Census {
     /// # Panics
     /// If `/proc` cannot be read.
     pub fn take() -> Census {
-        let descriptors = listed("/proc/self/fd", |number| {
-            let target = fs::read_link(format!("/proc/self/fd/{number}")).ok()?;
-            Some(target.display().to_string())
-        });
+        let descriptors = surroundings().descriptors();
         let threads = listed("/proc/self/task", |number| {
             let name = fs::read_to_string(format!("/proc/self/task/{number}/comm")).ok()?;
             Some(name.trim_end().to_owned())
@@ -80,7 +77,7 @@ impl Census {
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// The numbers in a directory of `/proc`, with what `describe` says of each; those that went meanwhile left out.
-fn listed(directory: &str, describe: impl Fn(i32) -> Option<String>) -> BTreeMap<i32, String> {
+pub(super) fn listed(directory: &str, describe: impl Fn(i32) -> Option<String>) -> BTreeMap<i32, String> {
     let entries = fs::read_dir(directory).expect("/proc is mounted");
     let numbers: Vec<i32> =
         entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect();

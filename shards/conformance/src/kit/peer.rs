@@ -1,15 +1,13 @@
 //! Peers with plain blocking sockets, and the places where they and a reactor meet.
 
 use std::any::Any;
-use std::ffi::OsStr;
-use std::io::{self, Read, Write};
-use std::net::TcpStream;
-use std::os::unix::ffi::OsStrExt;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
-use socket2::{Domain, SockAddr, Socket, Type};
 use tempfile::TempDir;
 use waterwheel_reactor::{
     Address, Backend, Bound, ConnectOptions, Incoming, ListenOptions, Listener, Reactor, StreamOptions,
@@ -17,7 +15,7 @@ use waterwheel_reactor::{
 };
 
 use super::pattern::Pattern;
-use super::{Mail, Thread, accept, close_listener, thread};
+use super::{Mail, PeerListener, PeerSocket, Thread, accept, close_listener, surroundings, thread};
 
 /// What kind of sockets a case runs over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,7 +59,7 @@ impl Venue {
             Family::Unix => Some(TempDir::new().expect("a temporary directory")),
         };
         let at = match &directory {
-            None => Address::Inet(([127, 0, 0, 1], 0).into()),
+            None => LOOPBACK,
             Some(directory) => Address::Unix(UnixName::Path(directory.path().join("socket"))),
         };
         let options = ListenOptions { stream, ..ListenOptions::default() };
@@ -138,66 +136,69 @@ impl Meeting {
     }
 }
 
+/// A free port of the IPv4 loopback.
+pub(crate) const LOOPBACK: Address = Address::Inet(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0));
+
+/// A peer that listens on the IPv4 loopback, and where.
+pub(crate) fn listening() -> (Box<dyn PeerListener>, SocketAddr) {
+    const BACKLOG: u32 = 128;
+    let listener = surroundings().listen(&LOOPBACK, BACKLOG).expect("a free port");
+    let local = listener.local().expect("a bound socket");
+    (listener, local.inet().expect("an internet address"))
+}
+
+/// A port of the IPv4 loopback that nobody uses, since somebody just gave it up.
+pub(crate) fn free_port() -> SocketAddr {
+    listening().1
+}
+
 /// Far more than the loopback takes on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Where a backlog is full, a client tries again after 1, 3, 7 and 15 seconds.
+const CONNECT_PATIENCE: Duration = Duration::from_secs(30);
 
 /// The other end of a connection: a blocking socket that no reactor knows. Each call gives up after five seconds, with
 /// a panic, so that a reactor that stalls is a failure with a place.
 #[derive(Debug)]
 pub(crate) struct Peer {
-    socket: Socket,
+    socket: Arc<dyn PeerSocket>,
 }
 
 impl Peer {
-    /// Connects; sets the buffers before, since the window is agreed on in the handshake.
+    /// Connects, with the buffers that are asked for.
     pub(crate) fn connect(to: &Address, options: StreamOptions) -> Peer {
-        let (domain, address) = match to {
-            Address::Inet(at) => (Domain::for_address(*at), SockAddr::from(*at)),
-            Address::Unix(UnixName::Path(path)) => {
-                (Domain::UNIX, SockAddr::unix(path).expect("a short name"))
-            }
-            // A leading zero byte marks a name outside the file system (unix(7)).
-            Address::Unix(UnixName::Abstract(name)) => {
-                let marked = [b"\0", name.as_slice()].concat();
-                (Domain::UNIX, SockAddr::unix(OsStr::from_bytes(&marked)).expect("a short name"))
-            }
-            Address::Unix(UnixName::Unnamed) => panic!("nothing to connect to"),
-        };
-        let socket = Socket::new(domain, Type::STREAM, None).expect("a socket");
-        if let Some(size) = options.receive_buffer {
-            socket.set_recv_buffer_size(size).expect("SO_RCVBUF");
-        }
-        if let Some(size) = options.send_buffer {
-            socket.set_send_buffer_size(size).expect("SO_SNDBUF");
-        }
-        socket.connect(&address).expect("a listener that answers");
-        Peer::from_socket(socket)
+        let socket = surroundings().connect(to, options, CONNECT_PATIENCE);
+        Peer { socket: socket.unwrap_or_else(|error| panic!("no listener answers at {to}: {error}")).into() }
     }
 
-    /// A connection that the peer accepted itself.
-    pub(crate) fn from_stream(stream: TcpStream) -> Peer {
-        Peer::from_socket(stream.into())
+    /// The next connection that a peer accepts itself.
+    pub(crate) fn accept(listener: &dyn PeerListener) -> Peer {
+        Peer { socket: listener.accept(PATIENCE).expect("a connection").into() }
     }
 
-    fn from_socket(socket: Socket) -> Peer {
-        socket.set_read_timeout(Some(PATIENCE)).expect("SO_RCVTIMEO");
-        socket.set_write_timeout(Some(PATIENCE)).expect("SO_SNDTIMEO");
-        Peer { socket }
-    }
-
-    /// The socket, for what this type does not name.
-    pub(crate) fn socket(&self) -> &Socket {
-        &self.socket
-    }
-
-    /// The same socket for another thread.
+    /// The same socket for another thread; it is closed when both are gone.
     pub(crate) fn again(&self) -> Peer {
-        Peer { socket: self.socket.try_clone().expect("a duplicate of a socket") }
+        Peer { socket: Arc::clone(&self.socket) }
+    }
+
+    /// Its own address.
+    pub(crate) fn local(&self) -> Address {
+        self.socket.local().expect("connected")
+    }
+
+    /// Sends some of the bytes, where the connection still takes any.
+    pub(crate) fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
+        self.socket.write(bytes, PATIENCE)
     }
 
     /// Sends all the bytes.
-    pub(crate) fn write_all(&self, bytes: &[u8]) {
-        (&self.socket).write_all(bytes).unwrap_or_else(|error| panic!("the peer could not write: {error}"));
+    pub(crate) fn write_all(&self, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            let taken = self.try_write(bytes);
+            let taken = taken.unwrap_or_else(|error| panic!("the peer could not write: {error}"));
+            bytes = &bytes[taken..];
+        }
     }
 
     /// Sends the next `count` bytes of the pattern.
@@ -208,20 +209,18 @@ impl Peer {
     /// Sends the pattern until the socket takes nothing for `quiet`, or `most` bytes were taken; how many were.
     pub(crate) fn send_until_blocked(&self, pattern: &mut Pattern, most: usize, quiet: Duration) -> usize {
         const CHUNK: usize = 16 << 10;
-        self.socket.set_write_timeout(Some(quiet)).expect("SO_SNDTIMEO");
         let mut total = 0;
         while total < most {
             let chunk = pattern.clone().take(CHUNK.min(most - total));
-            match (&self.socket).write(&chunk) {
+            match self.socket.write(&chunk, quiet) {
                 Ok(taken) => {
                     drop(pattern.take(taken));
                     total += taken;
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) if error.kind() == io::ErrorKind::TimedOut => break,
                 Err(error) => panic!("the peer could not write: {error}"),
             }
         }
-        self.socket.set_write_timeout(Some(PATIENCE)).expect("SO_SNDTIMEO");
         total
     }
 
@@ -234,22 +233,31 @@ impl Peer {
 
     /// Fills `bytes`.
     pub(crate) fn read_exact(&self, bytes: &mut [u8]) {
-        let count = bytes.len();
-        let read = (&self.socket).read_exact(bytes);
-        read.unwrap_or_else(|error| panic!("the peer missed some of {count} bytes: {error}"));
+        let (mut done, count) = (0, bytes.len());
+        while done < count {
+            match self.socket.read(&mut bytes[done..], PATIENCE) {
+                Ok(0) => panic!("the peer met the end after {done} of {count} bytes"),
+                Ok(size) => done += size,
+                Err(error) => panic!("the peer got {done} of {count} bytes: {error}"),
+            }
+        }
     }
 
     /// Reads as many bytes as `wanted` has, and compares.
     pub(crate) fn expect_bytes(&self, wanted: &[u8]) {
         let mut bytes = vec![0; wanted.len()];
-        let read = (&self.socket).read_exact(&mut bytes);
-        read.unwrap_or_else(|error| panic!("the peer missed some of {wanted:?}: {error}"));
+        self.read_exact(&mut bytes);
         assert_eq!(bytes, wanted, "what the peer got");
+    }
+
+    /// Waits for bytes, and leaves them unread.
+    pub(crate) fn wait_for_input(&self) {
+        self.socket.wait_for_input(PATIENCE).expect("waiting for the bytes to come");
     }
 
     /// Expects the end of the stream now.
     pub(crate) fn expect_end(&self) {
-        match (&self.socket).read(&mut [0]) {
+        match self.socket.read(&mut [0], PATIENCE) {
             Ok(0) => {}
             Ok(_) => panic!("the peer got bytes instead of the end"),
             Err(error) => panic!("the peer got an error instead of the end: {error}"),
@@ -261,13 +269,13 @@ impl Peer {
         let mut buffer = vec![0; most.min(64 << 10)];
         let mut count = 0;
         loop {
-            match (&self.socket).read(&mut buffer) {
+            match self.socket.read(&mut buffer, PATIENCE) {
                 Ok(0) => return (count, Ok(())),
                 Ok(size) => {
                     pattern.check(&buffer[..size]);
                     count += size;
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                Err(error) if error.kind() == io::ErrorKind::TimedOut => {
                     panic!("the peer heard nothing for {PATIENCE:?} after {count} bytes")
                 }
                 Err(error) => return (count, Err(error)),
@@ -279,7 +287,7 @@ impl Peer {
     pub(crate) fn echo(&self) {
         let mut buffer = vec![0; 64 << 10];
         loop {
-            let size = (&self.socket).read(&mut buffer).expect("the peer reads");
+            let size = self.socket.read(&mut buffer, PATIENCE).expect("the peer reads");
             if size == 0 {
                 return self.finish();
             }
@@ -289,12 +297,17 @@ impl Peer {
 
     /// Sends FIN and goes on reading.
     pub(crate) fn finish(&self) {
-        self.socket.shutdown(std::net::Shutdown::Write).expect("the peer's half-close");
+        self.socket.shutdown(Shutdown::Write).expect("the peer's half-close");
     }
 
-    /// Sends RST: what close(2) does when nothing may linger (socket(7), SO_LINGER).
+    /// Reads no more, and says so where the family can.
+    pub(crate) fn stop_reading(&self) {
+        self.socket.shutdown(Shutdown::Read).expect("the peer stops to read");
+    }
+
+    /// Sends RST and closes.
     pub(crate) fn reset(self) {
-        self.socket.set_linger(Some(Duration::ZERO)).expect("SO_LINGER");
+        self.socket.reset().expect("SO_LINGER");
     }
 }
 

@@ -1,17 +1,16 @@
 //! What is left of a reactor, and of operations that nobody waits for any more.
 
 use std::fs;
-use std::net::TcpListener;
 use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
 
-use waterwheel_reactor::{Address, Backend, Bound, ConnectOptions, Handle, ListenOptions, Reactor, Time};
+use waterwheel_reactor::{Address, Backend, Bound, ConnectOptions, Reactor, Time};
 
 use crate::Outcome;
 use crate::kit::full::Full;
 use crate::kit::pattern::Pattern;
-use crate::kit::peer::{Meeting, Peer, Venue, errand};
+use crate::kit::peer::{self, Meeting, Peer, Venue, errand};
 use crate::kit::stream::{once, turn, write_all, write_until_pending};
 use crate::kit::{Census, close_listener, local, on_one, shard, sleep, try_each};
 
@@ -121,9 +120,9 @@ async fn received_late(reactor: &Rc<dyn Reactor>, meeting: &mut Meeting) {
     assert!(once(|cx| transport.source.poll_fill(cx).map_ok(|_| ())).await.is_pending());
     drop(transport);
     // Refused where the connection is gone already.
-    let _ = peer.socket().send(&[7; 4096]);
+    let _ = peer.try_write(&[7; 4096]);
     sleep(reactor, Duration::from_millis(1)).await;
-    let _ = peer.socket().send(&[7; 4096]);
+    let _ = peer.try_write(&[7; 4096]);
 }
 
 /// A send is under way when its connection is dropped: what was taken still arrives, and nothing else does.
@@ -170,8 +169,5 @@ impl UnderWay {
 
 /// A socket that listens on the loopback, made here since a root has no backend to ask.
 fn listening() -> Bound {
-    let socket = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
-    socket.set_nonblocking(true).expect("O_NONBLOCK");
-    let local = Address::Inet(socket.local_addr().expect("a bound socket"));
-    Bound { local, handle: Handle::Os(socket.into()), options: ListenOptions::default() }
+    peer::listening().0.share().expect("a duplicate")
 }

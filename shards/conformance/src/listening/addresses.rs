@@ -2,24 +2,24 @@
 
 use std::fs;
 use std::io::ErrorKind;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::process;
+use std::time::Duration;
 
 use tempfile::TempDir;
 use waterwheel_reactor::{Address, Backend, Bound, ListenOptions, UnixName};
 
 use crate::Outcome;
-use crate::kit::peer::Peer;
+use crate::kit::peer::{Peer, errand};
 use crate::kit::stream::{read, write_all};
-use crate::kit::{accept, on_one};
+use crate::kit::{accept, on_one, surroundings};
 
 /// LISTEN-7.
 pub(super) fn every_family(backend: &dyn Backend) -> Outcome {
     unix(backend);
     stale_paths(backend);
     served(backend, bind(backend, &Ipv4Addr::LOCALHOST.into()), None);
-    if TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).is_err() {
+    if surroundings().listen(&SocketAddr::from((Ipv6Addr::LOCALHOST, 0)).into(), 1).is_err() {
         return Outcome::NotOffered("no IPv6 on this machine");
     }
     six(backend);
@@ -48,14 +48,17 @@ fn served(backend: &dyn Backend, bound: Bound, through: Option<Address>) -> Boun
         client.write_all(b"hello");
         assert_eq!(read(&mut *transport.source).await.expect("reading"), b"hello", "{to}");
         write_all(&mut *transport.sink, b"welcome").await.expect("writing");
-        client.expect_bytes(b"welcome");
+        let welcomed = errand(move || {
+            client.expect_bytes(b"welcome");
+            client
+        });
+        let client = welcomed.end().await;
         let peer = transport.source.peer().expect("connected");
         assert!(told.is_none_or(|told| told == peer), "{to}: accept told of another peer than {peer}");
         let local = transport.source.local().expect("connected");
         match &to {
             Address::Inet(at) => {
-                let name = client.socket().local_addr().expect("connected").as_socket();
-                assert_eq!(peer.inet(), name, "{to}: the client's own address");
+                assert_eq!(peer.inet(), client.local().inet(), "{to}: the client's own address");
                 assert_eq!(local.inet(), Some(*at), "{to}: where the client connected");
             }
             Address::Unix(_) => {
@@ -78,8 +81,9 @@ fn six(backend: &dyn Backend) {
     let any = Address::Inet((Ipv6Addr::UNSPECIFIED, 0).into());
     let only = bind_at(backend, &any, &options);
     let port = only.local.inet().expect("an internet address").port();
-    let refused =
-        TcpStream::connect((Ipv4Addr::LOCALHOST, port)).expect_err("IPv4 on a socket for IPv6 only");
+    let four = Address::Inet((Ipv4Addr::LOCALHOST, port).into());
+    let refused = surroundings().connect(&four, Default::default(), Duration::from_secs(5));
+    let refused = refused.expect_err("IPv4 on a socket for IPv6 only");
     assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);
     served(backend, only, Some(Address::Inet((Ipv6Addr::LOCALHOST, port).into())));
 }
@@ -103,25 +107,33 @@ fn unix(backend: &dyn Backend) {
     }
 }
 
+/// Where paths are no files, only what is served matters: a path that nobody holds is free.
 fn stale_paths(backend: &dyn Backend) {
-    let directory = TempDir::new().expect("a temporary directory");
+    let (around, directory) = (surroundings(), TempDir::new().expect("a temporary directory"));
     let path = directory.path().join("socket");
     let at = Address::Unix(UnixName::Path(path.clone()));
+    let remove = || {
+        if around.files() {
+            fs::remove_file(&path).expect("the socket's file");
+        }
+    };
     // Nobody answers: the file of a server that died.
-    drop(UnixListener::bind(&path).expect("a path of our own"));
-    assert!(path.exists(), "a socket's file outlives it");
+    drop(around.listen(&at, 1).expect("a path of our own"));
+    assert_eq!(path.exists(), around.files(), "a socket's file outlives it");
     drop(served(backend, bind_at(backend, &at, &ListenOptions::default()), None));
-    fs::remove_file(&path).expect("the socket's file");
+    remove();
     // Somebody answers, and goes on.
-    let alive = UnixListener::bind(&path).expect("a path of our own");
+    let alive = around.listen(&at, 16).expect("a path of our own");
     in_use(backend, &at, "a server that answers");
-    UnixStream::connect(&path).expect("the server still has its path");
+    drop(Peer::connect(&at, Default::default()));
     drop(alive);
-    fs::remove_file(&path).expect("the socket's file");
-    // No socket at all: somebody's data.
-    fs::write(&path, b"precious").expect("a file of our own");
-    in_use(backend, &at, "a file");
-    assert_eq!(fs::read(&path).expect("the file is still there"), b"precious");
+    remove();
+    if around.files() {
+        // No socket at all: somebody's data.
+        fs::write(&path, b"precious").expect("a file of our own");
+        in_use(backend, &at, "a file");
+        assert_eq!(fs::read(&path).expect("the file is still there"), b"precious");
+    }
 }
 
 fn in_use(backend: &dyn Backend, at: &Address, what: &str) {

@@ -3,7 +3,7 @@
 use std::fs::{self, Permissions};
 use std::io::ErrorKind::{AddrInUse, AddrNotAvailable, InvalidInput, NotFound, PermissionDenied};
 use std::io::{self, ErrorKind};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::thread;
@@ -14,14 +14,15 @@ use tempfile::TempDir;
 use waterwheel_reactor::{Address, Backend, Bound, ListenOptions, UnixName};
 
 use crate::Outcome;
-use crate::kit::{Census, local};
+use crate::kit::peer::{Peer, listening};
+use crate::kit::{Census, local, surroundings};
 
 /// LISTEN-1. Each failure must leave nothing behind, above all no socket that was bound before the one that failed.
 pub(super) fn typed_errors(backend: &dyn Backend) -> Outcome {
     port_zero(backend);
     in_use(backend);
     no_such_address(backend);
-    permission(backend)
+    if surroundings().files() { in_a_directory(backend) } else { Outcome::Holds }
 }
 
 fn loopback(port: u16) -> Address {
@@ -38,14 +39,15 @@ fn port_zero(backend: &dyn Backend) {
             assert_ne!(at.port(), 0, "port 0 was not resolved");
             assert!(bound.iter().all(|other| local(other) == at), "not all share a port: {bound:?}");
             assert!(bound.iter().all(|bound| bound.options == options), "options changed: {bound:?}");
-            TcpStream::connect(at).expect("the kernel answers from bind on");
+            // The kernel answers from bind on.
+            drop(Peer::connect(&at.into(), Default::default()));
         }
     }
 }
 
 fn in_use(backend: &dyn Backend) {
-    let holder = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
-    let at = Address::Inet(holder.local_addr().expect("a bound socket"));
+    let (holder, at) = listening();
+    let at = Address::Inet(at);
     for reuse_port in [true, false] {
         for count in [1, 3] {
             let options = ListenOptions { reuse_port, ..ListenOptions::default() };
@@ -66,13 +68,18 @@ fn no_such_address(backend: &dyn Backend) {
     // A network for documentation (RFC 5737): nobody's address.
     let elsewhere = Address::Inet(SocketAddr::from(([203, 0, 113, 1], 0)));
     refused(backend, &elsewhere, &options, 2, &[AddrNotAvailable]);
-    let nowhere = Address::Unix(UnixName::Path("/no/such/directory/socket".into()));
-    refused(backend, &nowhere, &options, 1, &[NotFound]);
     // Longer than a Unix address holds (108 bytes, unix(7)).
     let long = Address::Unix(UnixName::Path(format!("/tmp/{}", "long".repeat(50)).into()));
     refused(backend, &long, &options, 1, &[InvalidInput]);
     let long = Address::Unix(UnixName::Abstract(vec![b'x'; 200]));
     refused(backend, &long, &options, 1, &[InvalidInput]);
+}
+
+/// A path whose directory does not exist, or may not be written to.
+fn in_a_directory(backend: &dyn Backend) -> Outcome {
+    let nowhere = Address::Unix(UnixName::Path("/no/such/directory/socket".into()));
+    refused(backend, &nowhere, &ListenOptions::default(), 1, &[NotFound]);
+    permission(backend)
 }
 
 fn refused(backend: &dyn Backend, at: &Address, options: &ListenOptions, count: usize, kinds: &[ErrorKind]) {

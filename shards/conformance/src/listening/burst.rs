@@ -4,7 +4,6 @@ use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
 
-use socket2::{Domain, SockAddr, Socket, Type};
 use waterwheel_reactor::{Address, Backend, Incoming, ListenOptions, Listener, Reactor};
 
 use crate::Outcome;
@@ -85,21 +84,20 @@ fn bounded(backend: &dyn Backend) -> Outcome {
     Outcome::Holds
 }
 
-/// LISTEN-4. The client's socket is there before the limit is reached, so that only the reactor's side lacks one. EMFILE
+/// LISTEN-4. The client's socket is the last that there is room for, so that only the reactor's side lacks one. EMFILE
 /// stands for its like (ENFILE, ENOBUFS, ENOMEM), which cannot be arranged without disturbing the machine.
 pub(super) fn at_the_limit(backend: &dyn Backend) -> Outcome {
     let (venue, bound) = (Venue::new(backend, Family::Tcp), bind_local(backend));
     on_one(backend, move |reactor| async move {
         let mut meeting = venue.open(&reactor);
         let (mut open, friend) = meeting.peer().await;
-        let at = SockAddr::from(local(&bound));
+        let at = local(&bound).into();
         let mut listener = reactor.listen(bound).expect("listening");
         for round in 0..3 {
-            let client = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
             let pending = once(|cx| listener.poll_accept(cx)).await.is_pending();
             assert!(pending, "round {round}: nobody has connected");
-            let limit = DescriptorLimit::leave(0);
-            client.connect(&at).expect("the kernel's queue has room");
+            let limit = DescriptorLimit::leave(1);
+            let client = Peer::connect(&at, Default::default());
             told_once(&reactor, &mut listener).await;
             friend.write_all(b"still there?");
             let bytes = read(&mut *open.source).await.expect("an open connection, at the limit");
@@ -140,7 +138,7 @@ async fn told_once(reactor: &Rc<dyn Reactor>, listener: &mut Box<dyn Listener>) 
 }
 
 /// With descriptors again, a later poll gets the connection.
-async fn recovers(reactor: &Rc<dyn Reactor>, listener: &mut Box<dyn Listener>, client: Socket) {
+async fn recovers(reactor: &Rc<dyn Reactor>, listener: &mut Box<dyn Listener>, client: Peer) {
     let until = reactor.now() + Duration::from_secs(5);
     let incoming: Incoming = loop {
         match once(|cx| listener.poll_accept(cx)).await {
@@ -151,6 +149,6 @@ async fn recovers(reactor: &Rc<dyn Reactor>, listener: &mut Box<dyn Listener>, c
         sleep(reactor, Duration::from_millis(10)).await;
     };
     let mut transport = reactor.adopt(incoming).expect("adopting");
-    client.send(b"served at last").expect("the client is connected");
+    client.write_all(b"served at last");
     assert_eq!(read(&mut *transport.source).await.expect("reading"), b"served at last");
 }

@@ -1,17 +1,17 @@
 //! How a listening socket is given back, given up and left alone.
 
 use std::io::ErrorKind;
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
-use waterwheel_reactor::{Address, Backend, Bound, Handle, ListenOptions, Listener, Reactor};
+use waterwheel_reactor::{Address, Backend, Bound, ListenOptions, Listener, Reactor};
 
 use crate::Outcome;
-use crate::kit::peer::Peer;
+use crate::kit::peer::{self, Peer};
 use crate::kit::stream::{once, read, turn};
-use crate::kit::{accept, bind_local, close_listener, local, on_one};
+use crate::kit::{accept, bind_local, close_listener, local, on_one, surroundings};
 
 /// LISTEN-2.
 pub(super) fn gives_back(backend: &dyn Backend) -> Outcome {
@@ -113,24 +113,22 @@ fn the_last_of_a_group(backend: &dyn Backend) {
 }
 
 fn taken(at: SocketAddr, while_what: &str) {
-    match TcpListener::bind(at) {
+    match surroundings().listen(&at.into(), 1) {
         Err(error) if error.kind() == ErrorKind::AddrInUse => {}
         other => panic!("{while_what}, yet binding its port gives {other:?}"),
     }
 }
 
 fn free(at: SocketAddr, after_what: &str) {
-    if let Err(error) = TcpListener::bind(at) {
+    if let Err(error) = surroundings().listen(&at.into(), 1) {
         panic!("{after_what}, yet one turn later its port is not free: {error}");
     }
 }
 
 /// LISTEN-6: the socket is listened on by somebody else too, as where a service manager passed it on.
 pub(super) fn never_shut_down(backend: &dyn Backend) -> Outcome {
-    let owner = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
-    owner.set_nonblocking(true).expect("O_NONBLOCK");
-    let at = owner.local_addr().expect("a bound socket");
-    let bounds: Vec<Bound> = (0..4).map(|_| adopted(&owner)).collect();
+    let (owner, at) = peer::listening();
+    let bounds: Vec<Bound> = (0..4).map(|_| owner.share().expect("a duplicate")).collect();
     on_one(backend, move |reactor| async move {
         let [dropped, closed, unused, left] = bounds.try_into().expect("four");
         drop(listening(&reactor, dropped).await);
@@ -143,15 +141,8 @@ pub(super) fn never_shut_down(backend: &dyn Backend) -> Outcome {
         let _left = listening(&reactor, left).await;
     });
     for _ in 0..3 {
-        let client = TcpStream::connect(at).expect("the owner still listens");
-        let (accepted, _) = owner.accept().expect("the owner still accepts");
-        drop((client, accepted));
+        let client = Peer::connect(&at.into(), Default::default());
+        drop((client, Peer::accept(&*owner)));
     }
     Outcome::Holds
-}
-
-fn adopted(owner: &TcpListener) -> Bound {
-    let local = Address::Inet(owner.local_addr().expect("a bound socket"));
-    let duplicate = owner.try_clone().expect("a duplicate");
-    Bound { local, handle: Handle::Os(duplicate.into()), options: ListenOptions::default() }
 }

@@ -2,14 +2,15 @@
 
 use std::io::{self, Write};
 use std::process::{ExitCode, exit};
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::process::{Signal, set_parent_process_death_signal};
 use waterwheel_reactor::Backend;
 
 use super::Suite;
-use crate::Outcome;
-use crate::kit::Census;
+use crate::kit::{Census, surround};
+use crate::{Held, Outcome};
 
 /// In place of a law's id: ask the reactor's probe.
 pub(super) const PROBE: &str = "probe";
@@ -29,13 +30,13 @@ pub(super) fn run(suite: &Suite<'_>, name: &str) -> ExitCode {
         eprintln!("the case may outlive its runner: {error}");
     }
     let found = name.split_once("::").and_then(|(reactor, law)| {
-        let (backend, laws) = suite.held.iter().find(|(backend, _)| backend.name() == reactor)?;
-        Some((*backend, *laws, law))
+        Some((suite.held.iter().find(|held| held.backend.name() == reactor)?, law))
     });
-    let Some((backend, laws, id)) = found else {
+    let Some((Held { backend, laws, surroundings }, id)) = found else {
         eprintln!("no such case: {name}");
         return ExitCode::from(2);
     };
+    surround(Arc::clone(surroundings));
     if id == PROBE {
         return match backend.probe() {
             Ok(()) => end(HOLDS),
@@ -46,7 +47,7 @@ pub(super) fn run(suite: &Suite<'_>, name: &str) -> ExitCode {
         eprintln!("no such law: {name}");
         return ExitCode::from(2);
     };
-    judge(law.run, backend)
+    judge(law.run, *backend)
 }
 
 fn judge(law: fn(&dyn Backend) -> Outcome, backend: &dyn Backend) -> ExitCode {

@@ -12,18 +12,15 @@ use std::process::ExitCode;
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 
-use waterwheel_reactor::Backend;
-
-use crate::{Deviation, Law};
+use crate::{Deviation, Held, Law};
 use arguments::{Arguments, Task};
 use process::Ending;
 use report::{Report, Verdict};
 
 /// What there is to run.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub(crate) struct Suite<'a> {
-    /// Each reactor with the laws that it is held to.
-    pub(crate) held: &'a [(&'a dyn Backend, &'a [Law])],
+    pub(crate) held: &'a [Held<'a>],
     pub(crate) deviations: &'a [Deviation],
     /// Whether [`ONLY`] may leave out all reactors but one.
     pub(crate) limited: bool,
@@ -78,7 +75,7 @@ fn limited_to(suite: &Suite<'_>) -> Result<Option<&'static str>, String> {
     else {
         return Ok(None);
     };
-    let names: Vec<&'static str> = suite.held.iter().map(|(backend, _)| backend.name()).collect();
+    let names: Vec<&'static str> = suite.held.iter().map(|held| held.backend.name()).collect();
     match names.iter().find(|name| asked == ***name) {
         Some(name) => Ok(Some(*name)),
         None => {
@@ -98,7 +95,7 @@ fn selected<'a>(suite: &Suite<'a>, arguments: &Arguments, only: Option<&str>) ->
     let all: Vec<Case<'a>> = suite
         .held
         .iter()
-        .flat_map(|(backend, laws)| laws.iter().map(|law| Case { law, reactor: backend.name() }))
+        .flat_map(|held| held.laws.iter().map(|law| Case { law, reactor: held.backend.name() }))
         .collect();
     let count = all.len();
     (all.into_iter().filter(wanted).collect(), count)
@@ -118,7 +115,7 @@ fn run_all(suite: &Suite<'_>, arguments: &Arguments, cases: Vec<Case<'_>>, count
     report.begin(cases.len());
     report.check_list(suite);
     let mut ready = Vec::new();
-    for (backend, _) in suite.held {
+    for Held { backend, .. } in suite.held {
         let mine = cases.iter().filter(|case| case.reactor == backend.name());
         let mut mine: Vec<Case<'_>> = mine.copied().collect();
         if mine.is_empty() {

@@ -7,7 +7,7 @@ use waterwheel_reactor::Clock;
 
 use super::process::Ending;
 use super::{Case, Suite};
-use crate::{Deviation, Law};
+use crate::{Deviation, Held, Law};
 
 /// How one case came out.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,7 +50,7 @@ pub(super) struct Report {
 impl Report {
     pub(super) fn new(suite: &Suite<'_>, filtered_out: usize, show_output: bool) -> Report {
         let mut rows = Vec::new();
-        for law in suite.held.iter().flat_map(|(_, laws)| *laws) {
+        for law in suite.held.iter().flat_map(|held| held.laws) {
             if !rows.iter().any(|(id, _)| *id == law.id) {
                 rows.push((law.id, law.hazard));
             }
@@ -58,7 +58,7 @@ impl Report {
         Report {
             clock: Clock::start(),
             laws: rows,
-            reactors: suite.held.iter().map(|(backend, _)| backend.name()).collect(),
+            reactors: suite.held.iter().map(|held| held.backend.name()).collect(),
             deviations: suite.deviations.to_vec(),
             verdicts: BTreeMap::new(),
             failures: Vec::new(),
@@ -76,7 +76,7 @@ impl Report {
     /// Fails entries of the list that can never apply, laws or reactors that share a name, and a suite that has no case
     /// at all: that a filter leaves none is what its user asked for, but this is a mistake.
     pub(super) fn check_list(&mut self, suite: &Suite<'_>) {
-        if suite.held.iter().all(|(_, laws)| laws.is_empty()) {
+        if suite.held.iter().all(|held| held.laws.is_empty()) {
             self.fail("suite".to_owned(), "no reactor is held to any law".to_owned());
         }
         let mut wrong = Vec::new();
@@ -85,9 +85,9 @@ impl Report {
             if suite.deviations[..index].iter().any(same) {
                 wrong.push((entry, "is listed twice"));
             }
-            match suite.held.iter().find(|(backend, _)| backend.name() == entry.reactor) {
+            match suite.held.iter().find(|held| held.backend.name() == entry.reactor) {
                 None => wrong.push((entry, "names no reactor of this suite")),
-                Some((_, laws)) if !laws.iter().any(|law| law.id == entry.law) => {
+                Some(held) if !held.laws.iter().any(|law| law.id == entry.law) => {
                     wrong.push((entry, "names no law that the reactor is held to"));
                 }
                 Some(_) => {}
@@ -96,7 +96,7 @@ impl Report {
         for (entry, what) in wrong {
             self.fail(format!("deviation {}::{}", entry.reactor, entry.law), what.to_owned());
         }
-        for (index, (backend, laws)) in suite.held.iter().enumerate() {
+        for (index, Held { backend, laws, .. }) in suite.held.iter().enumerate() {
             if self.reactors[..index].contains(&backend.name()) {
                 self.fail(format!("reactor {}", backend.name()), "two of this name".to_owned());
             }

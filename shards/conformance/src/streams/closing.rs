@@ -1,6 +1,5 @@
 //! Ends in good order: half-close, dropped halves, and bytes that were taken before the end.
 
-use std::net::TcpListener;
 use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
@@ -10,7 +9,7 @@ use waterwheel_reactor::{Backend, ConnectOptions, Reactor, Sink, Source, Transpo
 
 use crate::Outcome;
 use crate::kit::pattern::Pattern;
-use crate::kit::peer::{Family, Meeting, Peer, Venue, errand};
+use crate::kit::peer::{Family, Meeting, Peer, Venue, errand, listening};
 use crate::kit::stream::{
     expect, expect_end, flush, forward, once, peek, peek_once, read, send, shutdown, write, write_all,
     write_until_pending,
@@ -185,8 +184,7 @@ async fn dropped_with_bytes_taken(meeting: &mut Meeting, full: bool, also_the_so
 /// The sink goes before the connection is established, and the source waits in vain or is not looked at: FIN must
 /// follow by itself.
 async fn dropped_while_connecting(reactor: &Rc<dyn Reactor>, polled: bool) {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    let at = listener.local_addr().expect("its address");
+    let (listener, at) = listening();
     let Transport { mut source, sink } =
         reactor.connect(&at.into(), &ConnectOptions::default()).expect("connecting");
     if polled {
@@ -194,7 +192,7 @@ async fn dropped_while_connecting(reactor: &Rc<dyn Reactor>, polled: bool) {
     }
     drop(sink);
     let peer = errand(move || {
-        let peer = Peer::from_stream(listener.accept().expect("a connection").0);
+        let peer = Peer::accept(&*listener);
         peer.expect_end();
         peer.send(&mut Pattern::new(3), 1_000);
     });
@@ -288,8 +286,7 @@ async fn taken_and_never_polled_again(meeting: &mut Meeting) {
 
 /// Whether a sink takes bytes while its connect is in progress is its own choice; if it does, it must send them.
 async fn taken_before_it_was_connected(reactor: &Rc<dyn Reactor>) {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    let at = listener.local_addr().expect("its address");
+    let (listener, at) = listening();
     let Transport { source: _source, mut sink } =
         reactor.connect(&at.into(), &ConnectOptions::default()).expect("connecting");
     let bytes = Pattern::new(1).take(1_000);
@@ -301,7 +298,7 @@ async fn taken_before_it_was_connected(reactor: &Rc<dyn Reactor>) {
         }
     };
     let reader = errand(move || {
-        let peer = Peer::from_stream(listener.accept().expect("a connection").0);
+        let peer = Peer::accept(&*listener);
         peer.expect(&mut Pattern::new(1), taken);
     });
     reader.end().await;

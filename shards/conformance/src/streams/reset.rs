@@ -7,7 +7,7 @@
 //! both say the same to a writer, and which one the kernel gives depends on who asked first.
 
 use std::future::poll_fn;
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, ErrorKind};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
@@ -132,7 +132,7 @@ async fn by_a_peer_that_left_bytes_unread(meeting: &mut Meeting) {
     let (Transport { mut source, mut sink }, peer) = meeting.peer().await;
     write(sink.as_mut(), b"never read").await.expect("writing");
     let waiting = errand(move || {
-        peer.socket().peek(&mut [std::mem::MaybeUninit::uninit()]).expect("waiting for the bytes to come");
+        peer.wait_for_input();
         drop(peer);
     });
     waiting.end().await;
@@ -303,7 +303,7 @@ async fn sees_end(peer: Peer) -> Peer {
 async fn writes_reach_nobody(peer: Peer) {
     let writer = errand(move || {
         for _ in 0..1_000 {
-            if let Err(error) = (&mut peer.socket()).write(b"?") {
+            if let Err(error) = peer.try_write(b"?") {
                 return broken(&error);
             }
             pause(Duration::from_millis(1));
