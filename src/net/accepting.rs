@@ -215,6 +215,7 @@ impl Accepting {
     fn keep(&self, owner: ShardId, incoming: Incoming) {
         let counters = &self.queue.counters;
         if self.queue.len() >= CROWD {
+            refuse(&self.shard, incoming);
             return counters.count(|counted| &mut counted.crowded);
         }
         if owner != self.shard.id() {
@@ -226,6 +227,7 @@ impl Accepting {
     fn hand_over_when_there_is_room(&self, owner: ShardId, incoming: Incoming) {
         let (to, queue, waiting) = (self.steer.to.clone(), self.queue.clone(), self.waiting.clone());
         if waiting.get() >= WAITING {
+            refuse(&self.shard, incoming);
             return queue.counters.count(|counted| &mut counted.crowded);
         }
         waiting.set(waiting.get() + 1);
@@ -252,7 +254,9 @@ impl Accepting {
         while told < SHED_AT_ONCE && self.reserve.spend() {
             let accepted = poll_fn(|cx| Poll::Ready(self.listener.poll_accept(cx))).await;
             let another = matches!(&accepted, Poll::Ready(Ok(_)));
-            drop(accepted);
+            if let Poll::Ready(Ok(incoming)) = accepted {
+                refuse(&self.shard, incoming);
+            }
             self.reserve.refill();
             if !another {
                 break;
@@ -266,5 +270,14 @@ impl Accepting {
             self.shard.yield_now().await;
         }
         told > 0
+    }
+}
+
+/// Resets a connection that nobody will serve: closed in order, it would look like one that was served and had nothing
+/// to say.
+pub(super) fn refuse(shard: &Shard, incoming: Incoming) {
+    // What cannot even be adopted is closed.
+    if let Ok(mut transport) = shard.reactor().adopt(incoming) {
+        transport.source.abort();
     }
 }

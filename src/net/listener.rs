@@ -272,6 +272,6 @@ impl Acceptor {
 impl Drop for Acceptor {
     fn drop(&mut self) {
         self.end_accepting();
-        self.own.close();
+        self.own.close(&self.shard);
     }
 }

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use waterwheel_reactor::{Incoming, Time};
 
+use super::accepting::refuse;
 use super::places::{Part, Parts, Places};
 use crate::shard::Shard;
 
@@ -36,13 +37,13 @@ pub struct AcceptStats {
     pub kept: u64,
     /// Connections that other shards handed to this one.
     pub taken_over: u64,
-    /// Connections closed at once since too many waited for the one shard that may serve them.
+    /// Connections reset at once since too many waited for the one shard that may serve them.
     pub crowded: u64,
-    /// Connections that still waited to be served when the shard stopped, and were closed.
+    /// Connections that still waited to be served when the shard stopped, and were reset.
     pub dropped: u64,
     /// Connections that the reactor refused to adopt.
     pub adopt_failed: u64,
-    /// Connections closed at once because no descriptor was left; not in `accepted`.
+    /// Connections reset at once because no descriptor was left; not in `accepted`.
     pub shed: u64,
     /// Times that accepting failed, for whatever reason.
     pub errors: u64,
@@ -212,12 +213,13 @@ impl Queue {
         }
     }
 
-    /// Nothing more is taken here. Closes what waits, and counts it.
-    pub(super) fn close(&self) {
+    /// Nothing more is taken here. Resets what waits, and counts it.
+    pub(super) fn close(&self, shard: &Shard) {
         self.told.set(Part::Closed);
         self.parts.set(self.shard, Part::Closed);
         let dropped = std::mem::take(&mut *self.ready.borrow_mut());
         self.now_waiting(-(dropped.len() as isize));
         self.counters.add(|counted| &mut counted.dropped, dropped.len() as u64);
+        dropped.into_iter().for_each(|incoming| refuse(shard, incoming));
     }
 }

@@ -308,7 +308,7 @@ impl State {
                 }
             };
         }
-        self.enqueue(id, socket);
+        self.enqueue(id, socket, self.now + latency);
         self.after(latency, Occurrence::Answer { end: id, error: 0 });
     }
 
@@ -332,11 +332,13 @@ impl State {
         self.sockets.get(&socket).is_none_or(|socket| socket.queue.len() > socket.options.backlog as usize)
     }
 
-    fn enqueue(&mut self, client: Id, socket: Id) {
+    /// Makes the accepting end, whose answer arrives at `answer`, and nothing before it.
+    fn enqueue(&mut self, client: Id, socket: Id, answer: Time) {
         let (Some(listening), Some(end)) = (self.sockets.get(&socket), self.ends.get(&client)) else { return };
         let (host, stream) = (listening.host, listening.options.stream);
         let (local, peer): Way = (end.peer.clone(), end.local.clone());
         let id = self.new_end(host, (local, peer), client, stream);
+        self.delay(id, answer);
         if let Some(end) = self.ends.get_mut(&client) {
             end.other = id;
         }
