@@ -8,9 +8,9 @@ use std::sync::Arc;
 use std::task::{Context, Waker};
 use std::time::Duration;
 
-use waterwheel_reactor::{Incoming, Time};
+use waterwheel_reactor::Time;
 
-use super::accepting::refuse;
+use super::offered::Offered;
 use super::places::{Part, Parts, Places};
 use crate::shard::Shard;
 
@@ -104,7 +104,7 @@ impl AcceptCounters {
 /// What the accepting task and the acceptor share.
 #[derive(Debug)]
 pub(super) struct Queue {
-    ready: RefCell<VecDeque<Incoming>>,
+    ready: RefCell<VecDeque<Offered>>,
     /// The acceptor waits for an entry, or for fewer of them.
     pub(super) taker: RefCell<Option<Waker>>,
     /// The accepting task waits for room, or for too many.
@@ -152,7 +152,7 @@ impl Queue {
         self.ready.borrow().len()
     }
 
-    pub(super) fn push(&self, incoming: Incoming) {
+    pub(super) fn push(&self, incoming: Offered) {
         if self.told.get() == Part::Closed {
             return self.counters.count(|counted| &mut counted.dropped);
         }
@@ -163,7 +163,7 @@ impl Queue {
         }
     }
 
-    pub(super) fn pop(&self) -> Option<Incoming> {
+    pub(super) fn pop(&self) -> Option<Offered> {
         let incoming = self.ready.borrow_mut().pop_front()?;
         self.now_waiting(-1);
         // The acceptor may have left what others sent in their lanes.
@@ -214,12 +214,11 @@ impl Queue {
     }
 
     /// Nothing more is taken here. Resets what waits, and counts it.
-    pub(super) fn close(&self, shard: &Shard) {
+    pub(super) fn close(&self) {
         self.told.set(Part::Closed);
         self.parts.set(self.shard, Part::Closed);
         let dropped = std::mem::take(&mut *self.ready.borrow_mut());
         self.now_waiting(-(dropped.len() as isize));
         self.counters.add(|counted| &mut counted.dropped, dropped.len() as u64);
-        dropped.into_iter().for_each(|incoming| refuse(shard, incoming));
     }
 }
