@@ -128,7 +128,12 @@ impl Scene {
         let late = self.drain + Duration::from_secs(2);
         ensure!(took <= late, "a drain of {:?} took {took:?}", self.drain);
         match result {
-            Ok(reports) => Ok(Some(proxy.final_report(reports))),
+            Ok(reports) => {
+                let report = proxy.final_report(reports);
+                let early = report.total.cut_short == 0 || took >= self.drain;
+                ensure!(early, "{} were cut short after {took:?} of {:?}", report.total.cut_short, self.drain);
+                Ok(Some(report))
+            }
             Err(_) if panics => Ok(None),
             Err(error) => Err(error).context("the proxy did not end well"),
         }
@@ -146,6 +151,9 @@ fn adds_up(report: &Report, ledger: &Ledger) -> anyhow::Result<()> {
     let total = &report.total;
     ensure!(total.active == 0, "{} are active after the end", total.active);
     ensure!(total.accepted == ends(total), "{} accepted, {} ended: {total:?}", total.accepted, ends(total));
+    let leased: u64 =
+        report.shards.iter().flat_map(|shard| &shard.upstreams).map(|upstream| upstream.active).sum();
+    ensure!(leased == 0 || total.cut_short > 0, "{leased} connections to upstreams count as active after the end");
     let sum = |of: fn(&ShardReport) -> u64| report.shards.iter().map(of).sum::<u64>();
     let (came, went) = (
         sum(|shard| shard.accepting.accepted + shard.accepting.taken_over),
