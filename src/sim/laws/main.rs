@@ -5,3 +5,4 @@ mod basics;
 mod handed;
 mod ported;
 mod proxied;
+mod tasked;

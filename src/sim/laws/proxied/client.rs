@@ -65,7 +65,13 @@ impl Plan {
     }
 }
 
-pub(super) fn start(host: &Host, proxy: SocketAddr, ledger: &Ledger) -> Running<()> {
+/// `burst`: when all of them come at once.
+pub(super) fn start(
+    host: &Host,
+    proxy: SocketAddr,
+    ledger: &Ledger,
+    burst: Option<Duration>,
+) -> Running<()> {
     let ledger = ledger.clone();
     host.start(host.runtime(2), move |shard| {
         let ledger = ledger.clone();
@@ -75,7 +81,8 @@ pub(super) fn start(host: &Host, proxy: SocketAddr, ledger: &Ledger) -> Running<
             let clients = plans.map(|plan| {
                 let (shard, ledger) = (shard.clone(), ledger.clone());
                 async move {
-                    shard.sleep(plan.begins).await;
+                    let begins = burst.map_or(plan.begins, |at| at + plan.begins / 1_000);
+                    shard.sleep(begins).await;
                     let served = shard.timeout(PATIENCE, client(&shard, proxy, plan, &ledger)).await;
                     served.with_context(|| format!("client {} saw no end: {plan:?}", plan.id))?
                 }

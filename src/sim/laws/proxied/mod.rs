@@ -39,6 +39,8 @@ struct Scene {
     /// Stop in the midst of it, after so long.
     stops_after: Option<Duration>,
     drain: Duration,
+    /// All clients come at once, after so long: as a rule when the proxy stops.
+    burst: Option<Duration>,
 }
 
 impl Scene {
@@ -67,7 +69,11 @@ impl Scene {
         }
         let stops_after = world.chance(0.3).then(|| Duration::from_micros(world.below(3_000_000)));
         let drain = Duration::from_millis(100 + world.below(5_000));
-        Scene { world: world.clone(), proxy, settings, ledger, stops_after, drain }
+        let burst = world.chance(0.3).then(|| {
+            let lead = Duration::from_micros(world.below(6_000));
+            stops_after.map_or(lead, |after| after.saturating_sub(lead))
+        });
+        Scene { world: world.clone(), proxy, settings, ledger, stops_after, drain, burst }
     }
 
     /// Starts the proxy.
@@ -173,7 +179,7 @@ fn adds_up(report: &Report, ledger: &Ledger) -> anyhow::Result<()> {
     let (up, down) = ledger.sent();
     ensure!(total.bytes_up <= up, "{} bytes went up of {up} sent", total.bytes_up);
     ensure!(total.bytes_down <= down, "{} bytes went down of {down} sent", total.bytes_down);
-    if total.finished == total.accepted && u64::from(ledger.whole()) == total.accepted {
+    if total.finished == u64::from(CLIENTS) && ledger.whole() == CLIENTS {
         ensure!(total.bytes_up == up, "{} bytes went up, {up} were sent", total.bytes_up);
         ensure!(total.bytes_down == down, "{} bytes went down, {down} were sent", total.bytes_down);
     }
@@ -186,7 +192,7 @@ async fn scene(world: World) -> anyhow::Result<()> {
     let (proxy, running) = scene.start()?;
     let panics = faults::draw(&world, &scene.proxy);
     let clients = world.host("clients");
-    let clients = client::start(&clients, scene.proxy.at(PROXY_PORT), &scene.ledger);
+    let clients = client::start(&clients, scene.proxy.at(PROXY_PORT), &scene.ledger, scene.burst);
     let watched = scene.watch();
     let report = match scene.stops_after {
         Some(after) => {
