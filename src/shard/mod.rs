@@ -9,17 +9,21 @@
 //! sleep are all seen on a later poll.
 
 pub(crate) mod between;
+#[cfg(loom)]
+pub(crate) mod broken;
 pub(crate) mod core;
 mod deferred;
 mod handle;
 mod id;
 pub(crate) mod root;
 mod sleep;
+pub(crate) mod sync;
 pub(crate) mod task;
 pub(crate) mod waiters;
 mod wheel;
 
 #[cfg(test)]
+#[cfg(not(loom))]
 mod tests;
 
 use std::cell::Cell;
