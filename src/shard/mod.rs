@@ -25,6 +25,9 @@ mod wheel;
 #[cfg(test)]
 #[cfg(not(loom))]
 mod tests;
+#[cfg(test)]
+#[cfg(not(loom))]
+pub(crate) mod wakes;
 
 use std::cell::Cell;
 use std::time::Duration;

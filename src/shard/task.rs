@@ -384,3 +384,7 @@ impl Slab {
             .collect()
     }
 }
+
+#[cfg(test)]
+#[cfg(not(loom))]
+mod tests;
