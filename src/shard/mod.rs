@@ -26,7 +26,6 @@ mod wheel;
 #[cfg(not(loom))]
 mod tests;
 #[cfg(test)]
-#[cfg(not(loom))]
 pub(crate) mod wakes;
 
 use std::cell::Cell;

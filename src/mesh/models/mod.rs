@@ -9,6 +9,9 @@
 //! reactor (no I/O, a clock that stands still). Counts of references (`Arc`) are trusted. loom treats `SeqCst` as
 //! `AcqRel`; nothing here uses it.
 //!
+//! Lanes are made inside the models, at their first use: so that races with the target's look
+//! (`the_first_message_of_a_lane_finds_it_made`), with the target's end, and with the end of one that never took a turn.
+//!
 //! Each model can fail: [`table`] lists every wrong version of the protocols that [`Break`] knows, the model that finds
 //! it out, and what that says.
 //!

@@ -178,12 +178,12 @@ pub(super) fn one_writer_and_itself() {
 
 #[test]
 fn what_was_written_before_a_wake_is_seen_by_a_poll_after_it() {
-    explore(3, one_writer);
+    explore(8, one_writer);
 }
 
 #[test]
 fn a_task_that_also_wakes_itself_loses_no_wake() {
-    explore(3, one_writer_and_itself);
+    explore(6, one_writer_and_itself);
 }
 
 /// The main task waits for two other threads, each of which writes once and wakes it.
@@ -214,7 +214,7 @@ pub(super) fn two_writers() {
 
 #[test]
 fn of_two_wakes_none_is_lost() {
-    explore(2, two_writers);
+    explore(4, two_writers);
 }
 
 /// A task that counts its polls and keeps its waker where others find it.
@@ -255,7 +255,7 @@ pub(super) fn queued() {
 
 #[test]
 fn a_task_is_queued_once_until_it_is_polled() {
-    explore(3, queued);
+    explore(8, queued);
 }
 
 /// The same where the shard's own wake comes after the entry of another thread arrived.
@@ -292,7 +292,7 @@ pub(super) fn queued_on_arrival() {
 
 #[test]
 fn a_task_that_arrived_is_queued() {
-    explore(2, queued_on_arrival);
+    explore(8, queued_on_arrival);
 }
 
 /// Another thread wakes a task while it ends, and after; a new task takes its place.
@@ -320,7 +320,7 @@ pub(super) fn ended() {
 
 #[test]
 fn wakes_of_an_ended_task_are_silent() {
-    explore(3, ended);
+    explore(8, ended);
 }
 
 /// A shard with nothing to do is asked to stop by another thread, `first` in time by a third one.
@@ -351,12 +351,12 @@ pub(super) fn two_wishes() {
 
 #[test]
 fn a_wish_to_stop_is_heard() {
-    explore(4, one_wish);
+    explore(8, one_wish);
 }
 
 #[test]
 fn a_wish_to_stop_at_once_is_not_softened_by_another() {
-    explore(3, two_wishes);
+    explore(4, two_wishes);
 }
 
 /// Another thread leaves two jobs for a shard that ends when it ran one, or by itself at any time.
@@ -404,10 +404,10 @@ pub(super) fn jobs_at_the_end() {
 
 #[test]
 fn jobs_wake_a_shard_that_sleeps() {
-    explore(3, job_ends_it);
+    explore(6, job_ends_it);
 }
 
 #[test]
 fn jobs_for_a_shard_that_ends_are_accounted_for() {
-    explore(3, jobs_at_the_end);
+    explore(6, jobs_at_the_end);
 }

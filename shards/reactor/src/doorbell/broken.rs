@@ -48,8 +48,10 @@ breaks! {
     /// No ring interrupts.
     RingNeverInterrupts,
     /// The backend's loop wakes after the poll, not before it.
+    #[cfg(test)]
     LoopWakesLate,
     /// The backend's loop sleeps without asking.
+    #[cfg(test)]
     LoopNeverAsks,
 }
 
