@@ -22,10 +22,10 @@ use std::fmt;
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use std::task::Waker;
 
-#[cfg(loom)]
-use super::broken::{Break, broken, order};
 use super::sync::{AtomicBool, AtomicU64, Counter, OnceLock, or};
 use crate::shard::between::RingForeign;
+#[cfg(loom)]
+use crate::shard::broken::{Break, broken, order};
 
 const FOREIGN: u64 = 1 << 61;
 const STOPPED: u64 = 1 << 62;
@@ -101,6 +101,8 @@ impl Bell {
         #[cfg(loom)]
         let ordering = order(Break::RingRelaxed, Relaxed, order(Break::RingReleaseOnly, Release, ordering));
         #[cfg(loom)]
+        let ordering = order(Break::RingAcquireOnly, Acquire, ordering);
+        #[cfg(loom)]
         if broken(Break::RingSkippedIfSeen) && self.word.0.load(Relaxed) & bit != 0 {
             return Answer { stopped: false, woke: false };
         }
@@ -160,18 +162,20 @@ impl Bell {
 
     /// The owner's end; its consumers are in their slots. Every ring from now on is answered with `stopped`.
     pub(super) fn stop(&self) {
-        let ordering = Release;
+        let (word, ended) = (AcqRel, Release);
         #[cfg(loom)]
-        let ordering = order(Break::EndedRelaxed, Relaxed, ordering);
-        self.word.0.fetch_or(STOPPED, AcqRel);
-        self.ended.0.store(true, ordering);
+        let word = order(Break::StopReleaseOnly, Release, order(Break::StopAcquireOnly, Acquire, word));
+        #[cfg(loom)]
+        let ended = order(Break::EndedStoreRelaxed, Relaxed, ended);
+        self.word.0.fetch_or(STOPPED, word);
+        self.ended.0.store(true, ended);
     }
 
     /// Anybody: whether the owner ended. Whoever sees it and then reads the owner's lanes sees all it ever sent.
     pub(super) fn has_ended(&self) -> bool {
         let ordering = Acquire;
         #[cfg(loom)]
-        let ordering = order(Break::EndedRelaxed, Relaxed, ordering);
+        let ordering = order(Break::EndedLoadRelaxed, Relaxed, ordering);
         self.ended.0.load(ordering)
     }
 }

@@ -11,6 +11,8 @@ use super::calls::CallPort;
 use super::jobs::{Job, Jobs};
 use super::port::DeclareError;
 use super::run_on::{self, Errand, Parcel};
+#[cfg(loom)]
+use crate::shard::broken::{Break, broken};
 
 /// The shards of one runtime and the ports between them. Made before the shards start; ports are declared on it.
 pub struct Mesh {
@@ -108,6 +110,10 @@ impl Mesh {
         // Messages are dropped with the registry unlocked, since dropping one may run anything.
         let ports = self.ports.lock().unwrap_or_else(PoisonError::into_inner).clone();
         ports.iter().for_each(|port| port.sweep_to(shard));
+        #[cfg(loom)]
+        if broken(Break::StopperLeavesJobs) {
+            return;
+        }
         self.jobs(shard).sweep();
     }
 }

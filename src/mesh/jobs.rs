@@ -3,11 +3,11 @@
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use super::bell::Bell;
-#[cfg(loom)]
-use super::broken::{Break, broken};
 use super::hub::drop_contained;
 use super::sync::Queue;
 use crate::shard::Shard;
+#[cfg(loom)]
+use crate::shard::broken::{Break, broken};
 
 /// A piece of work for a shard, run on its thread as part of a task.
 pub type Job = Box<dyn FnOnce(&Shard) + Send>;
@@ -36,6 +36,11 @@ impl<T> Jobs<T> {
     pub(super) fn leave(&self, bell: &Bell, job: T) -> Result<(), Refused<T>> {
         if bell.has_ended() {
             return Err(Refused::Closed(job));
+        }
+        #[cfg(loom)]
+        if broken(Break::JobAfterRing) {
+            bell.ring_foreign();
+            return self.queue.push(job).map_err(Refused::Full);
         }
         self.queue.push(job).map_err(Refused::Full)?;
         if bell.ring_foreign().stopped {

@@ -9,9 +9,9 @@ use std::fmt;
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering::Relaxed;
 
-#[cfg(loom)]
-use super::broken::{Break, broken};
 use super::sync::{AtomicBool, AtomicUsize, Consumer, Mutex, Producer, ring};
+#[cfg(loom)]
+use crate::shard::broken::{Break, broken};
 
 /// What the two ends of one ring share.
 pub(super) struct Lane<T> {
@@ -45,6 +45,10 @@ impl<T> Lanes<T> {
 
     /// The sender's first use of a lane: makes its ring and leaves the consumer for the target.
     pub(super) fn make(&self, source: usize, target: usize) -> Producer<T> {
+        #[cfg(loom)]
+        if broken(Break::UsedUnset) {
+            return self.between(source, target).make(self.capacity);
+        }
         self.used.store(true, Relaxed);
         self.between(source, target).make(self.capacity)
     }
@@ -84,6 +88,10 @@ impl<T> Lane<T> {
     fn make(&self, capacity: usize) -> Producer<T> {
         let (producer, consumer) = ring(capacity);
         *self.slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(consumer);
+        #[cfg(loom)]
+        if broken(Break::MadeUnset) {
+            return producer;
+        }
         self.made.store(true, Relaxed);
         producer
     }
@@ -97,6 +105,10 @@ impl<T> Lane<T> {
 
     /// The target, when it ends.
     pub(super) fn give_consumer(&self, consumer: Consumer<T>) {
+        #[cfg(loom)]
+        if broken(Break::ConsumersKept) {
+            return;
+        }
         *self.slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(consumer);
     }
 
@@ -114,6 +126,11 @@ impl<T> Lane<T> {
 
     /// The sender: whether one more message fits, counting those that the target holds until their time.
     pub(super) fn has_room(&self, producer: &Producer<T>) -> bool {
+        #[cfg(loom)]
+        if broken(Break::HeldReadFirst) {
+            let held = self.held();
+            return producer.room() > held;
+        }
         // A message is counted as held before its slot is free, so of a free slot that was seen the count is known.
         producer.room_at_least() > self.held() || producer.room() > self.held()
     }

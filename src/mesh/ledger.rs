@@ -6,6 +6,8 @@ use std::sync::Arc;
 use super::bell::Bell;
 use super::hub::Mesh;
 use super::set::ShardSet;
+#[cfg(loom)]
+use crate::shard::broken::{Break, broken};
 
 /// A shard's notes between and within its turns: whom to ring, whom to look at, who ended.
 #[derive(Debug)]
@@ -92,7 +94,7 @@ impl Ledger {
             self.wakes.set(self.wakes.get() + u64::from(answer.woke));
             if answer.stopped {
                 #[cfg(loom)]
-                if super::broken::broken(super::broken::Break::SenderNeverSweeps) {
+                if broken(Break::SenderNeverSweeps) {
                     continue;
                 }
                 // What it sent before it ended is received first, then what waits for it fails; both in the next turn.
@@ -105,7 +107,7 @@ impl Ledger {
     /// Nothing is left over from this turn, as far as messages are concerned.
     pub(super) fn is_settled(&self) -> bool {
         #[cfg(loom)]
-        if super::broken::broken(super::broken::Break::CarryForgotten) {
+        if broken(Break::CarryForgotten) {
             return true;
         }
         self.to_look.is_empty() && !self.renew.get() && self.to_ring.is_empty()

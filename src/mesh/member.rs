@@ -7,14 +7,14 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Waker;
 
-#[cfg(loom)]
-use super::broken::{Break, broken};
 use super::hub::Mesh;
 use super::ledger::Ledger;
 use super::set::ShardSet;
 use super::stats::{MeshStats, PortStats};
 use crate::shard::Shard;
 use crate::shard::between::{Between, Taken};
+#[cfg(loom)]
+use crate::shard::broken::{Break, broken};
 
 /// One shard's member of the mesh, reached from its handle. Lives as long as the shard's root; ended by
 /// [`retire`](Member::retire).

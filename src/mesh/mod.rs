@@ -57,8 +57,6 @@
 //! of two ports that call each other in a ring. Receive in a task of its own, and let calls go one way.
 
 mod bell;
-#[cfg(loom)]
-mod broken;
 mod calls;
 mod ends;
 mod hub;

@@ -11,13 +11,13 @@ use std::fmt;
 use std::rc::Rc;
 use std::sync::Arc;
 
-#[cfg(loom)]
-use super::broken::{Break, broken};
 use super::hub::Mesh;
 use super::member::Member;
 use super::remote::run_jobs;
 use super::run_on::Errand;
 use crate::shard::Shard;
+#[cfg(loom)]
+use crate::shard::broken::{Break, broken};
 
 /// Ends a shard's part in the mesh when it is dropped. Made with the shard's `Launch`, so that it also speaks for a
 /// shard that never starts; moved into the root by [`join`](StopGuard::join), so that it also speaks for one that
@@ -85,7 +85,10 @@ impl Drop for RingOthers<'_> {
 fn ring_others(mesh: &Mesh, me: usize) {
     for shard in (0..mesh.shards()).filter(|shard| *shard != me) {
         // One that ended before looks no more: what this shard sent it last is failed here.
-        if mesh.bell(shard).ring(me).stopped {
+        let stopped = mesh.bell(shard).ring(me).stopped;
+        #[cfg(loom)]
+        let stopped = stopped && !broken(Break::PeerNeverSwept);
+        if stopped {
             mesh.sweep_to(shard);
         }
     }

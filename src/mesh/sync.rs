@@ -1,6 +1,8 @@
 //! The atomics, locks and queues of this floor, through one module: the standard library's and two crates', or models
 //! of them that [loom](https://docs.rs/loom) explores. The models keep the orderings of what they stand for.
 
+pub(super) use crate::shard::sync::{AtomicBool, AtomicU64, AtomicUsize, Mutex};
+
 /// Counts what nothing depends on; not modelled.
 pub(super) use std::sync::atomic::AtomicU64 as Counter;
 
@@ -9,8 +11,9 @@ mod real {
     use std::fmt;
     use std::sync::atomic::Ordering::{self, Relaxed};
 
-    pub(crate) use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
-    pub(crate) use std::sync::{Mutex, OnceLock};
+    pub(crate) use std::sync::OnceLock;
+
+    use crate::shard::sync::AtomicU64;
 
     /// `fetch_or` for a word that is mostly 0: tries that first. x86 has no such instruction that answers the old
     /// value, so that `fetch_or` itself is a load and an exchange: the line would come from the other core twice.
@@ -113,8 +116,7 @@ mod model {
     use std::sync::Arc;
     use std::sync::atomic::Ordering::{self, Acquire, Release};
 
-    pub(crate) use loom::sync::Mutex;
-    pub(crate) use loom::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
+    use crate::shard::sync::{AtomicBool, AtomicU64, AtomicUsize, Mutex};
 
     /// One step of the model, which is what the real one comes to.
     pub(crate) fn or(word: &AtomicU64, bits: u64, ordering: Ordering) -> u64 {

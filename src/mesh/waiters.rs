@@ -116,6 +116,9 @@ impl Waiters {
 #[cfg(not(loom))]
 mod tests {
     use super::*;
+    use crate::shard::wakes::Wakes;
+    use proptest::prelude::*;
+    use std::collections::VecDeque;
     use std::sync::Arc;
     use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
     use std::task::Wake;
@@ -172,5 +175,62 @@ mod tests {
         assert_eq!(waiters.entries.len(), 3, "places are used again");
         waiters.wake_all();
         assert_eq!(woken(&again), [1, 1, 1]);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
+
+        /// Steps of eight tasks: 0 and 1 leave, 2 wakes the first, 3 wakes all, others wait.
+        #[test]
+        fn it_is_a_queue(steps in prop::collection::vec((0..8u8, 0..8usize), 0..120)) {
+            let (mut waiters, wakes) = (Waiters::new(), Wakes::default());
+            let mut places: [Option<Place>; 8] = Default::default();
+            // Who waits, in order, and the latest waker.
+            let (mut oracle, mut peak) = (VecDeque::<(usize, usize)>::new(), 0);
+            for (name, (step, task)) in steps.into_iter().enumerate() {
+                let first = oracle.front().copied();
+                let at = oracle.iter().position(|(other, _)| *other == task);
+                let mut expected = Vec::new();
+                match (step, at) {
+                    (0 | 1, _) => {
+                        waiters.leave(&mut places[task]);
+                        at.map(|at| oracle.remove(at));
+                        if at == Some(0) {
+                            expected.extend(oracle.front().map(|(_, waker)| *waker));
+                        }
+                    }
+                    (2, _) => {
+                        waiters.wake_first();
+                        expected.extend(first.map(|(_, waker)| waker));
+                    }
+                    (3, _) => {
+                        waiters.wake_all();
+                        expected.extend(oracle.iter().map(|(_, waker)| *waker));
+                    }
+                    (_, at) => {
+                        waiters.wait(&mut places[task], &wakes.waker(name));
+                        match at {
+                            Some(at) => oracle[at].1 = name,
+                            None => oracle.push_back((task, name)),
+                        }
+                        peak = peak.max(oracle.len());
+                    }
+                }
+                let mut woken = wakes.take();
+                woken.sort_unstable();
+                expected.sort_unstable();
+                prop_assert_eq!(woken, expected);
+                prop_assert_eq!(waiters.is_empty(), oracle.is_empty());
+                prop_assert_eq!(waiters.is_first(None), oracle.is_empty());
+                for (task, place) in places.iter().enumerate().filter(|(_, place)| place.is_some()) {
+                    let first = oracle.front().is_some_and(|(other, _)| *other == task);
+                    prop_assert_eq!(waiters.is_first(place.as_ref()), first);
+                }
+                prop_assert_eq!(waiters.entries.len(), peak, "entries are used again before there are more");
+            }
+            places.iter_mut().for_each(|place| waiters.leave(place));
+            wakes.take();
+            prop_assert!(wakes.is_alone(), "a waker is still held");
+        }
     }
 }

@@ -14,6 +14,7 @@ use std::time::Duration;
 use waterwheel_reactor::{Inspect, Reactor, TaskNote, Time};
 
 use super::between::Between;
+use super::sync::per_thread;
 use super::task::{self, Foreign, Handle, Key, Slab, Slot, StopWish};
 use super::waiters::Waiters;
 use super::wheel::Wheel;
@@ -22,7 +23,7 @@ use super::{Budgets, Phase, ShardId, Stats};
 /// Polls of tasks between two looks at the clock, which costs about as much as one of them.
 const POLLS_PER_LOOK: usize = 16;
 
-thread_local! {
+per_thread! {
     /// Which shard this thread is: set when its root is made, kept until that is dropped, because reactors wake tasks
     /// between polls too.
     static CURRENT: RefCell<Option<Rc<Core>>> = const { RefCell::new(None) };

@@ -9,18 +9,24 @@
 //! sleep are all seen on a later poll.
 
 pub(crate) mod between;
+#[cfg(loom)]
+pub(crate) mod broken;
 pub(crate) mod core;
 mod deferred;
 mod handle;
 mod id;
 pub(crate) mod root;
 mod sleep;
+pub(crate) mod sync;
 pub(crate) mod task;
 pub(crate) mod waiters;
 mod wheel;
 
 #[cfg(test)]
+#[cfg(not(loom))]
 mod tests;
+#[cfg(test)]
+pub(crate) mod wakes;
 
 use std::cell::Cell;
 use std::time::Duration;

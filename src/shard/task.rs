@@ -1,24 +1,27 @@
 //! Tasks of one shard: a slab of futures, and wakers that cost a flag on the shard's own thread.
 //!
 //! Each task has two flags that say "queued already". `here` is touched by the shard's own thread only (plain loads
-//! and stores); `away` by others, with `swap(true)`, and cleared with `swap(false)` *before* the poll, so that what
-//! was written before a wake is seen by the poll that follows it. One flag for both would lose wakes.
+//! and stores); `away` by others, with `swap(true)`, which releases, and cleared with `swap(false)`, which acquires,
+//! *before* the poll, so that what was written before a wake is seen by the poll that follows it. One flag for both
+//! would lose wakes. Model-checked over this code in `mesh::models`.
 
 use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::panic::Location;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
-use std::sync::atomic::{AtomicBool, AtomicU64};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use std::sync::{Arc, PoisonError, Weak};
 use std::task::{Wake, Waker};
 use std::time::Duration;
 
 use waterwheel_reactor::TaskNote;
 
 use super::between::RingForeign;
+#[cfg(loom)]
+use super::broken::{Break, broken, order};
 use super::core::Core;
+use super::sync::{AtomicBool, AtomicU64, Mutex};
 
 /// A place in the slab. Reused after its task ended; a waker of the old task is silent by then.
 pub(super) type Slot = u32;
@@ -40,14 +43,13 @@ impl Wake for Handle {
     fn wake_by_ref(self: &Arc<Self>) {
         let here = Core::with_current(|core| {
             let mine = std::ptr::eq(Arc::as_ptr(core.foreign()), self.foreign.as_ptr());
-            if mine && !self.here.load(Relaxed) {
-                self.here.store(true, Relaxed);
+            if mine && self.mark_here() {
                 core.push_ready(self.slot);
             }
             mine
         });
         if here != Some(true)
-            && !self.away.swap(true, AcqRel)
+            && self.mark_away()
             && let Some(foreign) = self.foreign.upgrade()
         {
             foreign.push(self.clone());
@@ -56,25 +58,77 @@ impl Wake for Handle {
 }
 
 impl Handle {
+    /// On the shard's own thread: true if the task is to be queued, which is so once until its poll.
+    fn mark_here(&self) -> bool {
+        #[cfg(loom)]
+        if broken(Break::OneFlag) {
+            let queued = self.away.load(Relaxed);
+            self.away.store(true, Relaxed);
+            return !queued;
+        }
+        let queued = self.here.load(Relaxed);
+        if !queued {
+            self.here.store(true, Relaxed);
+        }
+        !queued
+    }
+
+    /// On any other thread. A wake that finds the flag up leaves what was written before it to the poll that clears it.
+    fn mark_away(&self) -> bool {
+        let ordering = Release;
+        #[cfg(loom)]
+        let ordering = order(Break::WakeRelaxed, Relaxed, ordering);
+        #[cfg(loom)]
+        if broken(Break::WakeByLoad) {
+            let queued = self.away.load(Relaxed);
+            self.away.store(true, ordering);
+            return !queued;
+        }
+        !self.away.swap(true, ordering)
+    }
+
     /// Before a poll: later wakes queue the task again.
     fn clear(&self) {
         self.here.store(false, Relaxed);
-        // Nearly always false, and then no other thread's write is to be seen: a load spares the locked instruction.
+        #[cfg(loom)]
+        if broken(Break::ClearForgotten) {
+            return;
+        }
+        // Nearly always false: a load spares the locked instruction. A wake that it misses is not in the queue yet,
+        // since whoever saw the entry sees the flag; so the entry brings another poll.
         if self.away.load(Relaxed) {
-            self.away.swap(false, AcqRel);
+            let ordering = Acquire;
+            #[cfg(loom)]
+            let ordering = order(Break::ClearRelaxed, Relaxed, ordering);
+            #[cfg(loom)]
+            if broken(Break::ClearByStore) {
+                return self.away.store(false, Relaxed);
+            }
+            self.away.swap(false, ordering);
         }
     }
 
     /// The task ended: wakers that outlive it do nothing from now on.
     fn silence(&self) {
-        self.here.store(true, Relaxed);
-        self.away.store(true, Relaxed);
+        #[cfg(loom)]
+        let (here, away) = (!broken(Break::SilenceHereForgotten), !broken(Break::SilenceAwayForgotten));
+        #[cfg(not(loom))]
+        let (here, away) = (true, true);
+        self.here.store(here, Relaxed);
+        self.away.store(away, Relaxed);
     }
 
     /// Another thread woke the task: queue it here unless it is queued. On the shard's own thread.
     pub(super) fn arrive(&self, core: &Core) {
-        if !self.here.load(Relaxed) {
-            self.here.store(true, Relaxed);
+        #[cfg(loom)]
+        if broken(Break::OneFlag) || broken(Break::ArriveAnyway) || broken(Break::ArriveUnmarked) {
+            // With one flag it is up already, by whoever woke.
+            if !broken(Break::ArriveUnmarked) || !self.here.load(Relaxed) {
+                core.push_ready(self.slot);
+            }
+            return;
+        }
+        if self.mark_here() {
             core.push_ready(self.slot);
         }
     }
@@ -106,19 +160,38 @@ impl Foreign {
     /// Asks the shard to stop, from any thread; may be called before it runs and after it ended. A later wish only
     /// counts if it is to stop at once.
     pub(crate) fn ask_to_stop(&self, wish: StopWish) {
+        #[cfg(loom)]
+        if broken(Break::WishAfterRing) {
+            self.bell.ring_foreign();
+            return self.write_wish(wish);
+        }
+        self.write_wish(wish);
+        self.bell.ring_foreign();
+    }
+
+    // Relaxed suffices: the ring that follows releases it.
+    fn write_wish(&self, wish: StopWish) {
         match wish {
-            StopWish::AtOnce => self.stop.store(u64::MAX, Release),
+            // An exchange, since loom does not know that a store comes after an exchange of the first value.
+            StopWish::AtOnce => drop(self.stop.swap(u64::MAX, Relaxed)),
             StopWish::Drain(time) => {
                 let nanos = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX).clamp(1, u64::MAX - 2);
-                let _ = self.stop.compare_exchange(0, nanos, Release, Relaxed);
+                #[cfg(loom)]
+                if broken(Break::WishByLoad) {
+                    let none = self.stop.load(Relaxed) == 0;
+                    return if none {
+                        self.stop.store(nanos, Relaxed)
+                    };
+                }
+                // An error means that there is a wish, which stands.
+                let _ = self.stop.compare_exchange(0, nanos, Relaxed, Relaxed);
             }
         }
-        self.bell.ring_foreign();
     }
 
     /// How the shard was asked to stop, if it was.
     pub(super) fn stop_wish(&self) -> Option<StopWish> {
-        match self.stop.load(Acquire) {
+        match self.stop.load(Relaxed) {
             0 => None,
             u64::MAX => Some(StopWish::AtOnce),
             nanos => Some(StopWish::Drain(Duration::from_nanos(nanos))),
@@ -126,7 +199,16 @@ impl Foreign {
     }
 
     fn push(&self, handle: Arc<Handle>) {
+        #[cfg(loom)]
+        if broken(Break::WokenAfterRing) {
+            self.bell.ring_foreign();
+            return self.woken.lock().unwrap_or_else(PoisonError::into_inner).push(handle);
+        }
         self.woken.lock().unwrap_or_else(PoisonError::into_inner).push(handle);
+        #[cfg(loom)]
+        if broken(Break::WokenUnrung) {
+            return;
+        }
         self.bell.ring_foreign();
     }
 
@@ -146,6 +228,10 @@ pub(super) struct Body {
 impl Body {
     /// Before a poll: later wakes queue the task again.
     pub(super) fn clear(&self) {
+        #[cfg(loom)]
+        if broken(Break::ClearAfterPoll) {
+            return;
+        }
         self.handle.clear();
     }
 }
@@ -223,6 +309,9 @@ impl Slab {
         let handle = Arc::new(Handle {
             slot,
             here: AtomicBool::new(true),
+            #[cfg(loom)]
+            away: AtomicBool::new(broken(Break::OneFlag)),
+            #[cfg(not(loom))]
             away: AtomicBool::new(false),
             foreign: Arc::downgrade(foreign),
         });
@@ -257,6 +346,12 @@ impl Slab {
 
     /// After a poll that left the task pending: gives it back to be dropped if it was cancelled meanwhile.
     pub(super) fn settle(&mut self, slot: Slot) -> Option<Body> {
+        #[cfg(loom)]
+        if broken(Break::ClearAfterPoll)
+            && let Some(body) = &*self.entry(slot)?.body.borrow()
+        {
+            body.handle.clear();
+        }
         self.entry(slot)?.cancelled.get().then(|| self.vacate(slot))?
     }
 
@@ -295,3 +390,7 @@ impl Slab {
         self.blocks.iter().flat_map(|block| block.iter()).filter_map(note).collect()
     }
 }
+
+#[cfg(test)]
+#[cfg(not(loom))]
+mod tests;

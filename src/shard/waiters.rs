@@ -37,3 +37,51 @@ impl Waiters {
         self.places.iter().flatten().for_each(Waker::wake_by_ref);
     }
 }
+
+#[cfg(test)]
+#[cfg(not(loom))]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::shard::wakes::Wakes;
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
+
+        /// Steps of eight tasks: 0 leaves, 1 wakes all, others wait.
+        #[test]
+        fn all_who_wait_are_woken_by_their_latest_waker(steps in prop::collection::vec((0..5u8, 0..8usize), 0..100)) {
+            let (mut waiters, wakes) = (Waiters::default(), Wakes::default());
+            let mut places = [None; 8];
+            let (mut oracle, mut peak) = (BTreeMap::new(), 0);
+            for (name, (step, task)) in steps.into_iter().enumerate() {
+                match step {
+                    0 => {
+                        waiters.leave(&mut places[task]);
+                        oracle.remove(&task);
+                    }
+                    1 => {
+                        waiters.wake_all();
+                        let mut woken = wakes.take();
+                        woken.sort_unstable();
+                        let mut expected: Vec<_> = oracle.values().copied().collect();
+                        expected.sort_unstable();
+                        prop_assert_eq!(woken, expected);
+                    }
+                    _ => {
+                        waiters.wait(&mut places[task], &wakes.waker(name));
+                        oracle.insert(task, name);
+                        peak = peak.max(oracle.len());
+                    }
+                }
+                prop_assert_eq!(waiters.places.len(), peak, "places are used again before there are more");
+                prop_assert_eq!(waiters.places.iter().flatten().count(), oracle.len());
+            }
+            places.iter_mut().for_each(|place| waiters.leave(place));
+            prop_assert!(wakes.is_alone(), "a waker is still held");
+        }
+    }
+}

@@ -74,6 +74,7 @@ fn draw(hash: u32, shard: u32) -> u32 {
 mod tests {
     use super::super::vectors::VECTORS;
     use super::*;
+    use proptest::prelude::*;
     use rand_core::{Rng, SeedableRng};
     use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -127,19 +128,17 @@ mod tests {
 
     #[test]
     fn shard_3_keys_spread_evenly() {
-        let ports: Vec<u32> =
-            (1024..=u16::MAX).map(|port| hash(Ipv4Addr::LOCALHOST.into(), Some(port), 3)).collect();
-        let addresses: Vec<u32> =
-            (0..50_000).map(|n| hash(Ipv4Addr::from(0x0a00_0000 + n).into(), None, 3)).collect();
-        let networks: Vec<u32> = (0..50_000_u128)
-            .map(|n| hash(Ipv6Addr::from_bits(0x2001_0db8 << 96 | n << 64 | 1).into(), None, 3))
-            .collect();
-        for (what, keys) in [
-            ("random", random_keys(60_000)),
-            ("ports in sequence", ports),
-            ("addresses in sequence", addresses),
-            ("networks in sequence", networks),
-        ] {
+        let mut kinds = vec![("random", random_keys(60_000))];
+        for seed in 3..7 {
+            let ports = (1024..=u16::MAX).map(|port| hash(Ipv4Addr::LOCALHOST.into(), Some(port), seed));
+            let addresses = (0..50_000).map(|n| hash(Ipv4Addr::from(0x0a00_0000 + n).into(), None, seed));
+            let network = |n: u128| Ipv6Addr::from_bits(0x2001_0db8 << 96 | n << 64 | 1).into();
+            let networks = (0..50_000).map(|n| hash(network(n), None, seed));
+            kinds.push(("ports in sequence", ports.collect()));
+            kinds.push(("addresses in sequence", addresses.collect()));
+            kinds.push(("networks in sequence", networks.collect()));
+        }
+        for (what, keys) in kinds {
             for shards in [2, 3, 8, 61, 64] {
                 let z = unevenness(&keys, shards);
                 assert!(z.abs() < 4.0, "{what} over {shards} shards: {z:.1} standard deviations");
@@ -179,5 +178,70 @@ mod tests {
     #[should_panic(expected = "no shard to choose from")]
     fn no_shards_is_a_bug_of_the_caller() {
         jump(1, 0);
+    }
+
+    /// The hash as the design words it, in wide numbers, over the address's bytes.
+    fn hash_of(octets: &[u8], port: Option<u16>, seed: u32) -> u64 {
+        const WIDE: u64 = 1 << 32;
+        let words =
+            octets.chunks(4).map(|word| word.iter().fold(0, |sum, byte| sum * 256 + u64::from(*byte)));
+        let mut h = u64::from(seed);
+        for word in words.chain(port.map(u64::from)) {
+            h = (h ^ word) * 0x9E37_79B1 % WIDE;
+            h ^= h >> 15;
+        }
+        h = h * 0x85EB_CA6B % WIDE;
+        h ^= h >> 13;
+        h = h * 0xC2B2_AE35 % WIDE;
+        h ^ h >> 16
+    }
+
+    /// Jump hash as its paper words it: shards are added one by one, and the key jumps to some of them.
+    fn owner_of(h: u64, shards: usize) -> usize {
+        const WIDE: u64 = 1 << 32;
+        let jumps = |shard: usize| {
+            let i = shard as u64;
+            let mut r = (h ^ (i * 0x9E37_79B9 % WIDE)) * 0x85EB_CA6B % WIDE;
+            r ^= r >> 13;
+            r * 0xC2B2_AE35 % WIDE < WIDE / (i + 1)
+        };
+        (1..shards).fold(0, |owner, new| if jumps(new) { new } else { owner })
+    }
+
+    /// Mostly few, where a new one takes many keys.
+    fn shards() -> impl Strategy<Value = usize> {
+        prop_oneof![3 => 1..9usize, 1 => 1..600usize]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 2_000, failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn four_bytes_hash_as_the_design_says(
+            address: [u8; 4], port: Option<u16>, seed: u32, shards in shards(),
+        ) {
+            let four = Ipv4Addr::from(address);
+            let key = hash(four.into(), port, seed);
+            prop_assert_eq!(u64::from(key), hash_of(&address, port, seed));
+            prop_assert_eq!(hash(four.to_ipv6_mapped().into(), port, seed), key, "mapped IPv4 is IPv4");
+            prop_assert_eq!(jump(key, shards), owner_of(key.into(), shards));
+        }
+
+        #[test]
+        fn sixteen_bytes_hash_as_the_design_says(
+            address: [u8; 16], port: Option<u16>, seed: u32, shards in shards(),
+        ) {
+            let key = hash(Ipv6Addr::from(address).into(), port, seed);
+            prop_assert_eq!(u64::from(key), hash_of(&address, port, seed));
+            prop_assert_eq!(jump(key, shards), owner_of(key.into(), shards));
+        }
+
+        #[test]
+        fn a_key_only_ever_moves_to_the_new_shard(key: u32) {
+            let owners: Vec<usize> = (1..300).map(|shards| jump(key, shards)).collect();
+            for (new, pair) in (1..).zip(owners.windows(2)) {
+                prop_assert!(pair[1] == pair[0] || pair[1] == new, "from {} to {} when {new} came", pair[0], pair[1]);
+            }
+        }
     }
 }

@@ -5,14 +5,18 @@ use loom::sync::atomic::AtomicU8;
 use std::fmt;
 #[cfg(not(loom))]
 use std::sync::atomic::AtomicU8;
-use std::sync::atomic::Ordering::{AcqRel, Relaxed};
+use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
+
+#[cfg(loom)]
+use broken::{Break, broken, order};
 
 /// Decides which wakes must interrupt a sleep: at most one per sleep, and none that comes while the reactor is awake.
 ///
 /// The loop: [`awake`](Doorbell::awake), poll the root, look at input and output; then sleep only if
 /// [`may_sleep`](Doorbell::may_sleep). The waker: interrupt the sleep only if [`ring`](Doorbell::ring).
 /// After a sleep that something else ended, the state is put right by the next `awake`; an interrupt that was already
-/// on its way then arrives late and must be harmless.
+/// on its way then arrives late and must be harmless. Whoever must interrupt a sleep sees what the loop wrote before
+/// it: whom to interrupt, and how.
 pub struct Doorbell {
     state: AtomicU8,
 }
@@ -27,6 +31,10 @@ const ASLEEP: u8 = 2;
 impl Default for Doorbell {
     /// Notified: a root is polled at least once.
     fn default() -> Doorbell {
+        #[cfg(loom)]
+        if broken(Break::BornAwake) {
+            return Doorbell { state: AtomicU8::new(AWAKE) };
+        }
         Doorbell { state: AtomicU8::new(NOTIFIED) }
     }
 }
@@ -35,19 +43,67 @@ impl Doorbell {
     /// Called by the loop before each poll of the root; what was written before a ring is seen by that poll.
     /// Answers whether a ring came since the last call.
     pub fn awake(&self) -> bool {
-        self.state.swap(AWAKE, AcqRel) == NOTIFIED
+        let ordering = Acquire;
+        #[cfg(loom)]
+        let ordering = order(Break::AwakeRelaxed, Relaxed, ordering);
+        #[cfg(loom)]
+        if broken(Break::AwakeByStore) {
+            let was = self.state.load(ordering);
+            self.state.store(AWAKE, Relaxed);
+            return was == NOTIFIED;
+        }
+        #[cfg(loom)]
+        if broken(Break::AwakeOnlyIfNotified) {
+            return self.state.compare_exchange(NOTIFIED, AWAKE, ordering, Relaxed).is_ok();
+        }
+        self.state.swap(AWAKE, ordering) == NOTIFIED
     }
 
     /// Called by the loop before it sleeps: false if a ring came since [`awake`](Doorbell::awake). When true, each
     /// further ring interrupts the sleep until the next `awake`.
     pub fn may_sleep(&self) -> bool {
-        self.state.compare_exchange(AWAKE, ASLEEP, AcqRel, Relaxed).is_ok()
+        let ordering = Release;
+        #[cfg(loom)]
+        let ordering = order(Break::SleepRelaxed, Relaxed, ordering);
+        #[cfg(loom)]
+        if broken(Break::SleepByStore) {
+            self.state.store(ASLEEP, ordering);
+            return true;
+        }
+        #[cfg(loom)]
+        if broken(Break::SleepByLoad) {
+            let may = self.state.load(Relaxed) == AWAKE;
+            self.state.store(if may { ASLEEP } else { NOTIFIED }, ordering);
+            return may;
+        }
+        self.state.compare_exchange(AWAKE, ASLEEP, ordering, Relaxed).is_ok()
     }
 
     /// Called by the waker, from any thread: true if it must interrupt the sleep now.
     #[must_use]
     pub fn ring(&self) -> bool {
-        self.state.swap(NOTIFIED, AcqRel) == ASLEEP
+        let ordering = AcqRel;
+        #[cfg(loom)]
+        let ordering =
+            order(Break::RingAcquireOnly, Acquire, order(Break::RingReleaseOnly, Release, ordering));
+        #[cfg(loom)]
+        if broken(Break::RingSkippedIfSeen) && self.state.load(Relaxed) == NOTIFIED {
+            return false;
+        }
+        #[cfg(loom)]
+        if broken(Break::RingOnlyTheSleeping) {
+            return self.state.compare_exchange(ASLEEP, NOTIFIED, ordering, Relaxed).is_ok();
+        }
+        let was = self.state.swap(NOTIFIED, ordering);
+        #[cfg(loom)]
+        if broken(Break::RingInterruptsAlways) || broken(Break::RingInterruptsTheAwake) && was == AWAKE {
+            return true;
+        }
+        #[cfg(loom)]
+        if broken(Break::RingNeverInterrupts) {
+            return false;
+        }
+        was == ASLEEP
     }
 }
 
@@ -81,63 +137,7 @@ mod tests {
     }
 }
 
-/// `RUSTFLAGS="--cfg loom" cargo test --release -p waterwheel-reactor --lib --target-dir target/loom`
+#[cfg(loom)]
+mod broken;
 #[cfg(all(test, loom))]
-mod models {
-    use loom::sync::atomic::{AtomicBool, AtomicUsize};
-    use loom::sync::{Arc, Notify};
-    use loom::thread;
-
-    use super::*;
-
-    /// A reactor's loop and `ringers` other threads, each of which has something for the root. loom reports a wake-up
-    /// that is lost as a deadlock. Three preemptions suffice for every wrong version that was tried.
-    fn every_ring_is_seen(ringers: usize) {
-        let mut model = loom::model::Builder::new();
-        model.preemption_bound = Some(3);
-        model.check(move || {
-            let door = Arc::new(Doorbell::default());
-            let interrupt = Arc::new(Notify::new());
-            let interrupts = Arc::new(AtomicUsize::new(0));
-            let news: Vec<_> = (0..ringers).map(|_| Arc::new(AtomicBool::new(false))).collect();
-            let threads: Vec<_> = news
-                .iter()
-                .cloned()
-                .map(|mine| {
-                    let (door, interrupt, interrupts) = (door.clone(), interrupt.clone(), interrupts.clone());
-                    thread::spawn(move || {
-                        mine.store(true, Relaxed);
-                        if door.ring() {
-                            interrupts.fetch_add(1, Relaxed);
-                            interrupt.notify();
-                        }
-                    })
-                })
-                .collect();
-            let mut sleeps = 0;
-            loop {
-                door.awake();
-                // The poll of the root.
-                if news.iter().all(|one| one.load(Relaxed)) {
-                    break;
-                }
-                if door.may_sleep() {
-                    sleeps += 1;
-                    interrupt.wait();
-                }
-            }
-            threads.into_iter().for_each(|thread| thread.join().unwrap());
-            assert!(interrupts.load(Relaxed) <= sleeps, "a ring interrupted a reactor that was awake");
-        });
-    }
-
-    #[test]
-    fn one_ring_is_never_lost() {
-        every_ring_is_seen(1);
-    }
-
-    #[test]
-    fn of_two_rings_none_is_lost() {
-        every_ring_is_seen(2);
-    }
-}
+mod models;

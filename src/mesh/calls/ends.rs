@@ -8,13 +8,13 @@ use std::task::{Poll, Waker};
 
 use super::slots::{Slots, Ticket};
 use super::{CallError, CallShared, Reply, Request};
-#[cfg(loom)]
-use crate::mesh::broken::{Break, broken};
 use crate::mesh::ledger::Ledger;
 use crate::mesh::member::End;
 use crate::mesh::stats::PortStats;
 use crate::mesh::sync::{Consumer, Producer};
 use crate::mesh::waiters::{Place, Waiters};
+#[cfg(loom)]
+use crate::shard::broken::{Break, broken};
 
 /// See the module's text.
 pub(in crate::mesh) struct CallEnds<Q, R> {
@@ -244,6 +244,10 @@ impl<Q: Send + 'static, R: Send + 'static> CallEnds<Q, R> {
 
 impl<Q: Send + 'static, R: Send + 'static> End for CallEnds<Q, R> {
     fn look(&self, source: usize, ended: bool) -> bool {
+        #[cfg(loom)]
+        if ended && broken(Break::CallsFailedFirst) {
+            self.calls.borrow_mut().fail_all_to(source);
+        }
         let (replies, requests) = self.arrived(source);
         self.take_replies(source, replies);
         #[cfg(loom)]

@@ -163,6 +163,8 @@ impl<R> Slots<R> {
 #[cfg(not(loom))]
 mod tests {
     use super::*;
+    use crate::shard::wakes::Wakes;
+    use proptest::prelude::*;
 
     fn noop() -> &'static Waker {
         Waker::noop()
@@ -210,5 +212,138 @@ mod tests {
         slots.complete(ticket, Ok(5));
         assert_eq!(slots.cancel(ticket), Some(Ok(5)));
         assert_eq!(slots.free.len(), 1);
+    }
+
+    /// What became of a call, and the waker of its latest poll.
+    #[derive(Clone, Debug, PartialEq, Eq)]
+    enum Fate {
+        Waits { target: usize, waker: Option<usize> },
+        Cancelled { target: usize },
+        Done(Result<usize, CallError>),
+        Gone,
+    }
+
+    #[derive(Clone, Debug)]
+    enum Act {
+        Insert { target: usize },
+        Complete { which: usize },
+        Cancel { which: usize },
+        Poll { which: usize },
+        Fail { target: usize },
+    }
+
+    fn acts() -> impl Strategy<Value = Act> {
+        prop_oneof![
+            5 => (0..3usize).prop_map(|target| Act::Insert { target }),
+            4 => any::<usize>().prop_map(|which| Act::Complete { which }),
+            3 => any::<usize>().prop_map(|which| Act::Cancel { which }),
+            4 => any::<usize>().prop_map(|which| Act::Poll { which }),
+            1 => (0..3usize).prop_map(|target| Act::Fail { target }),
+        ]
+    }
+
+    /// The slab, and beside it every call that ever was.
+    struct Pair {
+        slots: Slots<usize>,
+        calls: Vec<(Ticket, Fate)>,
+        wakes: Wakes,
+        peak: usize,
+    }
+
+    impl Pair {
+        /// `number` is different each time: an outcome or a waker.
+        fn act(&mut self, act: &Act, number: usize) {
+            let which = |which: &usize| which.checked_rem(self.calls.len());
+            let mut woken = Vec::new();
+            match act {
+                Act::Insert { target } => {
+                    let ticket = self.slots.insert(*target);
+                    assert!(self.calls.iter().all(|(other, _)| *other != ticket), "a ticket was given twice");
+                    self.calls.push((ticket, Fate::Waits { target: *target, waker: None }));
+                }
+                Act::Complete { which: at } => {
+                    let Some(at) = which(at) else { return };
+                    let (ticket, fate) = &mut self.calls[at];
+                    let unwanted = self.slots.complete(*ticket, Ok(number));
+                    assert_eq!(unwanted.is_none(), matches!(fate, Fate::Waits { .. }));
+                    match fate {
+                        Fate::Waits { waker, .. } => {
+                            woken.extend(*waker);
+                            *fate = Fate::Done(Ok(number));
+                        }
+                        Fate::Cancelled { .. } => *fate = Fate::Gone,
+                        Fate::Done(_) | Fate::Gone => {}
+                    }
+                }
+                Act::Cancel { which: at } => {
+                    let Some(at) = which(at) else { return };
+                    let (ticket, fate) = &mut self.calls[at];
+                    let unfetched = self.slots.cancel(*ticket);
+                    let (after, expected) = match fate.clone() {
+                        Fate::Waits { target, .. } => (Fate::Cancelled { target }, None),
+                        Fate::Done(outcome) => (Fate::Gone, Some(outcome)),
+                        other => (other, None),
+                    };
+                    assert_eq!(unfetched, expected);
+                    *fate = after;
+                }
+                Act::Poll { which: at } => {
+                    let Some(at) = which(at) else { return };
+                    let (ticket, fate) = &mut self.calls[at];
+                    let polled = self.slots.poll(*ticket, &self.wakes.waker(number));
+                    let expected = match fate {
+                        Fate::Waits { waker, .. } => {
+                            *waker = Some(number);
+                            Poll::Pending
+                        }
+                        Fate::Done(outcome) => {
+                            let outcome = *outcome;
+                            *fate = Fate::Gone;
+                            Poll::Ready(outcome)
+                        }
+                        Fate::Cancelled { .. } | Fate::Gone => Poll::Ready(Err(CallError::Closed)),
+                    };
+                    assert_eq!(polled, expected);
+                }
+                Act::Fail { target: ended } => {
+                    self.slots.fail_all_to(*ended);
+                    for (_, fate) in &mut self.calls {
+                        match fate {
+                            Fate::Waits { target, waker } if target == ended => {
+                                woken.extend(*waker);
+                                *fate = Fate::Done(Err(CallError::Closed));
+                            }
+                            Fate::Cancelled { target } if target == ended => *fate = Fate::Gone,
+                            _ => {}
+                        }
+                    }
+                }
+            }
+            self.check(woken);
+        }
+
+        fn check(&mut self, mut expected: Vec<usize>) {
+            let mut woken = self.wakes.take();
+            woken.sort_unstable();
+            expected.sort_unstable();
+            assert_eq!(woken, expected);
+            let held = self.calls.iter().filter(|(_, fate)| *fate != Fate::Gone).count();
+            self.peak = self.peak.max(held);
+            assert_eq!(self.slots.slots.len() - self.slots.free.len(), held);
+            assert_eq!(self.slots.slots.len(), self.peak, "slots are used again before there are more");
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn a_ticket_reaches_its_own_call_and_no_other(acts in prop::collection::vec(acts(), 1..150)) {
+            let (slots, wakes) = (Slots::new(), Wakes::default());
+            let mut pair = Pair { slots, calls: Vec::new(), wakes, peak: 0 };
+            for (number, act) in acts.iter().enumerate() {
+                pair.act(act, number);
+            }
+        }
     }
 }

@@ -5,12 +5,12 @@ use std::collections::BinaryHeap;
 
 use waterwheel_reactor::Time;
 
-#[cfg(loom)]
-use crate::mesh::broken::{Break, broken};
 use crate::mesh::ledger::Ledger;
 use crate::mesh::port::{Envelope, PortShared};
 use crate::mesh::set::ShardSet;
 use crate::mesh::sync::Consumer;
+#[cfg(loom)]
+use crate::shard::broken::{Break, broken};
 
 /// The ways from all sources.
 pub(super) struct Incoming<M> {
@@ -231,6 +231,11 @@ impl<M> Inlet<M> {
             return;
         }
         if self.occupied() < port.lanes.capacity() {
+            #[cfg(loom)]
+            if broken(Break::WaitEndedAfterRing) {
+                ledger.mesh.bell(source).ring(ledger.id);
+                return lane.end_waiting();
+            }
             lane.end_waiting();
             ledger.will_ring(source);
         }

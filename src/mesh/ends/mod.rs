@@ -13,14 +13,14 @@ use waterwheel_reactor::Time;
 
 use incoming::Incoming;
 
-#[cfg(loom)]
-use crate::mesh::broken::{Break, broken};
 use crate::mesh::ledger::Ledger;
 use crate::mesh::member::End;
 use crate::mesh::port::{Envelope, PortShared, TrySendError};
 use crate::mesh::stats::PortStats;
 use crate::mesh::sync::Producer;
 use crate::mesh::waiters::{Place, Waiters};
+#[cfg(loom)]
+use crate::shard::broken::{Break, broken};
 
 /// See the module's text.
 pub(in crate::mesh) struct Ends<M> {
@@ -155,6 +155,11 @@ impl<M: Send + 'static> Ends<M> {
     ) -> Result<(), Envelope<M>> {
         let lanes = &self.port.lanes;
         let lane = lanes.between(self.ledger.id, target);
+        #[cfg(loom)]
+        if broken(Break::LaneAfterRing) && outgoing.producer.is_none() {
+            self.ledger.mesh.bell(target).ring(self.ledger.id);
+            return outgoing.producer.insert(lanes.make(self.ledger.id, target)).push(envelope);
+        }
         let producer = outgoing.producer.get_or_insert_with(|| lanes.make(self.ledger.id, target));
         if !lane.has_room(producer) {
             return Err(envelope);
@@ -183,11 +188,16 @@ impl<M: Send + 'static> Ends<M> {
         if self.ledger.is_retired() {
             return;
         }
+        #[cfg(loom)]
+        if broken(Break::CloseAfterRing) {
+            self.ledger.will_ring_all();
+            self.ledger.ring();
+        }
         self.port.close(self.ledger.id);
         self.fail_held();
         self.ledger.to_look.fill();
         #[cfg(loom)]
-        if broken(Break::CloseUntold) {
+        if broken(Break::CloseUntold) || broken(Break::CloseAfterRing) {
             return;
         }
         self.ledger.will_ring_all();

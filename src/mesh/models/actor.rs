@@ -12,7 +12,6 @@ use std::task::{Context, Poll, Wake, Waker};
 use loom::sync::{Condvar, Mutex};
 use waterwheel_reactor::Time;
 
-use crate::mesh::broken::{Break, broken};
 use crate::mesh::calls::CallPort;
 use crate::mesh::calls::ends::CallEnds;
 use crate::mesh::ends::Ends;
@@ -21,6 +20,7 @@ use crate::mesh::member::Member;
 use crate::mesh::port::Port;
 use crate::mesh::stop::{Joined, StopGuard};
 use crate::shard::between::{Between, Taken};
+use crate::shard::broken::{Break, broken};
 
 /// What a backend sleeps on: a token that is kept until it is taken, as an eventfd keeps its count.
 #[derive(Debug)]
@@ -41,7 +41,16 @@ impl Wake for Token {
 }
 
 impl Token {
-    fn sleep(&self) {
+    pub(super) fn new() -> Arc<Token> {
+        Arc::new(Token { rung: Mutex::new(false), changed: Condvar::new() })
+    }
+
+    /// Whether a sleep would have ended at once.
+    pub(super) fn take(&self) -> bool {
+        std::mem::take(&mut *self.rung.lock().unwrap())
+    }
+
+    pub(super) fn sleep(&self) {
         let mut rung = self.rung.lock().unwrap();
         while !*rung {
             rung = self.changed.wait(rung).unwrap();
@@ -75,8 +84,7 @@ impl Actor {
     }
 
     fn of(member: Rc<Member>, joined: Option<Joined>) -> Actor {
-        let token = Arc::new(Token { rung: Mutex::new(false), changed: Condvar::new() });
-        Actor { member, _joined: joined, token, turns: Cell::new(0) }
+        Actor { member, _joined: joined, token: Token::new(), turns: Cell::new(0) }
     }
 
     pub(super) fn ends<M: Send + 'static>(&self, port: &Port<M>) -> Rc<Ends<M>> {

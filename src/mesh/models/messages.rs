@@ -72,6 +72,10 @@ fn messages(senders: usize, turns: usize, per_turn: usize, budget: usize, io: bo
     assert!(wakes <= parks, "woken {wakes} times in {parks} parks");
 }
 
+pub(super) fn one_message() {
+    messages(1, 1, 1, 64, false);
+}
+
 pub(super) fn one_sender() {
     messages(1, 2, 1, 64, false);
 }
@@ -86,6 +90,11 @@ pub(super) fn more_than_a_budget() {
 
 pub(super) fn two_senders() {
     messages(2, 1, 1, 64, false);
+}
+
+#[test]
+fn the_first_message_of_a_lane_finds_it_made() {
+    explore(4, one_message);
 }
 
 #[test]

@@ -1,23 +1,52 @@
-//! Models of the bell, of parking, of room, of stopping and of calls: loom runs the code of this floor itself through
-//! every order of its atomic operations that the C11 memory model allows, up to a bound on preemptions.
+//! Models of the bell, of parking, of lanes, of stopping, of calls, of jobs and of tasks that other threads wake: loom
+//! runs the code of this floor and of the one below through every order of its atomic operations that the C11 memory
+//! model allows, up to a bound on preemptions.
 //!
-//! `RUSTFLAGS="--cfg loom" cargo test --release -p waterwheel --lib --no-default-features --target-dir target/loom mesh::models`
+//! `RUSTFLAGS="--cfg loom" cargo test --release -p waterwheel --lib --no-default-features --target-dir target/loom models`
 //!
 //! What is modelled instead of run: the ring of a lane (`rtrb`, its orderings and cached indices), the queue of jobs
-//! (`flume`, a mutex and a deque), the `OnceLock` of the waker, and the backend (a token that is kept until taken).
-//! loom treats `SeqCst` as `AcqRel`; nothing here uses it.
+//! (`flume`, a mutex and a deque), the `OnceLock` of the waker, the backend (a token that is kept until taken) and its
+//! reactor (no I/O, a clock that stands still). Counts of references (`Arc`) are trusted. loom treats `SeqCst` as
+//! `AcqRel`; nothing here uses it.
 //!
-//! Each model can fail: [`table`] lists every wrong version of the protocols that [`Break`] knows, and the models that
-//! find it out.
+//! Lanes are made inside the models, at their first use: so that races with the target's look
+//! (`the_first_message_of_a_lane_finds_it_made`), with the target's end, and with the end of one that never took a turn.
+//!
+//! Each model can fail: [`table`] lists every wrong version of the protocols that [`Break`] knows, the model that finds
+//! it out, and what that says.
+//!
+//! # What has no wrong version
+//! These orderings and checks could be otherwise and nothing would be wrong; no model can find them out.
+//!
+//! * `Relaxed` has nothing below it. It suffices wherever a ring or a lock publishes what was written before: a lane's
+//!   `used`, `made`, `waiting` and `held`, a port's `closed`, a wish to stop; where only the shard's own thread reads
+//!   and writes: a task's `here`; and for a look that only decides whether to look again: the load before
+//!   [`Bell::take`](super::bell::Bell::take) (a bit that it misses makes the park fail),
+//!   [`Bell::is_rung`](super::bell::Bell::is_rung), the load before a task's `away` is cleared (see there). The
+//!   failing half of an exchange reads nothing but the word.
+//! * `or`, the loop that a processor runs for the ring's `fetch_or`, is modelled as that: its last exchange is the
+//!   same step with the same ordering, and the ones before it change nothing.
+//! * Whether a lane's consumer goes into its slot before `STOPPED` or after: the slot's lock orders a sender that
+//!   found it empty before the stopping shard's own sweep, which then sees what that sender left.
+//! * A lane's `made` may be set before its consumer is in the slot: both are done before the ring, and who looks too
+//!   early looks again.
+//! * Jobs and messages are refused without a push where the end is known ([`Jobs::leave`](super::jobs::Jobs::leave)):
+//!   what is pushed all the same is swept by whoever rings, and counted. It spares the caller a job that is lost.
+//! * A shard that was rung by outside threads looks whether there are jobs before it wakes the task that runs them,
+//!   and a receiver looks whether there is room before it rings back: else they would be woken for nothing.
+//! * A task's wake need not acquire, nor its clearing release: who wakes reads nothing that the poll wrote.
 
 mod actor;
 mod messages;
 mod stops;
 mod table;
+mod tasks;
+
+use std::any::Any;
 
 use loom::model::Builder;
 
-use super::broken::{self, Break};
+use crate::shard::broken::{self, Break};
 
 /// Explores a model; `preemptions` bounds how often a thread loses the processor while it could go on.
 fn explore(preemptions: usize, model: impl Fn() + Send + Sync + 'static) {
@@ -27,10 +56,14 @@ fn explore(preemptions: usize, model: impl Fn() + Send + Sync + 'static) {
     builder.check(model);
 }
 
-/// Whether a model finds out that the protocol is broken so.
-fn finds(what: Break, preemptions: usize, model: fn()) -> bool {
+/// What a model says when the protocol is broken so; `None`: it does not find it out.
+fn finds(what: Break, preemptions: usize, model: fn()) -> Option<String> {
     broken::set(Some(what));
-    let found = std::panic::catch_unwind(|| explore(preemptions, model)).is_err();
+    let found = std::panic::catch_unwind(|| explore(preemptions, model)).err();
     broken::set(None);
-    found
+    let said = |panic: Box<dyn Any + Send>| match panic.downcast::<String>() {
+        Ok(text) => *text,
+        Err(panic) => panic.downcast::<&str>().map_or_else(|_| String::new(), |text| (*text).to_owned()),
+    };
+    found.map(said)
 }

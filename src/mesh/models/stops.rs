@@ -93,6 +93,41 @@ fn every_message_to_a_shard_that_never_took_a_turn_is_accounted_for() {
     explore(4, never_started);
 }
 
+/// Two shards send each other a message in their last turn, and end. Each message is received, refused, or failed and
+/// counted once.
+pub(super) fn both_end() {
+    let mesh = Mesh::new(2, 64);
+    let port = Port::<usize>::declare(&mesh, "model", PortOptions { capacity: 1 }).unwrap();
+    let accounted = Arc::new(Count::new(0));
+    let guards = [StopGuard::new(&mesh, 0), StopGuard::new(&mesh, 1)];
+    let mut lives = guards.into_iter().enumerate().map(|(id, guard)| {
+        let (port, accounted) = (port.clone(), accounted.clone());
+        move || {
+            let shard = Actor::mortal(guard);
+            let ends = shard.ends(&port);
+            shard.turn(|| {
+                if ends.try_send(1 - id, Time::ZERO, 0).is_err() {
+                    accounted.fetch_add(1, SeqCst);
+                }
+                while ends.pop(&no_time).is_some() {
+                    accounted.fetch_add(1, SeqCst);
+                }
+            });
+        }
+    });
+    let (this, other) = (lives.next().unwrap(), lives.next().unwrap());
+    let thread = thread::spawn(other);
+    this();
+    thread.join().unwrap();
+    let failed = usize::try_from(port.undelivered()).unwrap();
+    assert_eq!(accounted.load(SeqCst) + failed, 2, "a message vanished or was counted twice");
+}
+
+#[test]
+fn every_message_between_two_shards_that_end_is_accounted_for() {
+    explore(3, both_end);
+}
+
 /// Keeps requests for the tasks of the turn.
 #[derive(Default)]
 struct Requests(RefCell<Vec<Arrived<u32>>>);

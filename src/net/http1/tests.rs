@@ -152,12 +152,17 @@ fn a_collected_head_keeps_no_memory() {
     assert!(!buffer.has_begun());
 }
 
-/// Reads a chunked body fed in pieces of one size; the content and how many bytes were used.
-fn chunked(bytes: &[u8], piece: usize) -> Result<(Vec<u8>, usize), BodyError> {
-    let mut body = Body::new(Framing::Chunked);
+/// Reads a body fed in pieces of these sizes, over and over; the content and how many bytes were used.
+fn body(framing: Framing, bytes: &[u8], sizes: &[usize]) -> Result<(Vec<u8>, usize), BodyError> {
+    let mut body = Body::new(framing);
     let mut content = Vec::new();
-    let mut used = 0;
-    for mut piece in bytes.chunks(piece) {
+    let (mut used, mut given) = (0, 0);
+    for size in sizes.iter().cycle() {
+        let mut piece = &bytes[given..bytes.len().min(given + size)];
+        given += piece.len();
+        if piece.is_empty() || body.is_done() {
+            break;
+        }
         while !piece.is_empty() && !body.is_done() {
             let part = body.advance(piece)?;
             assert!(part.used > 0, "no progress");
@@ -167,6 +172,11 @@ fn chunked(bytes: &[u8], piece: usize) -> Result<(Vec<u8>, usize), BodyError> {
         }
     }
     body.end().map(|()| (content, used))
+}
+
+/// The same for a chunked body in pieces of one size.
+fn chunked(bytes: &[u8], piece: usize) -> Result<(Vec<u8>, usize), BodyError> {
+    body(Framing::Chunked, bytes, &[piece])
 }
 
 #[test]
@@ -288,6 +298,85 @@ fn nearly_a_message() -> impl Strategy<Value = Vec<u8>> {
         })
 }
 
+/// Bytes that are nearly a chunked body, for the most part.
+fn nearly_chunks() -> impl Strategy<Value = Vec<u8>> {
+    let piece = prop_oneof![
+        6 => prop::sample::select(vec![
+            &b"5\r\nhello\r\n"[..], b"1\r\n\n\r\n", b"5;a=b\r\nhello\r\n", b"3 \t;x\r\nabc\r\n", b"0000003\r\nabc\r\n",
+        ]),
+        3 => prop::sample::select(vec![
+            &b"0\r\n\r\n"[..], b"0\r\n", b"00;x\r\n", b"A: b\r\n", b"B:\r\n", b"\r\n", b"3 \r\nabc\r\n", b"3x\r\nabc\r\n",
+        ]),
+    ];
+    // Mostly bytes that mean something to somebody.
+    let byte = prop_oneof![3 => prop::sample::select(b"\r\n \t;:0ax\0\x7f".to_vec()), 1 => any::<u8>()];
+    let mutations = prop::collection::vec((any::<prop::sample::Index>(), byte), 0..2);
+    (prop::collection::vec(piece, 0..6), any::<bool>(), mutations).prop_map(|(pieces, ends, mutations)| {
+        let mut bytes = pieces.concat();
+        if ends {
+            bytes.extend_from_slice(b"0\r\nA: b\r\n\r\nnext");
+        }
+        for (at, byte) in mutations {
+            if !bytes.is_empty() {
+                let at = at.index(bytes.len());
+                bytes[at] = byte;
+            }
+        }
+        bytes
+    })
+}
+
+/// A line at the start of `bytes` without control characters, and what follows its CR LF.
+fn line(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+    let end = bytes.iter().position(|byte| *byte != b'\t' && (*byte < b' ' || *byte == 127))?;
+    Some((&bytes[..end], bytes[end..].strip_prefix(b"\r\n")?))
+}
+
+/// A chunked body read at one go (RFC 9112, section 7.1), line by line: its content and length.
+fn whole_chunked(bytes: &[u8]) -> Option<(Vec<u8>, usize)> {
+    let (mut content, mut rest) = (Vec::new(), bytes);
+    loop {
+        let (head, after) = line(rest)?;
+        let digits = head.iter().take_while(|byte| byte.is_ascii_hexdigit()).count();
+        let size = std::str::from_utf8(&head[..digits]).ok().filter(|digits| digits.len() <= 16)?;
+        let size = usize::from_str_radix(size, 16).ok()?;
+        let extension = head[digits..].trim_ascii_start();
+        if digits != head.len() && extension.first() != Some(&b';') {
+            return None;
+        }
+        rest = after;
+        if size == 0 {
+            break;
+        }
+        content.extend_from_slice(rest.get(..size)?);
+        rest = rest[size..].strip_prefix(b"\r\n")?;
+    }
+    loop {
+        let (field, after) = line(rest)?;
+        rest = after;
+        if field.is_empty() {
+            return Some((content, bytes.len() - rest.len()));
+        }
+        let name = &field[..field.iter().position(|byte| *byte == b':')?];
+        let token = |byte: &u8| byte.is_ascii_graphic() && !br#"(),/:;<=>?@[\]{}""#.contains(byte);
+        if name.is_empty() || !name.iter().all(token) {
+            return None;
+        }
+    }
+}
+
+/// Fields that say something about framing, the connection, or nothing.
+const FIELDS: [&str; 8] = [
+    "Content-Length: 7\r\n",
+    "content-Length:7 \r\n",
+    "Transfer-Encoding: chunked\r\n",
+    "Connection: close\r\n",
+    "connection: x, keep-alive\r\n",
+    "Connection: x\r\n",
+    "Expect: 100-continue\r\n",
+    "X: y\r\n",
+];
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2_000))]
 
@@ -310,10 +399,78 @@ proptest! {
     }
 
     #[test]
-    fn bodies_do_not_depend_on_how_the_bytes_are_cut(bytes in nearly_a_message(), piece in 1usize..20) {
-        let whole = chunked(&bytes, bytes.len().max(1));
-        prop_assert_eq!(chunked(&bytes, 1), whole.clone());
-        prop_assert_eq!(chunked(&bytes, piece), whole);
+    fn bodies_do_not_depend_on_how_the_bytes_are_cut(
+        bytes in prop_oneof![nearly_a_message(), nearly_chunks()], sizes in prop::collection::vec(1usize..20, 1..5),
+        length in 0..60u64,
+    ) {
+        for framing in [Framing::None, Framing::Length(length), Framing::Chunked, Framing::UntilClose] {
+            let whole = body(framing, &bytes, &[bytes.len().max(1)]);
+            prop_assert_eq!(body(framing, &bytes, &[1]), whole.clone());
+            prop_assert_eq!(body(framing, &bytes, &sizes), whole);
+        }
+    }
+
+    #[test]
+    fn bodies_end_where_their_framing_says(bytes in nearly_chunks(), length in 0..60usize) {
+        let first = bytes.get(..length).map(|first| (first.to_vec(), length));
+        let sizes = [bytes.len().max(1)];
+        prop_assert_eq!(body(Framing::Length(length as u64), &bytes, &sizes), first.ok_or(BodyError::Truncated));
+        prop_assert_eq!(body(Framing::None, &bytes, &sizes), Ok((Vec::new(), 0)));
+        prop_assert_eq!(body(Framing::UntilClose, &bytes, &sizes), Ok((bytes.clone(), bytes.len())));
+        prop_assert_eq!(chunked(&bytes, 1).ok(), whole_chunked(&bytes));
+    }
+
+    #[test]
+    fn heads_near_the_limit_do_not_depend_on_how_the_bytes_are_cut(
+        off in 0..8usize, ends: bool, sizes in prop::collection::vec(1usize..6_000, 1..5),
+    ) {
+        let mut bytes = b"GET / HTTP/1.1\r\nHost: a\r\nX: ".to_vec();
+        bytes.resize(HEAD_BYTES_MAX - 8 + off, b'x');
+        bytes.extend_from_slice(if ends { b"\r\n\r\n" } else { b"\r\nY: \r\n" });
+        let keep = |bytes: &[u8]| Ok(parse_request(bytes)?.map(|(head, length)| (head.framing, length)));
+        let whole = keep(&bytes).map_err(drop);
+        prop_assert_eq!(whole.is_ok(), ends && bytes.len() <= HEAD_BYTES_MAX || bytes.len() < HEAD_BYTES_MAX);
+        prop_assert_eq!(in_pieces(&bytes, &sizes, keep), whole);
+    }
+
+    #[test]
+    fn a_head_says_what_its_fields_say(
+        said in prop::collection::vec(0..FIELDS.len(), 0..4), minor in 0..2u8, status in 200..600u16, to_head: bool,
+    ) {
+        let fields: String = said.iter().map(|at| FIELDS[*at]).collect();
+        let count = |needle: &str| said.iter().filter(|at| FIELDS[**at].contains(needle)).count();
+        let (lengths, codings) = (count("Length"), count("Transfer"));
+        let ambiguous = lengths > 1 || codings > 1 || lengths + codings > 1 || codings > 0 && minor == 0;
+        let stays = count("close") == 0 && (minor == 1 || count("keep-alive") > 0);
+
+        let text = format!("PUT /x HTTP/1.{minor}\r\nHost: a\r\n{fields}\r\n");
+        let framing = match (lengths, codings) {
+            (0, 0) => Framing::None,
+            (_, 0) => Framing::Length(7),
+            _ => Framing::Chunked,
+        };
+        let head = RequestHead {
+            method: "PUT",
+            target: "/x",
+            minor_version: minor,
+            framing,
+            keep_alive: stays,
+            expects_continue: minor == 1 && count("Expect") > 0,
+        };
+        prop_assert_eq!(parse_request(text.as_bytes()).ok().flatten(), (!ambiguous).then_some((head, text.len())));
+
+        let text = format!("HTTP/1.{minor} {status} x\r\n{fields}\r\n");
+        let framing = match (lengths, codings) {
+            _ if to_head || status == 204 || status == 304 => Framing::None,
+            (0, 0) => Framing::UntilClose,
+            (_, 0) => Framing::Length(7),
+            _ => Framing::Chunked,
+        };
+        // Without a body it does not matter how one would be sent.
+        let refused = if framing == Framing::None { lengths > 1 || codings > 1 || lengths + codings > 1 } else { ambiguous };
+        let keep_alive = stays && framing != Framing::UntilClose;
+        let expected = (!refused).then_some((ResponseHead { status, framing, keep_alive }, text.len()));
+        prop_assert_eq!(parse_response(text.as_bytes(), to_head).ok().flatten(), expected);
     }
 
     #[test]

@@ -11,31 +11,12 @@ use proptest::prelude::*;
 use waterwheel_reactor::Time;
 
 use super::{TimerKey, Wheel};
+use crate::shard::wakes::Wakes;
 
 const SECOND: u64 = 1_000_000_000;
 
 fn at(nanos: u64) -> Time {
     Time::from_nanos(nanos)
-}
-
-/// What fired, in order.
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<usize>>>);
-
-impl Log {
-    fn waker(&self, name: usize) -> Waker {
-        struct Named(usize, Log);
-        impl Wake for Named {
-            fn wake(self: Arc<Self>) {
-                self.1.0.lock().unwrap().push(self.0);
-            }
-        }
-        Waker::from(Arc::new(Named(name, self.clone())))
-    }
-
-    fn take(&self) -> Vec<usize> {
-        std::mem::take(&mut self.0.lock().unwrap())
-    }
 }
 
 // ---- against an oracle
@@ -52,6 +33,14 @@ enum Act {
         from_deadline: bool,
     },
     Cancel {
+        which: usize,
+    },
+    /// By a task that has another waker than before.
+    Poll {
+        which: usize,
+    },
+    /// Somebody uses the key of a timer that was cancelled.
+    Stale {
         which: usize,
     },
     Advance {
@@ -81,6 +70,8 @@ fn acts() -> impl Strategy<Value = Act> {
         4 => (any::<usize>(), spans(), any::<bool>())
             .prop_map(|(which, after, from_deadline)| Act::Reset { which, after, from_deadline }),
         3 => any::<usize>().prop_map(|which| Act::Cancel { which }),
+        2 => any::<usize>().prop_map(|which| Act::Poll { which }),
+        1 => any::<usize>().prop_map(|which| Act::Stale { which }),
         2 => spans().prop_map(|by| Act::Advance { by: by / 64 }),
         2 => Just(Act::Sleep),
         4 => (1..5usize).prop_map(|budget| Act::Fire { budget }),
@@ -90,10 +81,16 @@ fn acts() -> impl Strategy<Value = Act> {
 /// The wheel, and beside it what it ought to be.
 struct Pair {
     wheel: Wheel,
-    log: Log,
+    log: Wakes,
     now: u64,
     /// All that were not cancelled, by name: the key, and where in `armed`.
     timers: BTreeMap<usize, (TimerKey, (u64, u64))>,
+    /// By name: what the waker of its latest poll writes down. Names and these are never used twice.
+    wakers: BTreeMap<usize, usize>,
+    /// The keys of those that were cancelled.
+    stale: Vec<TimerKey>,
+    /// The largest number of timers at once.
+    peak: usize,
     /// (deadline, order of setting) → name.
     armed: BTreeMap<(u64, u64), usize>,
     set: u64,
@@ -103,8 +100,19 @@ struct Pair {
 
 impl Pair {
     fn new(now: u64) -> Pair {
-        let (wheel, log) = (Wheel::new(at(now)), Log::default());
-        Pair { wheel, log, now, timers: BTreeMap::new(), armed: BTreeMap::new(), set: 0, loosened: 0 }
+        let (wheel, log) = (Wheel::new(at(now)), Wakes::default());
+        Pair {
+            wheel,
+            log,
+            now,
+            timers: BTreeMap::new(),
+            wakers: BTreeMap::new(),
+            stale: Vec::new(),
+            peak: 0,
+            armed: BTreeMap::new(),
+            set: 0,
+            loosened: 0,
+        }
     }
 
     fn arm(&mut self, name: usize, key: TimerKey, deadline: u64) {
@@ -114,6 +122,19 @@ impl Pair {
             self.armed.insert(place, name);
         }
         self.timers.insert(name, (key, place));
+        self.peak = self.peak.max(self.timers.len());
+    }
+
+    /// Polls with a waker of its own; pending exactly until it fired.
+    fn poll(&mut self, name: usize) {
+        let (key, place) = self.timers[&name];
+        self.set += 1;
+        let fired = place.0 != u64::MAX && !self.armed.contains_key(&place);
+        let polled = self.wheel.poll(key, &self.log.waker(self.set as usize));
+        assert_eq!(polled.is_ready(), fired, "a timer fired early, or its end was not told");
+        if polled.is_pending() {
+            self.wakers.insert(name, self.set as usize);
+        }
     }
 
     fn name(&self, which: usize) -> Option<usize> {
@@ -125,6 +146,7 @@ impl Pair {
             Act::Insert { after } => {
                 let (name, deadline) = (self.set as usize, self.now.saturating_add(after));
                 let key = self.wheel.insert(at(deadline), &self.log.waker(name));
+                self.wakers.insert(name, name);
                 self.arm(name, key, deadline);
             }
             Act::Reset { which, after, from_deadline } => {
@@ -134,17 +156,24 @@ impl Pair {
                 self.loosened += usize::from(self.armed.remove(&place).is_some());
                 self.wheel.reset(key, at(deadline));
                 self.arm(name, key, deadline);
-                assert!(
-                    self.wheel.poll(key, &self.log.waker(name)).is_pending(),
-                    "a timer just set has fired"
-                );
+                self.poll(name);
             }
             Act::Cancel { which } => {
                 let Some(name) = self.name(which) else { return };
                 let (key, place) = self.timers.remove(&name).unwrap();
                 self.loosened += usize::from(self.armed.remove(&place).is_some());
                 self.wheel.cancel(key);
+                self.stale.push(key);
+            }
+            Act::Poll { which } => {
+                self.name(which).into_iter().for_each(|name| self.poll(name));
+            }
+            Act::Stale { which } => {
+                let Some(at) = which.checked_rem(self.stale.len()) else { return };
+                let key = self.stale[at];
+                self.wheel.reset(key, Time::ZERO);
                 self.wheel.cancel(key);
+                assert_eq!(self.wheel.poll(key, Waker::noop()), Poll::Ready(()));
             }
             Act::Advance { by } => self.now = self.now.saturating_add(by).min(u64::MAX - 1),
             Act::Sleep => {
@@ -161,11 +190,11 @@ impl Pair {
         let left = self.wheel.fire(at(self.now), budget);
         let fired = self.log.take();
         assert!(fired.len() <= budget);
-        for name in &fired {
-            let (place, first) = self.armed.pop_first().expect("fired what was not set");
-            assert_eq!(*name, first, "out of order");
+        for woken in &fired {
+            let (place, name) = self.armed.pop_first().expect("fired what was not set");
+            assert_eq!(*woken, self.wakers[&name], "out of order, or not the latest waker");
             assert!(place.0 <= self.now, "early: {} at {}", place.0, self.now);
-            assert_eq!(self.wheel.poll(self.timers[name].0, Waker::noop()), Poll::Ready(()));
+            assert_eq!(self.wheel.poll(self.timers[&name].0, Waker::noop()), Poll::Ready(()));
         }
         let due = self.armed.first_key_value().is_some_and(|(place, _)| place.0 <= self.now);
         assert!(left || !due, "work is left and nobody was told");
@@ -180,6 +209,11 @@ impl Pair {
         if self.loosened == 0 {
             assert_eq!(next, first, "would wake for nothing");
         }
+        assert_eq!(
+            self.wheel.inner.borrow().entries.len(),
+            self.peak,
+            "entries are used again before there are more"
+        );
     }
 
     /// Sleeps from deadline to deadline until nothing is set; answers how often it woke for nothing.
@@ -212,6 +246,12 @@ proptest! {
         let loosened = pair.loosened;
         let idle = pair.run_out();
         prop_assert!(idle <= loosened, "{idle} wake-ups for nothing after {loosened} changes");
+        let fires = |(_, place): &(TimerKey, (u64, u64))| place.0 != u64::MAX;
+        for (key, _) in pair.timers.values().filter(|timer| fires(timer)) {
+            prop_assert_eq!(pair.wheel.poll(*key, Waker::noop()), Poll::Ready(()));
+        }
+        pair.timers.values().for_each(|(key, _)| pair.wheel.cancel(*key));
+        prop_assert!(pair.log.is_alone(), "a waker is still held");
     }
 }
 
@@ -238,7 +278,7 @@ fn centuries_away_is_a_deadline_like_any_other() {
 
 #[test]
 fn equal_deadlines_fire_in_the_order_they_were_set_also_when_postponed() {
-    let (wheel, log) = (Wheel::new(at(0)), Log::default());
+    let (wheel, log) = (Wheel::new(at(0)), Wakes::default());
     let postponed = wheel.insert(at(SECOND), &log.waker(0));
     let advanced = wheel.insert(at(100 * SECOND), &log.waker(1));
     wheel.insert(at(30 * SECOND), &log.waker(2));
@@ -254,7 +294,7 @@ fn equal_deadlines_fire_in_the_order_they_were_set_also_when_postponed() {
 
 #[test]
 fn a_timer_cancelled_by_another_of_its_batch_does_not_fire() {
-    let (wheel, log) = (Wheel::new(at(0)), Log::default());
+    let (wheel, log) = (Wheel::new(at(0)), Wakes::default());
     let first = wheel.insert(at(10), &log.waker(0));
     let reset = wheel.insert(at(10), &log.waker(1));
     let cancelled = wheel.insert(at(10), &log.waker(2));
@@ -296,7 +336,7 @@ fn a_waker_may_set_and_cancel_timers() {
         });
     });
     WHEEL.with(|wheel| {
-        let log = Log::default();
+        let log = Wakes::default();
         wheel.insert(at(10), &Waker::from(Arc::new(Meddler(Mutex::new(act)))));
         let victim = wheel.insert(at(10), &log.waker(0));
         VICTIM.with(|slot| *slot.borrow_mut() = Some(victim));
@@ -310,7 +350,7 @@ fn a_waker_may_set_and_cancel_timers() {
 
 #[test]
 fn a_flood_of_due_timers_is_bounded_per_turn() {
-    let (wheel, log) = (Wheel::new(at(0)), Log::default());
+    let (wheel, log) = (Wheel::new(at(0)), Wakes::default());
     for name in 0..10_000 {
         wheel.insert(at(SECOND), &log.waker(name));
     }
@@ -332,7 +372,7 @@ fn a_flood_of_due_timers_is_bounded_per_turn() {
 
 #[test]
 fn rearming_an_idle_timeout_touches_no_list() {
-    let (wheel, log) = (Wheel::new(at(0)), Log::default());
+    let (wheel, log) = (Wheel::new(at(0)), Wakes::default());
     let timeout = wheel.insert(at(60 * SECOND), &log.waker(0));
     let place = wheel.inner.borrow().live(timeout).unwrap().place;
     let mut early = 0;
@@ -354,7 +394,7 @@ fn rearming_an_idle_timeout_touches_no_list() {
 
 #[test]
 fn memory_grows_to_the_peak_and_no_further() {
-    let (wheel, log) = (Wheel::new(at(0)), Log::default());
+    let (wheel, log) = (Wheel::new(at(0)), Wakes::default());
     let waker = log.waker(0);
     let mut sizes = vec![];
     for round in 0..10u64 {
@@ -367,12 +407,13 @@ fn memory_grows_to_the_peak_and_no_further() {
     }
     assert!(sizes[2..].iter().all(|size| *size == sizes[2]), "{sizes:?}");
     assert_eq!(wheel.next_deadline(), None);
-    assert_eq!(Arc::strong_count(&log.0), 2, "a waker is still held");
+    drop(waker);
+    assert!(log.is_alone(), "a waker is still held");
 }
 
 #[test]
 fn a_key_of_a_cancelled_timer_does_not_touch_who_reuses_its_slot() {
-    let (wheel, log) = (Wheel::new(at(0)), Log::default());
+    let (wheel, log) = (Wheel::new(at(0)), Wakes::default());
     let old = wheel.insert(at(10), &log.waker(0));
     wheel.cancel(old);
     let new = wheel.insert(at(10), &log.waker(1));
@@ -386,7 +427,7 @@ fn a_key_of_a_cancelled_timer_does_not_touch_who_reuses_its_slot() {
 
 #[test]
 fn the_waker_of_the_latest_poll_is_the_one_woken() {
-    let (wheel, log) = (Wheel::new(at(0)), Log::default());
+    let (wheel, log) = (Wheel::new(at(0)), Wakes::default());
     let key = wheel.insert(at(10), &log.waker(0));
     assert_eq!(wheel.poll(key, &log.waker(1)), Poll::Pending);
     wheel.fire(at(10), 1);

@@ -1,0 +1,174 @@
+//! What a model breaks on purpose: each [`Break`] is one wrong version of a protocol of this floor or the one above,
+//! and some model must fail under it (`mesh::models::table`). Compiled only for loom; the shipped code has none of
+//! these branches.
+
+use std::cell::Cell;
+use std::sync::atomic::Ordering;
+
+macro_rules! breaks {
+    ($($(#[$docs:meta])* $name:ident,)*) => {
+        /// One way to get the protocols wrong.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub(crate) enum Break { $($(#[$docs])* $name,)* }
+
+        impl Break {
+            /// All of them.
+            #[cfg(test)]
+            pub(crate) const ALL: &[Break] = &[$(Break::$name,)*];
+        }
+    };
+}
+
+breaks! {
+    // ---- the bell
+
+    /// The bell is rung with `Relaxed`: the target may see the bit and not the message.
+    RingRelaxed,
+    /// The ringer acquires but does not release: the same.
+    RingAcquireOnly,
+    /// The ringer releases but does not acquire: it may see `PARKED` and not the waker.
+    RingReleaseOnly,
+    /// A ring is skipped because a load saw the bit.
+    RingSkippedIfSeen,
+    /// The bell is rung before the messages are in their lanes.
+    RingBeforePush,
+    /// Any ring that sees `PARKED` wakes, also when a bit was there already.
+    WakeWheneverParked,
+    /// `FOREIGN` does not wake a parked shard.
+    ForeignNeverWakes,
+    /// The bell is taken with `Relaxed`: the target may see the bit and not the message.
+    TakeRelaxed,
+    /// Taking the bell leaves `PARKED` in it.
+    TakeKeepsParked,
+    /// The bell is cleared after the lanes were looked at.
+    TakeAfterLook,
+    /// `PARKED` is set with `Relaxed`: a ringer may see it and not the waker.
+    ParkRelaxed,
+    /// `PARKED` is stored, not exchanged for an empty bell.
+    ParkByStore,
+    /// The waker is stored after `PARKED`.
+    WakerAfterPark,
+    /// A shard with messages left over parks.
+    CarryForgotten,
+
+    // ---- lanes
+
+    /// A lane is made after the ring that tells of it.
+    LaneAfterRing,
+    /// A lane's `made` flag is never set, so that the target never looks into the slot.
+    MadeUnset,
+    /// The same for the flag of all lanes of a port.
+    UsedUnset,
+    /// A sender that found a lane full rings first and says that it waits after.
+    WaitingAfterRing,
+    /// A sender that found a lane full and pushed nothing does not ring.
+    NoRingWhenFull,
+    /// A sender that was offered room, and finds none, does not say again that it waits.
+    WaitNotRenewed,
+    /// A receiver that made room does not ring back.
+    NoRingBack,
+    /// A receiver rings back first and says after that the wait is over.
+    WaitEndedAfterRing,
+    /// A lane's room forgets the messages that the target holds until their time.
+    HeldUncounted,
+    /// Messages are counted as held after they left their lane.
+    HeldAfterPop,
+    /// A sender counts the held messages before the free slots.
+    HeldReadFirst,
+    /// A mailbox that is dropped does not ring those who send to it.
+    CloseUntold,
+    /// A mailbox that is dropped rings first and says so after.
+    CloseAfterRing,
+
+    // ---- the end
+
+    /// `STOPPED` is set without acquiring: the shard may miss what was rung before.
+    StopReleaseOnly,
+    /// `STOPPED` is set without releasing: whoever finds it may miss what the shard sent before.
+    StopAcquireOnly,
+    /// The shard that ends keeps its consumers, so that what is in their lanes cannot be swept.
+    ConsumersKept,
+    /// A sender that found `STOPPED` leaves its lanes alone.
+    SenderNeverSweeps,
+    /// The stopping shard sweeps before it sets `STOPPED`.
+    StopperSweepsFirst,
+    /// The stopping shard does not sweep.
+    StopperNeverSweeps,
+    /// The stopping shard does not ring the others.
+    NoPeerRing,
+    /// The stopping shard rings the others before it says that it ended.
+    PeerRingFirst,
+    /// A stopping shard that finds a peer ended leaves alone what it sent there.
+    PeerNeverSwept,
+    /// A shard looks whether its peer ended after it drained the peer's lanes.
+    EndedSeenLate,
+    /// The end is published with `Relaxed`.
+    EndedStoreRelaxed,
+    /// The end is read with `Relaxed`.
+    EndedLoadRelaxed,
+    /// Calls to a peer that ended fail before its replies are taken.
+    CallsFailedFirst,
+
+    // ---- jobs from outside
+
+    /// The bell is rung before the job is in the queue.
+    JobAfterRing,
+    /// A thread that found `STOPPED` leaves the queue of jobs alone.
+    JobsNeverSwept,
+    /// The stopping shard leaves the queue of jobs alone.
+    StopperLeavesJobs,
+
+    // ---- tasks that other threads wake
+
+    /// One flag for both kinds of wakes, written without an exchange by the shard's own thread.
+    OneFlag,
+    /// A wake does not release: the poll may not see what was written before.
+    WakeRelaxed,
+    /// A wake looks at the flag and then sets it, in two steps.
+    WakeByLoad,
+    /// The bell is rung before the task is in the queue.
+    WokenAfterRing,
+    /// Another thread's wake rings nobody.
+    WokenUnrung,
+    /// The flag is cleared without acquiring.
+    ClearRelaxed,
+    /// The flag is cleared by a store, which sees no wake that came since the first.
+    ClearByStore,
+    /// The flags are cleared after the poll.
+    ClearAfterPoll,
+    /// The flag of other threads is never cleared.
+    ClearForgotten,
+    /// A task that arrives is queued also if it is queued already.
+    ArriveAnyway,
+    /// A task that arrives is queued without a mark that it is.
+    ArriveUnmarked,
+    /// Wakes of an ended task by other threads still queue it there.
+    SilenceAwayForgotten,
+    /// Wakes of an ended task that were on the way still queue its slot.
+    SilenceHereForgotten,
+    /// The bell is rung before the wish to stop is written.
+    WishAfterRing,
+    /// A wish to stop in time looks for another and then writes, in two steps.
+    WishByLoad,
+}
+
+thread_local! {
+    // loom runs all threads of a model on the thread of its test, so this is one value per model.
+    static BROKEN: Cell<Option<Break>> = const { Cell::new(None) };
+}
+
+/// Whether the model running on this thread is to be broken so.
+pub(crate) fn broken(what: Break) -> bool {
+    BROKEN.get() == Some(what)
+}
+
+/// What the models of this thread break from now on.
+#[cfg(test)]
+pub(crate) fn set(what: Option<Break>) {
+    BROKEN.set(what);
+}
+
+/// `weak` if the model is broken so, else `right`.
+pub(crate) fn order(what: Break, weak: Ordering, right: Ordering) -> Ordering {
+    if broken(what) { weak } else { right }
+}
