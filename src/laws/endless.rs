@@ -13,7 +13,8 @@ use std::time::Duration;
 use waterwheel::net::Listening;
 use waterwheel::reactor::{
     Address, Alarm, Backend, Bound, Clock, ConnectOptions, Ended, Handle, Incoming, Launch, Life,
-    ListenOptions, Listener, Reactor, Sink, Source, Time, Transport, Unavailable, Virtual, VirtualSocket, on_threads,
+    ListenOptions, Listener, Reactor, Sink, Source, Time, Transport, Unavailable, Virtual, VirtualSocket,
+    on_threads,
 };
 use waterwheel::runtime::{Config, Runtime};
 use waterwheel::shard::Shard;
@@ -45,7 +46,11 @@ impl Backend for Torrent {
     }
 
     fn bind(&self, at: &Address, options: &ListenOptions, count: usize) -> io::Result<Vec<Bound>> {
-        let bound = |_| Bound { local: at.clone(), handle: Handle::Virtual(Virtual::new(Nothing)), options: *options };
+        let bound = |_| Bound {
+            local: at.clone(),
+            handle: Handle::Virtual(Virtual::new(Nothing)),
+            options: *options,
+        };
         Ok((0..count).map(bound).collect())
     }
 
@@ -103,7 +108,11 @@ struct Crowd(Option<Bound>);
 
 impl Listener for Crowd {
     fn poll_accept(&mut self, _: &mut Context<'_>) -> Poll<io::Result<Incoming>> {
-        Poll::Ready(Ok(Incoming { handle: Handle::Virtual(Virtual::new(Nothing)), bytes: Vec::new(), peer: None }))
+        Poll::Ready(Ok(Incoming {
+            handle: Handle::Virtual(Virtual::new(Nothing)),
+            bytes: Vec::new(),
+            peer: None,
+        }))
     }
 
     fn poll_close(&mut self, _: &mut Context<'_>) -> Poll<Bound> {

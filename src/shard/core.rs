@@ -15,7 +15,7 @@ use waterwheel_reactor::{Inspect, Reactor, TaskNote, Time};
 
 use super::between::Between;
 use super::sync::per_thread;
-use super::task::{self, Foreign, Handle, Key, Slab, Slot, StopWish};
+use super::task::{self, Foreign, Handle, Key, Slab, StopWish};
 use super::waiters::Waiters;
 use super::wheel::Wheel;
 use super::{Budgets, Phase, ShardId, Stats};
@@ -39,9 +39,9 @@ pub(crate) struct Core {
     pub(super) budgets: Budgets,
     tasks: RefCell<Slab>,
     /// Tasks to poll, in the order of their wakes. At most one entry a task, by its `here` flag.
-    ready: RefCell<VecDeque<Slot>>,
+    ready: RefCell<VecDeque<Key>>,
     /// Tasks that gave way: they go behind `ready` when the turn ends.
-    later: RefCell<VecDeque<Slot>>,
+    later: RefCell<VecDeque<Key>>,
     /// The task being polled gives way.
     gives_way: Cell<bool>,
     /// The root is gone: nothing runs any more.
@@ -187,7 +187,7 @@ impl Core {
         }
         self.stats.spawned.set(self.stats.spawned.get() + 1);
         let key = self.tasks.borrow_mut().insert(name, spawned, mark, future, &self.foreign);
-        self.push_ready(key.slot);
+        self.push_ready(key);
         key
     }
 
@@ -205,10 +205,10 @@ impl Core {
     }
 
     /// Queues a task. Outside a turn the first one wakes the root.
-    pub(super) fn push_ready(&self, slot: Slot) {
+    pub(super) fn push_ready(&self, key: Key) {
         let mut ready = self.ready.borrow_mut();
         let first = ready.is_empty();
-        ready.push_back(slot);
+        ready.push_back(key);
         drop(ready);
         if first && !self.in_turn.get() {
             self.wake_root();
@@ -290,17 +290,18 @@ impl Core {
             if poll % POLLS_PER_LOOK == 0 && self.turn_is_long() {
                 return;
             }
-            let Some(slot) = self.ready.borrow_mut().pop_front() else { return };
-            self.poll_task(slot);
+            let Some(key) = self.ready.borrow_mut().pop_front() else { return };
+            self.poll_task(key);
         }
     }
 
-    fn poll_task(&self, slot: Slot) {
+    fn poll_task(&self, key: Key) {
+        let slot = key.slot;
         let Some(block) = self.tasks.borrow().block(slot) else { return };
         let entry = &block[task::place(slot)];
         let mut task = entry.body.borrow_mut();
-        // It may have ended since it was queued.
-        let Some(body) = &mut *task else { return };
+        // It may have ended since it was queued, and another one may have its place, whose turn has not come.
+        let Some(body) = task.as_mut().filter(|_| Slab::is_current(entry, key)) else { return };
         body.clear();
         self.mark.set(entry.mark.get());
         self.gives_way.set(false);
@@ -312,7 +313,7 @@ impl Core {
         let ended = match polled {
             Ok(Poll::Pending) => {
                 if self.gives_way.get() {
-                    self.move_later(slot);
+                    self.move_later(key);
                 }
                 self.tasks.borrow_mut().settle(slot)
             }
@@ -327,10 +328,10 @@ impl Core {
     }
 
     // It was queued during its poll, so it is among the last.
-    fn move_later(&self, slot: Slot) {
+    fn move_later(&self, key: Key) {
         let mut ready = self.ready.borrow_mut();
-        if let Some(slot) = ready.iter().rposition(|queued| *queued == slot).and_then(|at| ready.remove(at)) {
-            self.later.borrow_mut().push_back(slot);
+        if let Some(key) = ready.iter().rposition(|queued| *queued == key).and_then(|at| ready.remove(at)) {
+            self.later.borrow_mut().push_back(key);
         }
     }
 
@@ -374,7 +375,7 @@ impl Core {
 
     /// The shard ends in this turn: polls the main task once more, that it may sum up. Its own wake may stand behind a
     /// queue longer than a turn's budget.
-    pub(super) fn last_word(&self, main: Slot) {
+    pub(super) fn last_word(&self, main: Key) {
         self.set_phase(Phase::Ending);
         self.poll_task(main);
     }

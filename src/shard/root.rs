@@ -11,7 +11,7 @@ use waterwheel_reactor::Time;
 
 use super::Phase;
 use super::core::{Core, drop_contained};
-use super::task::Slot;
+use super::task::Key;
 
 /// How often a shard that spins looks at its bell before it looks at the kernel again: about 2 µs.
 const GLANCES: usize = 100;
@@ -21,7 +21,7 @@ const UNSEEN: Duration = Duration::from_micros(20);
 /// The root of one shard. Ends when its main task ended, or when a stop has run out of time; drops every task then.
 pub(crate) struct RootFuture {
     core: Rc<Core>,
-    main: Slot,
+    main: Key,
     /// Set by the main task's end.
     over: Rc<std::cell::Cell<bool>>,
     /// The deadline that the reactor's alarm was last set to; `None`: it has fired or was never set.
@@ -49,7 +49,7 @@ impl RootFuture {
             let _ended = ended;
             main.await;
         };
-        let main = core.spawn("main", Location::caller(), 0, Box::pin(main)).slot;
+        let main = core.spawn("main", Location::caller(), 0, Box::pin(main));
         RootFuture { core, main, over, armed: None, idle_since: None, rung: false, guard: Some(guard) }
     }
 

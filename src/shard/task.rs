@@ -28,7 +28,7 @@ pub(super) type Slot = u32;
 
 /// What a task's wakers share.
 pub(super) struct Handle {
-    slot: Slot,
+    key: Key,
     here: AtomicBool,
     away: AtomicBool,
     /// The shard's queue for other threads, which holds handles: hence weak. Also says which shard the task is of.
@@ -44,7 +44,7 @@ impl Wake for Handle {
         let here = Core::with_current(|core| {
             let mine = std::ptr::eq(Arc::as_ptr(core.foreign()), self.foreign.as_ptr());
             if mine && self.mark_here() {
-                core.push_ready(self.slot);
+                core.push_ready(self.key);
             }
             mine
         });
@@ -124,12 +124,12 @@ impl Handle {
         if broken(Break::OneFlag) || broken(Break::ArriveAnyway) || broken(Break::ArriveUnmarked) {
             // With one flag it is up already, by whoever woke.
             if !broken(Break::ArriveUnmarked) || !self.here.load(Relaxed) {
-                core.push_ready(self.slot);
+                core.push_ready(self.key);
             }
             return;
         }
         if self.mark_here() {
-            core.push_ready(self.slot);
+            core.push_ready(self.key);
         }
     }
 }
@@ -305,9 +305,11 @@ impl Slab {
         foreign: &Arc<Foreign>,
     ) -> Key {
         let slot = self.free.pop().unwrap_or_else(|| self.grow());
+        let entry = self.entry(slot).expect("a free slot is in a block");
+        let key = Key { slot, generation: entry.generation.get() };
         // Queued by whoever spawns: so the flag is up from the start.
         let handle = Arc::new(Handle {
-            slot,
+            key,
             here: AtomicBool::new(true),
             #[cfg(loom)]
             away: AtomicBool::new(broken(Break::OneFlag)),
@@ -316,13 +318,11 @@ impl Slab {
             foreign: Arc::downgrade(foreign),
         });
         let body = Body { future, waker: Waker::from(handle.clone()), handle };
-        let entry = self.entry(slot).expect("a free slot is in a block");
         entry.cancelled.set(false);
         entry.name.set(name);
         entry.spawned.set(Some(spawned));
         entry.mark.set(mark);
         entry.body.replace(Some(body));
-        let key = Key { slot, generation: entry.generation.get() };
         self.live += 1;
         key
     }
@@ -337,6 +337,11 @@ impl Slab {
 
     fn entry(&self, slot: Slot) -> Option<&Entry> {
         self.blocks.get(slot as usize / BLOCK)?.get(place(slot))
+    }
+
+    /// Whether a key's task still has its place.
+    pub(super) fn is_current(entry: &Entry, key: Key) -> bool {
+        entry.generation.get() == key.generation
     }
 
     /// The block of a slot, to poll its task with nothing of the slab borrowed.

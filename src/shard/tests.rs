@@ -189,6 +189,27 @@ fn spawn_never_runs_inside_its_caller() {
     assert_eq!(*log.borrow(), ["caller", "inner"]);
 }
 
+/// Found by simulation: a task that was cancelled while it was queued left its entry to whoever got its place, who was
+/// then polled for nothing, ahead of others; among timers of one batch that changed their order.
+#[test]
+fn the_entry_of_a_cancelled_task_is_nobodys() {
+    let polls = Rc::new(Cell::new(0));
+    let seen = polls.clone();
+    let mut bench = Bench::new(Budgets::default(), |shard| async move {
+        shard.spawn("cancelled", std::future::pending::<()>()).cancel();
+        shard.spawn_detached(
+            "its successor",
+            poll_fn(move |_| -> Poll<()> {
+                seen.set(seen.get() + 1);
+                Poll::Pending
+            }),
+        );
+        shard.sleep(ms(1)).await;
+    });
+    bench.run(Time::ZERO + ms(2));
+    assert_eq!(polls.get(), 1, "polled for a wake that was another's");
+}
+
 #[test]
 fn time_5_equal_deadlines_fire_in_the_order_set() {
     let log = Log::default();

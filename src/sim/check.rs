@@ -107,10 +107,7 @@ impl Check {
     ///
     /// # Panics
     /// If a variable of the environment makes no sense.
-    pub fn first_failure<F>(
-        &self,
-        test: impl Fn(World) -> F + Send + Sync + 'static,
-    ) -> Option<(u64, String)>
+    pub fn first_failure<F>(&self, test: impl Fn(World) -> F + Send + Sync + 'static) -> Option<(u64, String)>
     where
         F: Future<Output = anyhow::Result<()>> + 'static,
     {
@@ -196,7 +193,8 @@ impl Check {
         T: Fn(World) -> F + Send + Sync + 'static,
     {
         let machine = world.host("test");
-        let runtime = host::runtime(&machine, Config::default().cores(1)).map_err(|error| error.to_string())?;
+        let runtime =
+            host::runtime(&machine, Config::default().cores(1)).map_err(|error| error.to_string())?;
         let (test, inside) = (test.clone(), world.clone());
         let panics = Arc::new(AtomicBool::new(false));
         let allowed = panics.clone();

@@ -177,9 +177,10 @@ impl State {
             if end.silent {
                 return self.expire_later(id);
             }
-            let room = self.ends.get(&end.other).map_or(usize::MAX, |other| {
-                other.in_max.saturating_sub(other.inbox.len() + end.flight)
-            });
+            let room = self
+                .ends
+                .get(&end.other)
+                .map_or(usize::MAX, |other| other.in_max.saturating_sub(other.inbox.len() + end.flight));
             let most = end.out.len().min(room).min(self.options.segment_max);
             let ends_now = end.out.is_empty() && end.shut;
             if (most == 0 && !ends_now) || self.is_struck(id) {
@@ -392,7 +393,12 @@ impl State {
     // ---- what the halves ask
 
     /// Takes up to `most` bytes to lend; empty is the end of the stream. In a live world all that is there.
-    pub(crate) fn take(&mut self, id: Id, most: usize, cx: Option<&Context<'_>>) -> Poll<Result<Vec<u8>, i32>> {
+    pub(crate) fn take(
+        &mut self,
+        id: Id,
+        most: usize,
+        cx: Option<&Context<'_>>,
+    ) -> Poll<Result<Vec<u8>, i32>> {
         let short = self.chance(|options| options.short_read);
         let now = self.now;
         let Some(end) = self.ends.get(&id) else { return Poll::Ready(Err(errno::NOTCONN)) };

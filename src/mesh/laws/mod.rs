@@ -87,7 +87,11 @@ fn hold_in_worlds(law: fn(&Bench)) {
         let world = waterwheel_sim::World::drawn(seed);
         let host = world.host("law");
         let held = catch_unwind(AssertUnwindSafe(|| law(&Bench { backend: &host })));
-        assert!(held.is_ok(), "the law fails in the world of seed {seed}; the last events:\n{}", world.tail(30));
+        assert!(
+            held.is_ok(),
+            "the law fails in the world of seed {seed}; the last events:\n{}",
+            world.tail(30)
+        );
     }
 }
 

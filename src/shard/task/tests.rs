@@ -139,7 +139,7 @@ impl Pair {
             let _told = told;
             pending::<()>().await;
         });
-        let key = self.slab.insert(NAMES[id % 3], id as u32, future, &self.foreign);
+        let key = self.slab.insert(NAMES[id % 3], Location::caller(), id as u32, future, &self.foreign);
         assert!(self.tasks.iter().all(|(other, _)| *other != key), "a key was given twice");
         assert!(
             self.living().into_iter().all(|other| self.tasks[other].0.slot != key.slot),
@@ -185,7 +185,7 @@ impl Pair {
     fn check(&self) {
         let living = self.living();
         assert_eq!(self.slab.len(), living.len());
-        let mut names = self.slab.names();
+        let mut names: Vec<_> = self.slab.notes().into_iter().map(|note| note.name).collect();
         let at_rest = living.iter().filter(|id| self.tasks[**id].1 == State::Lives);
         let mut expected: Vec<_> = at_rest.map(|id| NAMES[id % 3]).collect();
         names.sort_unstable();

@@ -105,7 +105,8 @@ async fn client(world: World, to: Address, id: usize) -> anyhow::Result<()> {
     let mut rng = Pcg64::seed_from_u64(world.number());
     let mut connection = world.shard().connect(&to, &ConnectOptions::default()).await?;
     let total = below(&mut rng, 12_000) as usize;
-    let bytes: Vec<u8> = (0..total).map(|at| (at as u32).wrapping_mul(0x85eb_ca6b).rotate_left(9) as u8).collect();
+    let bytes: Vec<u8> =
+        (0..total).map(|at| (at as u32).wrapping_mul(0x85eb_ca6b).rotate_left(9) as u8).collect();
     let (receiving, sending) = connection.halves();
     let mut left = &bytes[..];
     let send = async {
@@ -127,7 +128,11 @@ async fn client(world: World, to: Address, id: usize) -> anyhow::Result<()> {
                 break;
             }
             let count = lent.len();
-            ensure!(bytes.get(got..got + count) == Some(lent), "client {id}: bytes {got} to {} differ", got + count);
+            ensure!(
+                bytes.get(got..got + count) == Some(lent),
+                "client {id}: bytes {got} to {} differ",
+                got + count
+            );
             got += count;
             receiving.consume(count);
         }

@@ -49,7 +49,10 @@ impl Ledger {
         let wrong = self.wrong.lock().unwrap_or_else(PoisonError::into_inner);
         ensure!(wrong.is_empty(), "{}", wrong.join("; "));
         let (sent, received) = (self.sent.load(Relaxed), self.received.load(Relaxed));
-        ensure!(sent == received + undelivered, "{sent} sent, {received} received, {undelivered} undelivered");
+        ensure!(
+            sent == received + undelivered,
+            "{sent} sent, {received} received, {undelivered} undelivered"
+        );
         Ok(())
     }
 }

@@ -9,8 +9,8 @@ use waterwheel_reactor::{Virtual, VirtualSocket};
 
 use super::*;
 use crate::{
-    Interrupt, PlainEvent, abort, open, raise_descriptor_limit, receive, send, send_vectored,
-    shutdown_write, unacknowledged, wait_plainly,
+    Interrupt, PlainEvent, abort, open, raise_descriptor_limit, receive, send, send_vectored, shutdown_write,
+    unacknowledged, wait_plainly,
 };
 
 /// Receives until the end, or the error that comes instead.

@@ -66,12 +66,7 @@ impl Plan {
 }
 
 /// `burst`: when all of them come at once.
-pub(super) fn start(
-    host: &Host,
-    proxy: SocketAddr,
-    ledger: &Ledger,
-    burst: Option<Duration>,
-) -> Running<()> {
+pub(super) fn start(host: &Host, proxy: SocketAddr, ledger: &Ledger, burst: Option<Duration>) -> Running<()> {
     let ledger = ledger.clone();
     host.start(host.runtime(2), move |shard| {
         let ledger = ledger.clone();

@@ -93,9 +93,11 @@ impl Ledger {
     /// Clients of which both streams came whole.
     pub(super) fn whole(&self) -> u32 {
         let streams = self.lock();
-        let is_whole = |way| move |id: u32, streams: &BTreeMap<(u32, Way), Stream>| {
-            let all = |stream: &Stream| stream.got + stream.headers * HEADER == stream.sent;
-            streams.get(&(id, way)).is_some_and(|stream| stream.saw_end && all(stream))
+        let is_whole = |way| {
+            move |id: u32, streams: &BTreeMap<(u32, Way), Stream>| {
+                let all = |stream: &Stream| stream.got + stream.headers * HEADER == stream.sent;
+                streams.get(&(id, way)).is_some_and(|stream| stream.saw_end && all(stream))
+            }
         };
         let ids = streams.keys().filter(|(_, way)| *way == Way::Up).map(|(id, _)| *id);
         ids.filter(|id| is_whole(Way::Up)(*id, &streams) && is_whole(Way::Down)(*id, &streams)).count() as u32

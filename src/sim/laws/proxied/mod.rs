@@ -90,7 +90,8 @@ impl Scene {
 
     /// Client connections that the proxy serves at the moment.
     fn served(&self) -> usize {
-        let from_clients = |at: &waterwheel::reactor::Address| at.inet().is_some_and(|at| at.port() == PROXY_PORT);
+        let from_clients =
+            |at: &waterwheel::reactor::Address| at.inet().is_some_and(|at| at.port() == PROXY_PORT);
         let all = self.proxy.connections();
         all.iter().filter(|one| one.shard.is_some() && from_clients(&one.local)).count()
     }
@@ -137,7 +138,12 @@ impl Scene {
             Ok(reports) => {
                 let report = proxy.final_report(reports);
                 let early = report.total.cut_short == 0 || took >= self.drain;
-                ensure!(early, "{} were cut short after {took:?} of {:?}", report.total.cut_short, self.drain);
+                ensure!(
+                    early,
+                    "{} were cut short after {took:?} of {:?}",
+                    report.total.cut_short,
+                    self.drain
+                );
                 Ok(Some(report))
             }
             Err(_) if panics => Ok(None),
@@ -159,7 +165,10 @@ fn adds_up(report: &Report, ledger: &Ledger) -> anyhow::Result<()> {
     ensure!(total.accepted == ends(total), "{} accepted, {} ended: {total:?}", total.accepted, ends(total));
     let leased: u64 =
         report.shards.iter().flat_map(|shard| &shard.upstreams).map(|upstream| upstream.active).sum();
-    ensure!(leased == 0 || total.cut_short > 0, "{leased} connections to upstreams count as active after the end");
+    ensure!(
+        leased == 0 || total.cut_short > 0,
+        "{leased} connections to upstreams count as active after the end"
+    );
     let sum = |of: fn(&ShardReport) -> u64| report.shards.iter().map(of).sum::<u64>();
     let (came, went) = (
         sum(|shard| shard.accepting.accepted + shard.accepting.taken_over),
@@ -169,8 +178,7 @@ fn adds_up(report: &Report, ledger: &Ledger) -> anyhow::Result<()> {
         }),
     );
     ensure!(came == went + total.accepted, "{came} came, {went} went, {} were served", total.accepted);
-    let (handed, taken) =
-        (sum(|shard| shard.accepting.handed_over), sum(|shard| shard.accepting.taken_over));
+    let (handed, taken) = (sum(|shard| shard.accepting.handed_over), sum(|shard| shard.accepting.taken_over));
     ensure!(
         handed == taken + report.undelivered,
         "{handed} handed over, {taken} taken, {} undelivered",
@@ -183,7 +191,10 @@ fn adds_up(report: &Report, ledger: &Ledger) -> anyhow::Result<()> {
         ensure!(total.bytes_up == up, "{} bytes went up, {up} were sent", total.bytes_up);
         ensure!(total.bytes_down == down, "{} bytes went down, {down} were sent", total.bytes_down);
     }
-    ensure!(report.shards.iter().all(|shard| shard.tasks.panics == 0 || total.panicked > 0), "a task panicked");
+    ensure!(
+        report.shards.iter().all(|shard| shard.tasks.panics == 0 || total.panicked > 0),
+        "a task panicked"
+    );
     Ok(())
 }
 

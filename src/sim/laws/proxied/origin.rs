@@ -51,7 +51,8 @@ async fn serve(mut connection: Connection, ledger: Ledger) -> anyhow::Result<()>
         }
         read => read?,
     }
-    let mut words = header.chunks_exact(4).map(|part| u32::from_be_bytes([part[0], part[1], part[2], part[3]]));
+    let mut words =
+        header.chunks_exact(4).map(|part| u32::from_be_bytes([part[0], part[1], part[2], part[3]]));
     let mut next = || words.next().unwrap_or(0);
     let (id, up, down, style) = (next(), next() as usize, next() as usize, next());
     ledger.write(id, Way::Up, |stream| stream.headers += 1);
