@@ -99,7 +99,10 @@ impl Life {
 
 /// What is to be done next.
 enum Step {
-    Poll { shard: Id, spurious: bool },
+    Poll {
+        shard: Id,
+        spurious: bool,
+    },
     Alarm(Id),
     /// Nothing is to happen before.
     Wait(Option<Time>),

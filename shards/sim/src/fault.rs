@@ -58,8 +58,8 @@ impl Verdict {
     /// Whether it is asked for at this moment.
     pub(crate) fn strikes(self, moment: Moment) -> bool {
         use Verdict::{
-            AcceptFails, Delay, HalfOpen, Hold, Lose, NameLate, NameUnknown, Panic, Refuse, Reset, ShortWrite,
-            SlowReader, SlowTurn, Stall,
+            AcceptFails, Delay, HalfOpen, Hold, Lose, NameLate, NameUnknown, Panic, Refuse, Reset,
+            ShortWrite, SlowReader, SlowTurn, Stall,
         };
         match self {
             Refuse | Lose => moment == Moment::Connect,
@@ -248,7 +248,8 @@ mod tests {
         let strikes = |rule: &Rule, after: Duration, from: &Party<'_>, to: &Party<'_>| {
             rule.concerns(Moment::Connect, Time::ZERO + after, from, to)
         };
-        let rule = Rule::new(Verdict::Refuse).from("client").to(origin.at.unwrap()).between(second..=2 * second);
+        let rule =
+            Rule::new(Verdict::Refuse).from("client").to(origin.at.unwrap()).between(second..=2 * second);
         assert!(strikes(&rule, second, &client, &origin) && strikes(&rule, 2 * second, &client, &origin));
         assert!(!strikes(&rule, Duration::ZERO, &client, &origin), "too early");
         assert!(!strikes(&rule, 3 * second, &client, &origin), "too late");

@@ -1,6 +1,7 @@
 //! placeholder
 #![forbid(unsafe_code)]
 
+mod calls;
 mod drive;
 mod end;
 mod errno;
@@ -17,6 +18,7 @@ mod shard;
 mod socket;
 mod state;
 mod trace;
+mod wire;
 mod world;
 
 pub use fault::{Rule, Verdict, Whom};

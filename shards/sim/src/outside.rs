@@ -9,7 +9,9 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use waterwheel_reactor::{Address, Bound, Clock, ConnectOptions, Handle, ListenOptions, StreamOptions, Virtual};
+use waterwheel_reactor::{
+    Address, Bound, Clock, ConnectOptions, Handle, ListenOptions, StreamOptions, Virtual,
+};
 
 use crate::errno;
 use crate::halves::Loose;
@@ -29,9 +31,15 @@ impl Stream {
     ///
     /// # Errors
     /// `ConnectionRefused` and its like; `TimedOut`.
-    pub fn connect(host: &Host, to: &Address, stream: StreamOptions, patience: Duration) -> io::Result<Stream> {
+    pub fn connect(
+        host: &Host,
+        to: &Address,
+        stream: StreamOptions,
+        patience: Duration,
+    ) -> io::Result<Stream> {
         let options = ConnectOptions { stream, ..ConnectOptions::default() };
-        let id = host.shared.with(|state| state.connect(host.host, to, &options, true)).map_err(errno::error)?;
+        let id =
+            host.shared.with(|state| state.connect(host.host, to, &options, true)).map_err(errno::error)?;
         let connected = Stream { end: Arc::new(Loose::new(host.shared.clone(), id)) };
         blocking(&host.shared, Some(patience), |state| match state.ends.get(&id) {
             Some(end) if end.connecting => Poll::Pending,
@@ -99,7 +107,8 @@ impl Stream {
     /// # Errors
     /// It is gone.
     pub fn addresses(&self) -> io::Result<(Address, Address)> {
-        let known = self.shared().lock().ends.get(&self.end.id).map(|end| (end.local.clone(), end.peer.clone()));
+        let known =
+            self.shared().lock().ends.get(&self.end.id).map(|end| (end.local.clone(), end.peer.clone()));
         known.ok_or_else(|| errno::error(errno::NOTCONN))
     }
 }

@@ -9,8 +9,8 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use waterwheel_reactor::{
-    Address, Alarm, Bound, ConnectOptions, Handle, Incoming, Inspect, Listener, Lookup, Reactor, Time, Transport,
-    Virtual,
+    Address, Alarm, Bound, ConnectOptions, Handle, Incoming, Inspect, Listener, Lookup, Reactor, Time,
+    Transport, Virtual,
 };
 
 use crate::errno;
@@ -67,8 +67,12 @@ impl SimReactor {
                 state.wait_no_more(socket, listener);
                 state.leave_socket(socket);
             }
-            let own: Vec<Id> =
-                state.ends.iter().filter(|(_, end)| end.shard == Some(self.shard)).map(|(id, _)| *id).collect();
+            let own: Vec<Id> = state
+                .ends
+                .iter()
+                .filter(|(_, end)| end.shard == Some(self.shard))
+                .map(|(id, _)| *id)
+                .collect();
             for id in own {
                 if let Some(end) = state.ends.get_mut(&id) {
                     (end.lease, end.shard) = (end.lease + 1, None);
@@ -88,7 +92,10 @@ impl SimReactor {
 
 impl fmt::Debug for SimReactor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SimReactor").field("host", &self.host).field("shard", &self.shard).finish_non_exhaustive()
+        f.debug_struct("SimReactor")
+            .field("host", &self.host)
+            .field("shard", &self.shard)
+            .finish_non_exhaustive()
     }
 }
 
@@ -146,7 +153,8 @@ impl Reactor for SimReactor {
 
 /// What a handle of this kind of world is.
 fn opened<T: 'static>(handle: Handle) -> io::Result<T> {
-    let other = || io::Error::new(io::ErrorKind::InvalidInput, "a socket of another backend, or of another kind");
+    let other =
+        || io::Error::new(io::ErrorKind::InvalidInput, "a socket of another backend, or of another kind");
     match handle {
         Handle::Virtual(socket) => socket.open().map_err(|_| other()),
         Handle::Os(_) => Err(other()),

@@ -138,13 +138,20 @@ impl State {
             left.push(format!("{}: socket {id} still listens on {}", host(socket.host), socket.local));
         }
         for (number, known) in self.hosts.iter().enumerate() {
-            let sockets: usize =
-                self.sockets.values().filter(|socket| socket.host == number).map(|socket| socket.users()).sum();
+            let sockets: usize = self
+                .sockets
+                .values()
+                .filter(|socket| socket.host == number)
+                .map(|socket| socket.users())
+                .sum();
             let counted = |owner| !matches!(owner, Owner::Nobody | Owner::Queue);
             let ends = self.ends.values().filter(|end| end.host == number && counted(end.owner)).count();
             if known.open != ends + sockets {
                 let more = known.open as i64 - (ends + sockets) as i64;
-                left.push(format!("{}: {more} descriptors that are neither connections nor sockets", known.name));
+                left.push(format!(
+                    "{}: {more} descriptors that are neither connections nor sockets",
+                    known.name
+                ));
             }
         }
         if !self.lookups.is_empty() {

@@ -66,9 +66,8 @@ impl Socket {
         let Address::Inet(own) = &self.local else { return false };
         let dual = |at: &SocketAddr, only: bool| at.is_ipv6() && at.ip().is_unspecified() && !only;
         let any = own.ip().is_unspecified() || at.ip().is_unspecified();
-        let meet = own.is_ipv4() == at.is_ipv4()
-            || dual(own, self.options.only_v6)
-            || dual(&at, options.only_v6);
+        let meet =
+            own.is_ipv4() == at.is_ipv4() || dual(own, self.options.only_v6) || dual(&at, options.only_v6);
         own.port() == at.port()
             && (own.ip() == at.ip() || (any && meet))
             && !(self.options.reuse_port && options.reuse_port)
@@ -333,7 +332,9 @@ impl State {
     }
 
     fn enqueue(&mut self, client: Id, socket: Id) {
-        let (Some(listening), Some(end)) = (self.sockets.get(&socket), self.ends.get(&client)) else { return };
+        let (Some(listening), Some(end)) = (self.sockets.get(&socket), self.ends.get(&client)) else {
+            return;
+        };
         let (host, stream) = (listening.host, listening.options.stream);
         let (local, peer): Way = (end.peer.clone(), end.local.clone());
         let id = self.new_end(host, (local, peer), client, stream);

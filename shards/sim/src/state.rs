@@ -333,7 +333,8 @@ impl State {
         let found = rules.iter().position(|rule| {
             rule.concerns(moment, *now, &from_party, &to_party) && random.chance(rule.probability)
         });
-        let (number, (verdict, end)) = found.map(|number| (number, (rules[number].verdict, rules[number].end)))?;
+        let (number, (verdict, end)) =
+            found.map(|number| (number, (rules[number].verdict, rules[number].end)))?;
         self.rules[number].spend();
         self.note(from.0, shard, What::Fault { rule: number, verdict });
         Some((verdict, end))
@@ -348,6 +349,10 @@ impl State {
     /// Nanoseconds up to a limit of the options.
     pub(crate) fn up_to(&mut self, of: fn(&Options) -> Duration) -> Duration {
         let most = nanos(of(&self.options));
-        if self.live { Duration::ZERO } else { Duration::from_nanos(self.random.below(most.saturating_add(1))) }
+        if self.live {
+            Duration::ZERO
+        } else {
+            Duration::from_nanos(self.random.below(most.saturating_add(1)))
+        }
     }
 }

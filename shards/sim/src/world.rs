@@ -174,7 +174,8 @@ impl World {
     /// The connections that programs of a host have open, or that wait there to be accepted.
     pub fn connections(&self, host: &Host) -> Vec<Standing> {
         let state = self.shared.lock();
-        let of_host = state.ends.values().filter(|end| end.host == host.host && end.owner != crate::end::Owner::Nobody);
+        let of_host =
+            state.ends.values().filter(|end| end.host == host.host && end.owner != crate::end::Owner::Nobody);
         of_host
             .map(|end| Standing {
                 local: end.local.clone(),

@@ -1,0 +1,245 @@
+//! How bytes travel from one end of a connection to the other.
+
+use std::time::Duration;
+
+use waterwheel_reactor::Time;
+
+use crate::end::Owner;
+use crate::errno;
+use crate::fault::{Moment, Verdict};
+use crate::state::{Occurrence, State};
+use crate::trace::{Hash, Id, What};
+
+/// How long the kernel tries to deliver what nobody acknowledges (`net.ipv4.tcp_retries2` of 15, tcp(7)).
+const RETRIES: Duration = Duration::from_secs(924);
+/// After a partition has healed, what was lost is sent again within so long at most.
+const RESENT: Duration = Duration::from_millis(200);
+
+impl State {
+    // ---- sending
+
+    /// Sends what there is and the other may take.
+    pub(crate) fn transmit(&mut self, id: Id) {
+        loop {
+            let Some(end) = self.ends.get(&id) else { return };
+            if end.connecting || end.is_over() || self.now < end.stalled_until || end.fin_sent {
+                return;
+            }
+            if end.out.is_empty() && !end.shut {
+                return;
+            }
+            if end.silent {
+                return self.expire_later(id);
+            }
+            let room = self
+                .ends
+                .get(&end.other)
+                .map_or(usize::MAX, |other| other.in_max.saturating_sub(other.inbox.len() + end.flight));
+            let most = end.out.len().min(room).min(self.options.segment_max);
+            let ends_now = end.out.is_empty() && end.shut;
+            if (most == 0 && !ends_now) || self.is_struck(id) {
+                return;
+            }
+            let Some(arrival) = self.arrival(id) else { return };
+            if ends_now {
+                return self.send_fin(id, arrival);
+            }
+            let size = self.segment(id, most);
+            let Some(end) = self.ends.get_mut(&id) else { return };
+            let bytes: Vec<u8> = end.out.drain(..size).collect();
+            (end.flight, end.arrival) = (end.flight + size, arrival);
+            let (to, room) = (end.other, end.has_room());
+            self.at(arrival, Occurrence::Segment { from: id, to, bytes });
+            if room {
+                self.wake_writer(id);
+            }
+        }
+    }
+
+    fn send_fin(&mut self, id: Id, arrival: Time) {
+        let Some(end) = self.ends.get_mut(&id) else { return };
+        (end.fin_sent, end.arrival) = (true, arrival);
+        let (to, unowned) = (end.other, end.owner == Owner::Nobody);
+        self.at(arrival, Occurrence::Fin { from: id, to });
+        if unowned {
+            self.bury(id);
+        }
+    }
+
+    /// How many of the bytes that may be sent travel together.
+    fn segment(&mut self, id: Id, most: usize) -> usize {
+        let tiny = self.ends.get(&id).map_or(0, |end| end.tiny);
+        if tiny > 0
+            && let Some(end) = self.ends.get_mut(&id)
+        {
+            end.tiny -= 1;
+            return 1;
+        }
+        // Half of the time all that fits, as the kernel would; else any part of it.
+        if self.live || most == 1 || self.random.chance(0.5) { most } else { 1 + self.random.place(most) }
+    }
+
+    /// Whether a rule stops what this end is about to send.
+    fn is_struck(&mut self, id: Id) -> bool {
+        if self.rules.is_empty() {
+            return false;
+        }
+        let Some(end) = self.ends.get(&id) else { return true };
+        let ([from, to], other) = (self.sides(end), end.other);
+        let Some((verdict, until)) = self.ask(Moment::Send, from, to, None) else { return false };
+        let now = self.now;
+        match verdict {
+            Verdict::Reset => {
+                for end in [id, other] {
+                    self.after(Duration::ZERO, Occurrence::Break { end, error: errno::CONNRESET });
+                }
+                // Until then it is as good as broken.
+                if let Some(end) = self.ends.get_mut(&id) {
+                    end.stalled_until = Time::NEVER;
+                }
+                true
+            }
+            Verdict::HalfOpen => {
+                for end in [id, other] {
+                    self.silence(end);
+                }
+                self.expire_later(id);
+                true
+            }
+            Verdict::Hold if until == Time::NEVER => {
+                self.silence(id);
+                self.expire_later(id);
+                true
+            }
+            Verdict::Hold => {
+                let again = until + self.random.duration(Duration::from_nanos(1), RESENT);
+                self.delay(id, again);
+                false
+            }
+            Verdict::Delay(by) => {
+                self.delay(id, now + by);
+                false
+            }
+            Verdict::Stall(by) => {
+                if let Some(end) = self.ends.get_mut(&id) {
+                    end.stalled_until = now + by;
+                }
+                self.later(now + by, Occurrence::Room { end: id });
+                true
+            }
+            _ => false,
+        }
+    }
+
+    fn delay(&mut self, id: Id, until: Time) {
+        if let Some(end) = self.ends.get_mut(&id) {
+            end.arrival = end.arrival.max(until);
+        }
+    }
+
+    /// Nothing of this end arrives any more; it learns of it by keep-alive, if it has that: as many probes as
+    /// `net.ipv4.tcp_keepalive_probes` says, 9, a tenth of the idle time apart.
+    fn silence(&mut self, id: Id) {
+        let Some(end) = self.ends.get_mut(&id) else { return };
+        end.silent = true;
+        if let Some(idle) = end.keepalive {
+            let late = self.now + idle + idle * 9 / 10;
+            self.later(late, Occurrence::Break { end: id, error: errno::TIMEDOUT });
+        }
+    }
+
+    /// What this end sends is never acknowledged.
+    fn expire_later(&mut self, id: Id) {
+        let Some(end) = self.ends.get_mut(&id) else { return };
+        if end.owner == Owner::Nobody {
+            return self.bury(id);
+        }
+        if !std::mem::replace(&mut end.expires, true) {
+            let late = self.now + RETRIES;
+            self.later(late, Occurrence::Break { end: id, error: errno::TIMEDOUT });
+        }
+    }
+
+    /// When what is sent now arrives: never before what was sent before.
+    pub(crate) fn arrival(&mut self, id: Id) -> Option<Time> {
+        let end = self.ends.get(&id)?;
+        let ([(from, _), (to, _)], before) = (self.sides(end), end.arrival);
+        let latency = self.latency(from, to);
+        Some(before.max(self.now + latency))
+    }
+
+    // ---- receiving
+
+    pub(crate) fn arrive(&mut self, from: Id, to: Id, bytes: &[u8]) {
+        if let Some(sender) = self.ends.get_mut(&from) {
+            sender.flight -= bytes.len();
+        }
+        match self.ends.get_mut(&to) {
+            // Broken already; who sent it learns of that another way.
+            Some(end) if end.is_over() => return,
+            Some(end) if end.owner != Owner::Nobody => end.inbox.extend(bytes),
+            // Nobody is there to read it.
+            _ => return self.answer_reset(from, to),
+        }
+        let mut hash = Hash::START;
+        hash.bytes(bytes.iter().copied());
+        self.note_end(to, What::Arrived { end: to, bytes: bytes.len(), hash: hash.value() });
+        self.wake_reader(to);
+    }
+
+    /// What was sent came to nobody.
+    fn answer_reset(&mut self, from: Id, to: Id) {
+        if self.ends.get(&to).is_some_and(|end| end.owner == Owner::Nobody) {
+            self.bury(to);
+        }
+        let Some(sender) = self.ends.get(&from) else { return };
+        let [(here, _), (there, _)] = self.sides(sender);
+        let latency = self.latency(there, here);
+        self.after(latency, Occurrence::Break { end: from, error: errno::CONNRESET });
+    }
+
+    pub(crate) fn finish(&mut self, from: Id, to: Id) {
+        let Some(end) = self.ends.get_mut(&to) else { return };
+        if end.is_over() {
+            return;
+        }
+        end.fin = true;
+        self.note_end(to, What::Finished { end: to });
+        self.wake_reader(to);
+        let _ = from;
+    }
+
+    /// The connection breaks at this end: a reset arrived, or nobody answers.
+    pub(crate) fn break_end(&mut self, id: Id, error: i32) {
+        let destroys = self.chance(|options| options.reset_destroys);
+        let Some(end) = self.ends.get_mut(&id) else { return };
+        if end.is_over() {
+            return;
+        }
+        if end.owner == Owner::Nobody {
+            return self.bury(id);
+        }
+        end.out.clear();
+        end.connecting = false;
+        if end.fin && error == errno::CONNRESET {
+            // The end that came before it stays the end (tcp_reset() in net/ipv4/tcp_input.c: EPIPE in CLOSE_WAIT).
+            end.pipe = true;
+        } else {
+            end.error = Some(error);
+            if destroys {
+                end.inbox.clear();
+            }
+        }
+        self.note_end(id, What::Broke { end: id, error });
+        self.wake_reader(id);
+        self.wake_writer(id);
+    }
+
+    /// There may be room, or time, to send again.
+    pub(crate) fn room(&mut self, id: Id) {
+        if let Some(end) = self.ends.get_mut(&id) {
+            end.room_due = false;
+        }
+        self.transmit(id);
+    }
+}
