@@ -9,13 +9,14 @@ use crate::state::{Occurrence, State};
 use crate::trace::Id;
 
 impl State {
-    /// Takes up to `most` bytes to lend; empty is the end of the stream. In a live world all that is there.
+    /// Takes up to `most` bytes and hands them over in one or two pieces; 0 is the end of the stream.
     pub(crate) fn take(
         &mut self,
         id: Id,
         most: usize,
         cx: Option<&Context<'_>>,
-    ) -> Poll<Result<Vec<u8>, i32>> {
+        into: &mut dyn FnMut(&[u8]),
+    ) -> Poll<Result<usize, i32>> {
         let short = self.chance(|options| options.short_read);
         let now = self.now;
         let Some(end) = self.ends.get(&id) else { return Poll::Ready(Err(errno::NOTCONN)) };
@@ -23,18 +24,18 @@ impl State {
             return Poll::Ready(Err(errno::CONNABORTED));
         }
         let slow = now < end.slow_until;
-        if end.inbox.is_empty() && !slow {
+        if end.arrived == 0 && !slow {
             match end.error {
                 Some(error) => return Poll::Ready(Err(error)),
-                None if end.fin => return Poll::Ready(Ok(Vec::new())),
+                None if end.fin => return Poll::Ready(Ok(0)),
                 None => {}
             }
         }
-        if end.inbox.is_empty() || slow {
+        if end.arrived == 0 || slow {
             self.await_reading(id, cx);
             return Poll::Pending;
         }
-        let mut count = end.inbox.len().min(most);
+        let mut count = end.arrived.min(most);
         let [reads, sends] = self.sides(end);
         if let Some((Verdict::SlowReader(bytes, pause), _)) = self.ask(Moment::Read, sends, reads, None) {
             count = count.min(bytes.max(1));
@@ -47,9 +48,14 @@ impl State {
             count = 1 + self.random.place(count);
         }
         let Some(end) = self.ends.get_mut(&id) else { return Poll::Ready(Err(errno::NOTCONN)) };
-        let bytes = end.inbox.drain(..count).collect();
+        let (one, other) = end.inbox.as_slices();
+        let split = one.len().min(count);
+        into(&one[..split]);
+        into(&other[..count - split]);
+        end.inbox.drain(..count);
+        end.arrived -= count;
         self.tell_room(id);
-        Poll::Ready(Ok(bytes))
+        Poll::Ready(Ok(count))
     }
 
     pub(crate) fn await_reading(&mut self, id: Id, cx: Option<&Context<'_>>) {
@@ -92,7 +98,8 @@ impl State {
             return Poll::Ready(Err(error));
         }
         let mut count = bytes.len().min(end.out_max.saturating_sub(end.out.len()));
-        if count == 0 && !bytes.is_empty() {
+        // A connect that fails has to say so to whoever writes, so nothing is taken before.
+        if end.connecting || (count == 0 && !bytes.is_empty()) {
             self.await_writing(id, cx);
             return Poll::Pending;
         }
@@ -146,7 +153,8 @@ impl State {
 
     /// The other side is told that nobody reads here any more: of Unix sockets alone (unix(7)).
     pub(crate) fn read_no_more(&mut self, id: Id) {
-        let Some(other) = self.ends.get(&id).map(|end| end.other) else { return };
+        let Some(end) = self.ends.get(&id).filter(|end| end.inet().is_none()) else { return };
+        let other = end.other;
         if let Some(writer) = self.ends.get_mut(&other) {
             writer.pipe = true;
         }

@@ -122,7 +122,7 @@ impl Driver {
                 Step::Poll { shard, spurious } => self.poll(shard, spurious),
                 Step::Alarm(shard) => self.alarm(shard),
                 Step::Wait(Some(until)) if !self.shared.is_live() => self.shared.advance_to(until),
-                Step::Wait(until) if self.shared.is_live() => self.wait(until),
+                Step::Wait(_) if self.shared.is_live() => self.wait(),
                 Step::Wait(_) => return Err(report::deadlock(&self.shared, &self.lives)),
                 Step::TooMuch => return Err(report::endless(&self.shared, &self.lives)),
             }
@@ -166,19 +166,16 @@ impl Driver {
         }
     }
 
-    /// In a live world: until then, or until something happens.
-    fn wait(&self, until: Option<Time>) {
+    /// In a live world: until the next thing is to happen, or until somebody does something.
+    fn wait(&self) {
         let state = self.shared.lock();
-        let rung = self.shared.rung.lock().unwrap_or_else(PoisonError::into_inner);
-        if !rung.is_empty() || until.is_some_and(|until| until <= state.now) || !state.ready.is_empty() {
+        let rung = !self.shared.rung.lock().unwrap_or_else(PoisonError::into_inner).is_empty();
+        let next = state.next();
+        if rung || !state.is_quiet() || next.is_some_and(|next| next <= state.now) {
             return;
         }
-        drop(rung);
-        let changed = &self.shared.changed;
-        match until {
-            Some(until) => drop(changed.wait_timeout(state, until.since(self.shared.now()))),
-            None => drop(changed.wait(state)),
-        }
+        let most = next.map(|next| next.since(self.shared.now()));
+        self.shared.wait(state, most);
     }
 
     // ---- lives
@@ -359,7 +356,7 @@ impl Driver {
         }
         let fresh = self.shared.with(|state| std::mem::take(&mut state.fresh));
         let _ = catch_unwind(AssertUnwindSafe(|| drop(fresh)));
-        self.shared.with(State::forget_everything);
+        self.shared.with(State::forget_shards);
     }
 }
 

@@ -61,7 +61,10 @@ pub(crate) struct End {
     /// Nothing that is sent arrives.
     pub(crate) silent: bool,
     pub(crate) expires: bool,
+    /// What has arrived, and behind it what is on its way here.
     pub(crate) inbox: VecDeque<u8>,
+    /// How much of it has arrived.
+    pub(crate) arrived: usize,
     pub(crate) in_max: usize,
     /// The other's stream has ended, behind what is in the inbox.
     pub(crate) fin: bool,
@@ -81,6 +84,12 @@ impl End {
 
     pub(crate) fn inet(&self) -> Option<SocketAddr> {
         self.local.inet()
+    }
+
+    /// What has come is lost, and what was on its way.
+    pub(crate) fn empty(&mut self) {
+        self.inbox.clear();
+        self.arrived = 0;
     }
 
     /// Where writing resumes.
@@ -126,6 +135,7 @@ impl State {
             silent: false,
             expires: false,
             inbox,
+            arrived: 0,
             in_max: doubled(stream.receive_buffer, self.options.receive_buffer),
             fin: false,
             room_due: false,
@@ -167,7 +177,7 @@ impl State {
         let (broken, silent) = (end.error.is_some(), end.silent);
         end.connecting = false;
         end.out.clear();
-        end.inbox.clear();
+        end.empty();
         self.note_end(id, What::Aborted { end: id });
         self.wake_reader(id);
         self.wake_writer(id);
@@ -197,7 +207,7 @@ impl State {
         let Some(end) = self.ends.get_mut(&id) else { return };
         end.owner = Owner::Nobody;
         let (at, lost, cancelled) = (end.local.inet(), end.is_over(), end.connecting);
-        let unread = !end.inbox.is_empty();
+        let unread = end.arrived > 0;
         self.hosts[host].held.retain(|held, holder| Some(*held) != at || *holder != id);
         if lost {
             return self.bury(id);

@@ -99,7 +99,8 @@ impl Future for Looking {
                 return Poll::Ready(Err(io::Error::other("an answer was asked for twice")));
             };
             if !asked.ready {
-                asked.waker = Some(cx.waker().clone());
+                let before = asked.waker.replace(cx.waker().clone());
+                state.old.extend(before);
                 return Poll::Pending;
             }
             let answer = state.lookups.remove(&self.lookup).map(|asked| asked.answer);

@@ -45,14 +45,30 @@ impl State {
                 return self.send_fin(id, arrival);
             }
             let size = self.segment(id, most);
+            self.load(id, size);
             let Some(end) = self.ends.get_mut(&id) else { return };
-            let bytes: Vec<u8> = end.out.drain(..size).collect();
             (end.flight, end.arrival) = (end.flight + size, arrival);
             let (to, room) = (end.other, end.has_room());
-            self.at(arrival, Occurrence::Segment { from: id, to, bytes });
+            self.at(arrival, Occurrence::Segment { from: id, to, bytes: size });
             if room {
                 self.wake_writer(id);
             }
+        }
+    }
+
+    /// Moves bytes to where they will have arrived: nothing overtakes, so they need no place of their own on the way.
+    fn load(&mut self, id: Id, size: usize) {
+        let Some(end) = self.ends.get_mut(&id) else { return };
+        let (other, mut out) = (end.other, std::mem::take(&mut end.out));
+        if let Some(other) = self.ends.get_mut(&other) {
+            let (one, two) = out.as_slices();
+            let split = one.len().min(size);
+            other.inbox.extend(&one[..split]);
+            other.inbox.extend(&two[..size - split]);
+        }
+        out.drain(..size);
+        if let Some(end) = self.ends.get_mut(&id) {
+            end.out = out;
         }
     }
 
@@ -170,20 +186,23 @@ impl State {
 
     // ---- receiving
 
-    pub(crate) fn arrive(&mut self, from: Id, to: Id, bytes: &[u8]) {
+    pub(crate) fn arrive(&mut self, from: Id, to: Id, bytes: usize) {
         if let Some(sender) = self.ends.get_mut(&from) {
-            sender.flight -= bytes.len();
+            sender.flight -= bytes;
         }
+        let mut hash = Hash::START;
         match self.ends.get_mut(&to) {
             // Broken already; who sent it learns of that another way.
             Some(end) if end.is_over() => return,
-            Some(end) if end.owner != Owner::Nobody => end.inbox.extend(bytes),
+            Some(end) if end.owner != Owner::Nobody => {
+                let new = end.arrived..end.arrived + bytes;
+                hash.bytes(end.inbox.range(new).copied());
+                end.arrived += bytes;
+            }
             // Nobody is there to read it.
             _ => return self.answer_reset(from, to),
         }
-        let mut hash = Hash::START;
-        hash.bytes(bytes.iter().copied());
-        self.note_end(to, What::Arrived { end: to, bytes: bytes.len(), hash: hash.value() });
+        self.note_end(to, What::Arrived { end: to, bytes, hash: hash.value() });
         self.wake_reader(to);
     }
 
@@ -227,8 +246,11 @@ impl State {
         } else {
             end.error = Some(error);
             if destroys {
-                end.inbox.clear();
+                end.empty();
             }
+            // What was still on its way never comes.
+            let arrived = end.arrived;
+            end.inbox.truncate(arrived);
         }
         self.note_end(id, What::Broke { end: id, error });
         self.wake_reader(id);

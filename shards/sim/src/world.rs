@@ -225,9 +225,9 @@ impl Host {
         self.shared.lock().hosts[self.host].ips.clone()
     }
 
-    /// How many descriptors it may have open from now on.
-    pub fn limit_descriptors(&self, most: usize) {
-        self.shared.with(|state| state.hosts[self.host].open_max = most);
+    /// How many descriptors it may have open from now on; answers the limit there was.
+    pub fn limit_descriptors(&self, most: usize) -> usize {
+        self.shared.with(|state| std::mem::replace(&mut state.hosts[self.host].open_max, most))
     }
 
     /// How many descriptors are open.
