@@ -22,36 +22,41 @@ thread_local! {
     static DRIVING: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Unmarks the thread, however the drive ends.
-struct Driving;
+/// The right to drive a world, which one thread has at a time, and one world on a thread. Given back however the drive
+/// ends.
+pub(crate) struct Driving {
+    shared: Arc<Shared>,
+}
 
 impl Driving {
-    fn begin() -> Option<Driving> {
-        (!DRIVING.replace(true)).then_some(Driving)
+    /// # Errors
+    /// Why this thread cannot drive this world now.
+    pub(crate) fn begin(shared: &Arc<Shared>) -> Result<Driving, &'static str> {
+        if DRIVING.get() {
+            return Err("a run inside a world would wait for itself: launch it instead");
+        }
+        if shared.with(|state| std::mem::replace(&mut state.driven, true)) {
+            return Err("another thread drives this world");
+        }
+        DRIVING.set(true);
+        Ok(Driving { shared: shared.clone() })
     }
 }
 
 impl Drop for Driving {
     fn drop(&mut self) {
         DRIVING.set(false);
+        self.shared.with(|state| state.driven = false);
     }
-}
-
-/// Whether this thread drives a world at the moment.
-pub(crate) fn is_driving() -> bool {
-    DRIVING.get()
 }
 
 /// Drives a world until `over`, or until nothing can happen any more, or too much did.
 ///
 /// # Errors
 /// It is stuck: who waits for what. All shards are ended then.
-///
-/// # Panics
-/// If this thread drives a world already.
-pub(crate) fn drive(shared: &Arc<Shared>, over: &dyn Fn() -> bool) -> Result<(), Stuck> {
-    let _driving = Driving::begin().expect("one world at a time on a thread, and not from inside one");
-    let mut driver = Driver { shared: shared.clone(), lives: BTreeMap::new(), groups: Vec::new() };
+pub(crate) fn drive(driving: &Driving, over: &dyn Fn() -> bool) -> Result<(), Stuck> {
+    let (lives, groups) = Default::default();
+    let mut driver = Driver { shared: driving.shared.clone(), lives, groups };
     let result = driver.run(over);
     driver.abandon();
     result

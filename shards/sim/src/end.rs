@@ -8,6 +8,7 @@ use std::time::Duration;
 use waterwheel_reactor::{Address, StreamOptions, Time};
 
 use crate::errno;
+use crate::fault::{Moment, Verdict};
 use crate::state::{Occurrence, State};
 use crate::trace::{Id, What};
 
@@ -174,38 +175,53 @@ impl State {
         if std::mem::replace(&mut end.aborted, true) {
             return;
         }
-        let (broken, silent) = (end.error.is_some(), end.silent);
+        let broken = end.error.is_some();
         end.connecting = false;
         end.out.clear();
         end.empty();
         self.note_end(id, What::Aborted { end: id });
         self.wake_reader(id);
         self.wake_writer(id);
-        if !broken && !silent {
+        if !broken {
             self.send_reset(id);
         }
     }
 
     fn send_reset(&mut self, id: Id) {
-        let Some(arrival) = self.arrival(id) else { return };
+        let Some(arrival) = self.reset_arrival(id) else { return };
         let Some(end) = self.ends.get_mut(&id) else { return };
         end.arrival = arrival;
         let other = end.other;
         self.at(arrival, Occurrence::Break { end: other, error: errno::CONNRESET });
     }
 
+    /// When a reset arrives, if it does.
+    fn reset_arrival(&mut self, id: Id) -> Option<Time> {
+        let end = self.ends.get(&id).filter(|end| !end.silent)?;
+        let [from, to] = self.sides(end);
+        let struck = self.ask(Moment::Reset, from, to, None);
+        let arrival = self.arrival(id)?;
+        match struck {
+            Some((Verdict::Delay(by), _)) => Some(arrival + by),
+            // Nobody sends it again; the other side learns of it once it tries to send.
+            Some((Verdict::Hold, until)) if until == Time::NEVER => None,
+            Some((Verdict::Hold, until)) => Some(arrival.max(until)),
+            _ => Some(arrival),
+        }
+    }
+
     /// Nobody has it any more: what was taken is sent, and the end; a close with unread input is a reset (RFC 2525,
     /// 2.17).
     pub(crate) fn close(&mut self, id: Id) {
-        let Some(end) = self.ends.get_mut(&id) else { return };
-        let counted = !matches!(end.owner, Owner::Queue | Owner::Nobody);
+        let Some(end) = self.ends.get_mut(&id).filter(|end| end.owner != Owner::Nobody) else { return };
+        let counted = end.owner != Owner::Queue;
         let host = end.host;
         self.note_end(id, What::Closed { end: id });
         if counted {
             self.shut_descriptor(host);
         }
         let Some(end) = self.ends.get_mut(&id) else { return };
-        end.owner = Owner::Nobody;
+        (end.owner, end.shard) = (Owner::Nobody, None);
         let (at, lost, cancelled) = (end.local.inet(), end.is_over(), end.connecting);
         let unread = end.arrived > 0;
         self.hosts[host].held.retain(|held, holder| Some(*held) != at || *holder != id);

@@ -31,12 +31,16 @@ impl Stream {
     ///
     /// # Errors
     /// `ConnectionRefused` and its like; `TimedOut`.
+    ///
+    /// # Panics
+    /// If the world is not live: nobody would drive it meanwhile.
     pub fn connect(
         host: &Host,
         to: &Address,
         stream: StreamOptions,
         patience: Duration,
     ) -> io::Result<Stream> {
+        must_be_live(&host.shared);
         let options = ConnectOptions { stream, ..ConnectOptions::default() };
         let id =
             host.shared.with(|state| state.connect(host.host, to, &options, true)).map_err(errno::error)?;
@@ -137,7 +141,11 @@ impl Gate {
     ///
     /// # Errors
     /// As [`Backend::bind`](waterwheel_reactor::Backend::bind).
+    ///
+    /// # Panics
+    /// If the world is not live.
     pub fn new(host: &Host, at: &Address, options: &ListenOptions) -> io::Result<Gate> {
+        must_be_live(&host.shared);
         let bound = host.shared.with(|state| state.bind(host.host, at, options, 1));
         let (local, sockets) = bound.map_err(errno::error)?;
         let socket = sockets[0];
@@ -195,6 +203,10 @@ pub fn give_up_after(connecting: &dyn Source, limit: Duration) -> bool {
             tries
         })
     })
+}
+
+fn must_be_live(shared: &Shared) {
+    assert!(shared.is_live(), "only a live world has threads that wait");
 }
 
 /// Tries, and again whenever something has happened in the world.

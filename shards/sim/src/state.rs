@@ -160,7 +160,7 @@ pub(crate) enum Occurrence {
     /// So many bytes arrive, which lie in the inbox already.
     Segment { from: Id, to: Id, bytes: usize },
     /// The end of a stream arrives.
-    Fin { from: Id, to: Id },
+    Fin { to: Id },
     /// A connection breaks.
     Break { end: Id, error: i32 },
     /// There is room again where this end sends to, or a stall is over.
@@ -222,6 +222,8 @@ pub(crate) struct State {
     pub(crate) old: VecDeque<Waker>,
     /// How often something has changed that a foreign thread may wait for.
     pub(crate) changes: u64,
+    /// A thread drives this world.
+    pub(crate) driven: bool,
     /// Threads that wait for a change.
     waiting: usize,
     pub(crate) hosts: Vec<Host>,
@@ -258,6 +260,7 @@ impl State {
             wakes: VecDeque::new(),
             old: VecDeque::new(),
             changes: 0,
+            driven: false,
             waiting: 0,
             hosts: Vec::new(),
             ends: BTreeMap::new(),
@@ -317,7 +320,7 @@ impl State {
         self.steps += 1;
         match occurrence {
             Occurrence::Segment { from, to, bytes } => self.arrive(from, to, bytes),
-            Occurrence::Fin { from, to } => self.finish(from, to),
+            Occurrence::Fin { to } => self.finish(to),
             Occurrence::Break { end, error } => self.break_end(end, error),
             Occurrence::Room { end } => self.room(end),
             Occurrence::Readable { end } => self.wake_reader(end),

@@ -34,10 +34,18 @@ impl State {
             let room = self
                 .ends
                 .get(&end.other)
-                .map_or(usize::MAX, |other| other.in_max.saturating_sub(other.inbox.len() + end.flight));
+                .map_or(usize::MAX, |other| other.in_max.saturating_sub(other.inbox.len()));
             let most = end.out.len().min(room).min(self.options.segment_max);
             let ends_now = end.out.is_empty() && end.shut;
-            if (most == 0 && !ends_now) || self.is_struck(id) {
+            if most == 0 && !ends_now {
+                return;
+            }
+            // What a rule held up goes next, or the rule would hold it up for ever.
+            let was_stalled = end.stalled_until > Time::ZERO;
+            if was_stalled && let Some(end) = self.ends.get_mut(&id) {
+                end.stalled_until = Time::ZERO;
+            }
+            if !was_stalled && self.is_struck(id) {
                 return;
             }
             let Some(arrival) = self.arrival(id) else { return };
@@ -76,7 +84,7 @@ impl State {
         let Some(end) = self.ends.get_mut(&id) else { return };
         (end.fin_sent, end.arrival) = (true, arrival);
         let (to, unowned) = (end.other, end.owner == Owner::Nobody);
-        self.at(arrival, Occurrence::Fin { from: id, to });
+        self.at(arrival, Occurrence::Fin { to });
         if unowned {
             self.bury(id);
         }
@@ -122,7 +130,8 @@ impl State {
                 self.expire_later(id);
                 true
             }
-            Verdict::Hold if until == Time::NEVER => {
+            // Longer than anybody tries.
+            Verdict::Hold if until.since(now) > RETRIES => {
                 self.silence(id);
                 self.expire_later(id);
                 true
@@ -133,7 +142,8 @@ impl State {
                 false
             }
             Verdict::Delay(by) => {
-                self.delay(id, now + by);
+                let usual = self.latency(from.0, to.0);
+                self.delay(id, now + by + usual);
                 false
             }
             Verdict::Stall(by) => {
@@ -211,13 +221,13 @@ impl State {
         if self.ends.get(&to).is_some_and(|end| end.owner == Owner::Nobody) {
             self.bury(to);
         }
-        let Some(sender) = self.ends.get(&from) else { return };
+        let Some(sender) = self.ends.get(&from).filter(|sender| !sender.silent) else { return };
         let [(here, _), (there, _)] = self.sides(sender);
         let latency = self.latency(there, here);
         self.after(latency, Occurrence::Break { end: from, error: errno::CONNRESET });
     }
 
-    pub(crate) fn finish(&mut self, from: Id, to: Id) {
+    pub(crate) fn finish(&mut self, to: Id) {
         let Some(end) = self.ends.get_mut(&to) else { return };
         if end.is_over() {
             return;
@@ -225,7 +235,6 @@ impl State {
         end.fin = true;
         self.note_end(to, What::Finished { end: to });
         self.wake_reader(to);
-        let _ = from;
     }
 
     /// The connection breaks at this end: a reset arrived, or nobody answers.
@@ -242,7 +251,7 @@ impl State {
         end.connecting = false;
         if end.fin && error == errno::CONNRESET {
             // The end that came before it stays the end (tcp_reset() in net/ipv4/tcp_input.c: EPIPE in CLOSE_WAIT).
-            end.pipe = true;
+            (end.pipe, end.stalled_until) = (true, Time::ZERO);
         } else {
             end.error = Some(error);
             if destroys {
