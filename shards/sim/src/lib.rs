@@ -17,6 +17,8 @@ mod report;
 mod shard;
 mod socket;
 mod state;
+#[cfg(test)]
+mod tests;
 mod trace;
 mod wire;
 mod world;

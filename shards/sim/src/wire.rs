@@ -99,8 +99,9 @@ impl State {
             end.tiny -= 1;
             return 1;
         }
-        // Half of the time all that fits, as the kernel would; else any part of it.
-        if self.live || most == 1 || self.random.chance(0.5) { most } else { 1 + self.random.place(most) }
+        // All that fits, as the kernel would, or any part of it.
+        let split = most > 1 && self.chance(|options| options.segment_split);
+        if split { 1 + self.random.place(most) } else { most }
     }
 
     /// Whether a rule stops what this end is about to send.
