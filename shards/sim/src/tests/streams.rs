@@ -154,7 +154,8 @@ fn order(accept_shuffled: f64) -> Vec<u8> {
         let mut listener = reactor.listen(bound).unwrap();
         for _ in 0..10 {
             let mut accepted = reactor.adopt(accept(&mut listener).await.unwrap()).unwrap();
-            seen.lock().unwrap().extend(read(&mut *accepted.source).await.unwrap());
+            let number = read(&mut *accepted.source).await.unwrap();
+            seen.lock().unwrap().extend(number);
         }
     });
     play(&world, vec![client, server]).unwrap();
