@@ -1,5 +1,6 @@
 //! Programs of two hosts in small worlds: roots of plain futures, without anything above the seam.
 
+mod connects;
 mod ends;
 mod reports;
 mod streams;
