@@ -135,7 +135,7 @@ fn vanished(keepalive: Option<Duration>, has_something_to_say: bool) -> Option<(
         poll_fn(|cx| reactor.poll_until(cx, GOES)).await;
         // The last word, which nobody hears.
         write_all(&mut *transport.sink, b"farewell").await.unwrap();
-        sleep(&reactor, Duration::from_secs(3_600)).await;
+        sleep(&reactor, Duration::from_secs(500)).await;
         transport.source.abort();
     };
     let server = move |reactor: Rc<dyn Reactor>, mut transport: Transport| async move {
