@@ -13,7 +13,7 @@ use std::time::Duration;
 use waterwheel::net::Listening;
 use waterwheel::reactor::{
     Address, Alarm, Backend, Bound, Clock, ConnectOptions, Ended, Handle, Incoming, Launch, Life,
-    ListenOptions, Listener, Reactor, Sink, Source, Time, Transport, Unavailable, Virtual, on_threads,
+    ListenOptions, Listener, Reactor, Sink, Source, Time, Transport, Unavailable, Virtual, VirtualSocket, on_threads,
 };
 use waterwheel::runtime::{Config, Runtime};
 use waterwheel::shard::Shard;
@@ -45,7 +45,7 @@ impl Backend for Torrent {
     }
 
     fn bind(&self, at: &Address, options: &ListenOptions, count: usize) -> io::Result<Vec<Bound>> {
-        let bound = |_| Bound { local: at.clone(), handle: Handle::Virtual(Virtual::new(())), options: *options };
+        let bound = |_| Bound { local: at.clone(), handle: Handle::Virtual(Virtual::new(Nothing)), options: *options };
         Ok((0..count).map(bound).collect())
     }
 
@@ -93,13 +93,17 @@ impl Reactor for TorrentReactor {
     }
 }
 
+/// Stands for any socket.
+struct Nothing;
+impl VirtualSocket for Nothing {}
+
 /// Clients without end, none of which can be adopted.
 #[derive(Debug)]
 struct Crowd(Option<Bound>);
 
 impl Listener for Crowd {
     fn poll_accept(&mut self, _: &mut Context<'_>) -> Poll<io::Result<Incoming>> {
-        Poll::Ready(Ok(Incoming { handle: Handle::Virtual(Virtual::new(())), bytes: Vec::new(), peer: None }))
+        Poll::Ready(Ok(Incoming { handle: Handle::Virtual(Virtual::new(Nothing)), bytes: Vec::new(), peer: None }))
     }
 
     fn poll_close(&mut self, _: &mut Context<'_>) -> Poll<Bound> {

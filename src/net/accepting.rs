@@ -11,8 +11,9 @@ use std::time::Duration;
 
 use futures_util::future::{Either, select};
 use waterwheel_os::AcceptTrouble;
-use waterwheel_reactor::{Handle, Incoming, Listener};
+use waterwheel_reactor::{Handle, Listener};
 
+use super::offered::Offered;
 use super::places::{Part, Parts};
 use super::queue::{CROWD, Queue};
 use super::reserve::Reserve;
@@ -52,14 +53,14 @@ pub(super) struct Accepting {
 pub(super) struct Steer {
     pub(super) mode: Mode,
     pub(super) seed: u32,
-    pub(super) to: Sender<Incoming>,
+    pub(super) to: Sender<Offered>,
     pub(super) parts: Arc<Parts>,
 }
 
 impl Steer {
     /// The shard that owns a connection; `None`: whoever accepted it.
-    fn owner(&self, incoming: &Incoming, shards: usize) -> Option<ShardId> {
-        owner(incoming.peer.as_ref()?, self.mode, self.seed, shards).map(ShardId::new)
+    fn owner(&self, incoming: &Offered, shards: usize) -> Option<ShardId> {
+        owner(incoming.peer()?, self.mode, self.seed, shards).map(ShardId::new)
     }
 }
 
@@ -142,14 +143,14 @@ impl Accepting {
     }
 
     /// The next connection; `None`: too many wait here, and another shard may have room.
-    async fn next(&mut self) -> io::Result<Option<Incoming>> {
+    async fn next(&mut self) -> io::Result<Option<Offered>> {
         let (spreads, queue) = (self.steer.mode == Mode::Flow && self.shard.count() > 1, &self.queue);
         poll_fn(|cx| {
             if spreads && queue.has_too_many() {
                 return Poll::Ready(Ok(None));
             }
             queue.await_change(cx);
-            self.listener.poll_accept(cx).map_ok(Some)
+            self.listener.poll_accept(cx).map_ok(|incoming| Some(Offered::new(incoming)))
         })
         .await
     }
@@ -166,7 +167,7 @@ impl Accepting {
         }
     }
 
-    fn route(&mut self, incoming: Incoming) {
+    fn route(&mut self, incoming: Offered) {
         let me = self.shard.id();
         match self.steer.owner(&incoming, self.shard.count()) {
             Some(owner) if self.steer.mode == Mode::Source => self.give_to_owner(owner, incoming),
@@ -177,7 +178,7 @@ impl Accepting {
     }
 
     /// In mode `source` a client has one shard, and nobody else serves it while that one lives.
-    fn give_to_owner(&self, owner: ShardId, incoming: Incoming) {
+    fn give_to_owner(&self, owner: ShardId, incoming: Offered) {
         if owner == self.shard.id() {
             return self.keep(owner, incoming);
         }
@@ -189,7 +190,7 @@ impl Accepting {
     }
 
     /// A busy owner's connection is better served by whoever has time; a shard that has ended owns nothing.
-    fn give_to_owner_or_whoever(&mut self, owner: ShardId, mut incoming: Incoming) {
+    fn give_to_owner_or_whoever(&mut self, owner: ShardId, mut incoming: Offered) {
         let me = self.shard.id();
         self.all_crowded = false;
         let can_take = |shard: ShardId, parts: &Parts| {
@@ -212,7 +213,7 @@ impl Accepting {
     }
 
     /// Serves a connection here, unless far too many wait here already.
-    fn keep(&self, owner: ShardId, incoming: Incoming) {
+    fn keep(&self, owner: ShardId, incoming: Offered) {
         let counters = &self.queue.counters;
         if self.queue.len() >= CROWD {
             return counters.count(|counted| &mut counted.crowded);
@@ -223,7 +224,7 @@ impl Accepting {
         self.queue.push(incoming);
     }
 
-    fn hand_over_when_there_is_room(&self, owner: ShardId, incoming: Incoming) {
+    fn hand_over_when_there_is_room(&self, owner: ShardId, incoming: Offered) {
         let (to, queue, waiting) = (self.steer.to.clone(), self.queue.clone(), self.waiting.clone());
         if waiting.get() >= WAITING {
             return queue.counters.count(|counted| &mut counted.crowded);
@@ -250,7 +251,8 @@ impl Accepting {
         // Another thread may have taken the one in reserve; by now there may be another.
         self.reserve.refill();
         while told < SHED_AT_ONCE && self.reserve.spend() {
-            let accepted = poll_fn(|cx| Poll::Ready(self.listener.poll_accept(cx))).await;
+            let accepted =
+                poll_fn(|cx| Poll::Ready(self.listener.poll_accept(cx).map_ok(Offered::new))).await;
             let another = matches!(&accepted, Poll::Ready(Ok(_)));
             drop(accepted);
             self.reserve.refill();

@@ -8,10 +8,11 @@ use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
 
-use waterwheel_reactor::{Address, Bound, Handle, Incoming};
+use waterwheel_reactor::{Address, Bound, Handle};
 
 use super::accepting::{Accepting, Steer};
 use super::connection::Connection;
+use super::offered::Offered;
 use super::places::{Part, Parts, Places};
 use super::queue::{AcceptCounters, Queue};
 use super::reserve::Reserve;
@@ -32,7 +33,7 @@ pub struct Listening {
 struct Shared {
     local: Address,
     bounds: Mutex<Vec<Option<Bound>>>,
-    handoff: Port<Incoming>,
+    handoff: Port<Offered>,
     mode: Mode,
     seed: u32,
     parts: Arc<Parts>,
@@ -45,7 +46,7 @@ impl Listening {
 
     pub(crate) fn new(
         bounds: Vec<Bound>,
-        handoff: Port<Incoming>,
+        handoff: Port<Offered>,
         mode: Mode,
         seed: u32,
     ) -> Option<Listening> {
@@ -60,7 +61,7 @@ impl Listening {
         &self.shared.local
     }
 
-    /// Connections that a shard handed over to one that had ended when they came, and that were closed; over all
+    /// Connections that a shard handed over to one that had ended when they came, and that were reset; over all
     /// shards, complete once all of them ended. So many are handed over and not taken over.
     pub fn undelivered(&self) -> u64 {
         self.shared.handoff.undelivered()
@@ -89,7 +90,7 @@ impl fmt::Debug for Listening {
 #[derive(Debug)]
 pub struct Acceptor {
     shard: Shard,
-    mailbox: Mailbox<Incoming>,
+    mailbox: Mailbox<Offered>,
     own: Rc<Queue>,
     /// Whose turn it was last: a connection accepted here, or one handed over.
     own_first: bool,
@@ -187,7 +188,7 @@ impl Acceptor {
     }
 
     /// A connection that waits here now; for the end, when nobody accepts any more.
-    fn left_over(&self) -> Option<Incoming> {
+    fn left_over(&self) -> Option<Offered> {
         let own = self.own.pop();
         own.or_else(|| match pin!(self.mailbox.receive()).poll(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready((_, incoming)) => {
@@ -198,8 +199,12 @@ impl Acceptor {
         })
     }
 
-    fn adopt(&self, incoming: Incoming) -> io::Result<Connection> {
-        self.shard.adopt(incoming).inspect_err(|error| {
+    fn adopt(&self, offered: Offered) -> io::Result<Connection> {
+        let adopted = match offered.take() {
+            Some(incoming) => self.shard.adopt(incoming),
+            None => Err(io::ErrorKind::NotConnected.into()),
+        };
+        adopted.inspect_err(|error| {
             let counters = &self.own.counters;
             counters.count(|counted| &mut counted.adopt_failed);
             counters.complain(&self.shard, "a connection cannot be adopted and is closed", error);

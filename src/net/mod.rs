@@ -11,6 +11,7 @@ mod linger;
 mod listener;
 mod lookup;
 pub(crate) mod names;
+mod offered;
 mod places;
 mod pump;
 mod queue;

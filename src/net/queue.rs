@@ -8,8 +8,9 @@ use std::sync::Arc;
 use std::task::{Context, Waker};
 use std::time::Duration;
 
-use waterwheel_reactor::{Incoming, Time};
+use waterwheel_reactor::Time;
 
+use super::offered::Offered;
 use super::places::{Part, Parts, Places};
 use crate::shard::Shard;
 
@@ -36,13 +37,13 @@ pub struct AcceptStats {
     pub kept: u64,
     /// Connections that other shards handed to this one.
     pub taken_over: u64,
-    /// Connections closed at once since too many waited for the one shard that may serve them.
+    /// Connections reset at once since too many waited for the one shard that may serve them.
     pub crowded: u64,
-    /// Connections that still waited to be served when the shard stopped, and were closed.
+    /// Connections that still waited to be served when the shard stopped, and were reset.
     pub dropped: u64,
     /// Connections that the reactor refused to adopt.
     pub adopt_failed: u64,
-    /// Connections closed at once because no descriptor was left; not in `accepted`.
+    /// Connections reset at once because no descriptor was left; not in `accepted`.
     pub shed: u64,
     /// Times that accepting failed, for whatever reason.
     pub errors: u64,
@@ -103,7 +104,7 @@ impl AcceptCounters {
 /// What the accepting task and the acceptor share.
 #[derive(Debug)]
 pub(super) struct Queue {
-    ready: RefCell<VecDeque<Incoming>>,
+    ready: RefCell<VecDeque<Offered>>,
     /// The acceptor waits for an entry, or for fewer of them.
     pub(super) taker: RefCell<Option<Waker>>,
     /// The accepting task waits for room, or for too many.
@@ -151,7 +152,7 @@ impl Queue {
         self.ready.borrow().len()
     }
 
-    pub(super) fn push(&self, incoming: Incoming) {
+    pub(super) fn push(&self, incoming: Offered) {
         if self.told.get() == Part::Closed {
             return self.counters.count(|counted| &mut counted.dropped);
         }
@@ -162,7 +163,7 @@ impl Queue {
         }
     }
 
-    pub(super) fn pop(&self) -> Option<Incoming> {
+    pub(super) fn pop(&self) -> Option<Offered> {
         let incoming = self.ready.borrow_mut().pop_front()?;
         self.now_waiting(-1);
         // The acceptor may have left what others sent in their lanes.
@@ -212,7 +213,7 @@ impl Queue {
         }
     }
 
-    /// Nothing more is taken here. Closes what waits, and counts it.
+    /// Nothing more is taken here. Resets what waits, and counts it.
     pub(super) fn close(&self) {
         self.told.set(Part::Closed);
         self.parts.set(self.shard, Part::Closed);

@@ -50,11 +50,14 @@ impl<F> fmt::Debug for Reserve<F> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use waterwheel_reactor::Virtual;
+    use waterwheel_reactor::{Virtual, VirtualSocket};
+
+    struct Nothing;
+    impl VirtualSocket for Nothing {}
 
     #[test]
     fn the_reserve_is_one_descriptor() {
-        let mut reserve = Reserve::new(|| Ok(Handle::Virtual(Virtual::new(())))).unwrap();
+        let mut reserve = Reserve::new(|| Ok(Handle::Virtual(Virtual::new(Nothing)))).unwrap();
         assert!(reserve.refill(), "it is full from the start");
         assert!(reserve.spend());
         assert!(!reserve.spend(), "there was only one");

@@ -227,7 +227,7 @@ impl Check {
         world.drive(slot).map_err(|stuck| stuck.to_string())?;
         match ended.lock().unwrap_or_else(PoisonError::into_inner).take() {
             Some(Ok(_)) => {}
-            Some(Err(RunError::Main { error, .. })) => return Err(format!("{error:?}")),
+            Some(Err(RunError::Main { error, .. })) => return Err(format!("{error:#}")),
             Some(Err(error)) => return Err(error.to_string()),
             None => return Err("the world ended before the test".to_owned()),
         }

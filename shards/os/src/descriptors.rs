@@ -1,11 +1,13 @@
 //! Descriptors: whose they are, and how many there may be.
 
 use std::io::{self, ErrorKind};
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::io::fcntl_dupfd_cloexec;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use waterwheel_reactor::Handle;
+
+use crate::abort;
 
 /// The descriptor of a handle from another part of the program.
 ///
@@ -18,6 +20,14 @@ pub fn open(handle: Handle) -> io::Result<OwnedFd> {
             ErrorKind::InvalidInput,
             "a socket of a backend without a kernel; this one needs a descriptor",
         )),
+    }
+}
+
+/// Resets the connection that a handle is, if it is one, and closes it.
+pub fn reset(handle: Handle) {
+    match handle {
+        Handle::Os(descriptor) => abort(descriptor.as_fd()),
+        Handle::Virtual(socket) => socket.reset(),
     }
 }
 

@@ -167,12 +167,18 @@ pub enum Handle {
 
 /// A socket of a world without a kernel. Only the backend that made it knows what it is; dropping it closes it.
 pub struct Virtual {
-    socket: Box<dyn Any + Send>,
+    socket: Box<dyn VirtualSocket>,
+}
+
+/// What stands for a socket where there is no kernel. Its drop has to close it.
+pub trait VirtualSocket: Any + Send {
+    /// Resets the connection that it is, if it is one; the drop that follows says nothing more.
+    fn reset(&mut self) {}
 }
 
 impl Virtual {
-    /// Wraps what stands for a socket; its drop has to close it.
-    pub fn new(socket: impl Any + Send) -> Virtual {
+    /// Wraps what stands for a socket.
+    pub fn new(socket: impl VirtualSocket) -> Virtual {
         Virtual { socket: Box::new(socket) }
     }
 
@@ -180,8 +186,18 @@ impl Virtual {
     ///
     /// # Errors
     /// It is something else, of another backend.
-    pub fn open<T: Any>(self) -> Result<T, Virtual> {
-        self.socket.downcast().map(|socket| *socket).map_err(|socket| Virtual { socket })
+    pub fn open<T: VirtualSocket>(self) -> Result<T, Virtual> {
+        let Virtual { socket } = self;
+        if !(&*socket as &dyn Any).is::<T>() {
+            return Err(Virtual { socket });
+        }
+        let socket: Box<dyn Any> = socket;
+        Ok(*socket.downcast().unwrap_or_else(|_| unreachable!("its type was asked for")))
+    }
+
+    /// Resets the connection and closes it.
+    pub fn reset(mut self) {
+        self.socket.reset();
     }
 }
 

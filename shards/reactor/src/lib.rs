@@ -104,7 +104,7 @@ mod threads;
 mod time;
 
 pub use address::{Address, UnixName};
-pub use backend::{Backend, Bound, Ended, Handle, Launch, Root, Start, Unavailable, Virtual, Why};
+pub use backend::{Backend, Bound, Ended, Handle, Launch, Root, Start, Unavailable, Virtual, VirtualSocket, Why};
 pub use doorbell::Doorbell;
 pub use options::{ConnectOptions, ListenOptions, StreamOptions};
 pub use reactor::{

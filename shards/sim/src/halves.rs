@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use waterwheel_reactor::{Address, Handle, Incoming, Sink, Source, Transport, Virtual};
+use waterwheel_reactor::{Address, Handle, Incoming, Sink, Source, Transport, Virtual, VirtualSocket};
 
 use crate::end::{End, Owner};
 use crate::errno;
@@ -31,6 +31,12 @@ impl Loose {
     pub(crate) fn take(mut self) -> Id {
         self.taken = true;
         self.id
+    }
+}
+
+impl VirtualSocket for Loose {
+    fn reset(&mut self) {
+        self.shared.with(|state| state.abort(self.id));
     }
 }
 

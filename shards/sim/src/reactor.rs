@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use waterwheel_reactor::{
     Address, Alarm, Bound, ConnectOptions, Handle, Incoming, Inspect, Listener, Lookup, Reactor, Time,
-    Transport, Virtual,
+    Transport, Virtual, VirtualSocket,
 };
 
 use crate::errno;
@@ -170,7 +170,7 @@ impl Reactor for SimReactor {
 }
 
 /// What a handle of this kind of world is.
-fn opened<T: 'static>(handle: Handle) -> io::Result<T> {
+fn opened<T: VirtualSocket>(handle: Handle) -> io::Result<T> {
     let other =
         || io::Error::new(io::ErrorKind::InvalidInput, "a socket of another backend, or of another kind");
     match handle {
@@ -184,6 +184,8 @@ struct Spare {
     shared: Arc<Shared>,
     host: usize,
 }
+
+impl VirtualSocket for Spare {}
 
 impl Drop for Spare {
     fn drop(&mut self) {
@@ -208,6 +210,8 @@ impl Ear {
         self.socket
     }
 }
+
+impl VirtualSocket for Ear {}
 
 impl Drop for Ear {
     fn drop(&mut self) {

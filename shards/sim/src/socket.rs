@@ -303,8 +303,8 @@ impl State {
         if self.is_full(socket) {
             return self.find_full(id, socket, attempt);
         }
+        self.enqueue(id, socket, self.now + latency);
         self.after(latency, Occurrence::Answer { end: id, error: 0 });
-        self.enqueue(id, socket, latency);
     }
 
     /// A connect finds no room in a queue.
@@ -362,21 +362,17 @@ impl State {
         self.sockets.get(&socket).is_none_or(|socket| socket.queue.len() > socket.options.backlog as usize)
     }
 
-    /// A connection waits to be accepted; the answer that it does takes so long.
-    fn enqueue(&mut self, client: Id, socket: Id, answered_after: Duration) {
+    /// Makes the accepting end, whose answer arrives at `answer`, and nothing before it.
+    fn enqueue(&mut self, client: Id, socket: Id, answer: Time) {
         let (Some(listening), Some(end)) = (self.sockets.get(&socket), self.ends.get(&client)) else {
             return;
         };
         let (host, stream) = (listening.host, listening.options.stream);
         let (local, peer): Way = (end.peer.clone(), end.local.clone());
         let id = self.new_end(host, (local, peer), client, stream);
+        self.delay(id, answer);
         if let Some(end) = self.ends.get_mut(&client) {
             end.other = id;
-        }
-        // Nothing that is sent overtakes the answer.
-        let answered = self.now + answered_after;
-        if let Some(end) = self.ends.get_mut(&id) {
-            end.arrival = answered;
         }
         self.note(host, None, What::Queued { end: id, from: client, socket });
         if let Some(listening) = self.sockets.get_mut(&socket) {

@@ -158,7 +158,8 @@ impl State {
         }
     }
 
-    fn delay(&mut self, id: Id, until: Time) {
+    /// What this end sends arrives no sooner.
+    pub(crate) fn delay(&mut self, id: Id, until: Time) {
         if let Some(end) = self.ends.get_mut(&id) {
             end.arrival = end.arrival.max(until);
         }

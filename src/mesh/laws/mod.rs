@@ -1,5 +1,5 @@
 //! The laws about messages (MESSAGE-1 to MESSAGE-12 of the contract), on real threads and on every reactor that is
-//! compiled in and can run here.
+//! compiled in and can run here; and in simulated worlds, where a seed decides who runs next and when a wake arrives.
 
 mod calls;
 mod ends;
@@ -10,6 +10,7 @@ mod turns;
 mod wakes;
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::future::{Future, poll_fn};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::{Rc, Weak};
@@ -40,38 +41,77 @@ fn reactors() -> Vec<&'static dyn Backend> {
     ]
 }
 
-/// Makes each law a test on each reactor that is compiled in.
+/// Makes each law a test on each reactor that is compiled in, and in simulated worlds: those after `threads:` in one in
+/// real time, since they talk to threads that are no shards; those after `kernel:` in none.
 macro_rules! on_each_reactor {
-    ($($law:ident,)*) => {
+    ($($law:ident,)* $(; threads: $($threads:ident,)*)? $(; kernel: $($kernel:ident,)*)?) => {
         #[cfg(feature = "epoll")]
         mod epoll {
-            $(#[test]
-            fn $law() {
-                crate::mesh::laws::hold("epoll", super::$law);
-            })*
+            $crate::mesh::laws::on_a_reactor!("epoll": $($law,)* $($($threads,)*)? $($($kernel,)*)?);
         }
         #[cfg(feature = "glommio")]
         mod glommio {
+            $crate::mesh::laws::on_a_reactor!("glommio": $($law,)* $($($threads,)*)? $($($kernel,)*)?);
+        }
+        #[cfg(feature = "sim")]
+        mod sim {
             $(#[test]
             fn $law() {
-                crate::mesh::laws::hold("glommio", super::$law);
+                crate::mesh::laws::hold_in_worlds(super::$law);
             })*
+            $($(#[test]
+            fn $threads() {
+                crate::mesh::laws::hold_in_a_live_world(super::$threads);
+            })*)?
         }
     };
 }
-use on_each_reactor;
+macro_rules! on_a_reactor {
+    ($reactor:literal: $($law:ident,)*) => {
+        $(#[test]
+        fn $law() {
+            crate::mesh::laws::hold($reactor, super::$law);
+        })*
+    };
+}
+use {on_a_reactor, on_each_reactor};
+
+/// Worlds in which each law is held.
+#[cfg(feature = "sim")]
+const WORLDS: u64 = 60;
+
+/// Holds a law in simulated worlds, each of another seed.
+#[cfg(feature = "sim")]
+fn hold_in_worlds(law: fn(&Bench)) {
+    for seed in 0..WORLDS {
+        let world = waterwheel_sim::World::drawn(seed);
+        let host = world.host("law");
+        let held = catch_unwind(AssertUnwindSafe(|| law(&Bench { backend: &host })));
+        assert!(held.is_ok(), "the law fails in the world of seed {seed}; the last events:\n{}", world.tail(30));
+    }
+}
+
+/// In one in real time, under a deadline as on a real reactor.
+#[cfg(feature = "sim")]
+fn hold_in_a_live_world(law: fn(&Bench)) {
+    under_a_deadline("sim", move || law(&Bench { backend: &waterwheel_sim::World::live().host("law") }));
+}
 
 /// Runs a law on the reactor of this name, if that is to be tried, under a deadline, so that a hang is a failure with a
 /// name.
-fn hold(name: &str, law: fn(&Bench)) {
+fn hold(name: &'static str, law: fn(&Bench)) {
     let all = reactors();
     let backend = *all.iter().find(|backend| backend.name() == name).expect("it is compiled in");
     if !wanted(backend, &all) {
         return;
     }
+    under_a_deadline(name, move || law(&Bench { backend }));
+}
+
+fn under_a_deadline(name: &str, law: impl FnOnce() + Send + 'static) {
     let (done, over) = mpsc::channel();
     let run = move || {
-        law(&Bench { backend });
+        law();
         done.send(()).expect("the test waits");
     };
     let thread = std::thread::Builder::new().name(name.to_owned()).spawn(run).expect("a thread");
@@ -81,7 +121,7 @@ fn hold(name: &str, law: fn(&Bench)) {
     }
 }
 
-on_each_reactor![what_is_left_of_a_shard_after_its_end_fails_the_law,];
+on_each_reactor!(what_is_left_of_a_shard_after_its_end_fails_the_law,);
 
 fn what_is_left_of_a_shard_after_its_end_fails_the_law(bench: &Bench) {
     let mesh = bench.mesh(1);
@@ -90,11 +130,11 @@ fn what_is_left_of_a_shard_after_its_end_fails_the_law(bench: &Bench) {
 }
 
 /// One reactor to run shards on.
-struct Bench {
-    backend: &'static dyn Backend,
+struct Bench<'a> {
+    backend: &'a dyn Backend,
 }
 
-impl Bench {
+impl Bench<'_> {
     /// A mesh of `shards` shards, with the usual budget.
     fn mesh(&self, shards: usize) -> Arc<Mesh> {
         Mesh::new(shards, Budgets::default().messages)
@@ -127,9 +167,9 @@ impl Bench {
 }
 
 thread_local! {
-    /// The shard that runs on this thread, to see that nothing is left of it after its end: whatever is left there, a
-    /// task, a value or a resolver, holds it or is held by it.
-    static ENDED: RefCell<Weak<Core>> = const { RefCell::new(Weak::new()) };
+    /// The shards that run on this thread, by their mesh and number, to see that nothing is left of them after their end:
+    /// whatever is left there, a task, a value or a resolver, holds the shard or is held by it.
+    static ENDED: RefCell<BTreeMap<(u64, usize), Weak<Core>>> = const { RefCell::new(BTreeMap::new()) };
 }
 
 /// A shard to run, with its guard. Fails the run if the shard outlives its root.
@@ -146,7 +186,8 @@ fn launch<W: Future<Output = ()> + 'static>(
         prepare: Box::new(|| {}),
         start: Box::new(move |reactor| {
             // Asked again on the same thread after the end of the root.
-            if let Some(core) = ENDED.take().upgrade() {
+            let ended = ENDED.with_borrow_mut(|ended| ended.remove(&(mesh.id(), shard)));
+            if let Some(core) = ended.and_then(|ended| ended.upgrade()) {
                 panic!("something still holds the shard that has ended: {core:?}");
             }
             let joined = guard.take()?.join();
@@ -155,7 +196,7 @@ fn launch<W: Future<Output = ()> + 'static>(
             // Turns that end by the clock would make counts depend on the machine.
             let budgets = Budgets { turn: Duration::from_secs(60), ..Budgets::default() };
             let core = Core::new(id, count, reactor, joined.member().clone(), foreign, budgets);
-            ENDED.set(Rc::downgrade(&core));
+            ENDED.with_borrow_mut(|ended| ended.insert((mesh.id(), shard), Rc::downgrade(&core)));
             let shard = Shard::from_core(core.clone());
             joined.start(&shard);
             Some(Box::pin(RootFuture::new(core, main(shard), Box::new(joined))))

@@ -8,7 +8,7 @@ use super::{Bench, Meeting, id, on_each_reactor};
 use crate::mesh::{Remote, TryRunError};
 
 on_each_reactor![
-    message_11_jobs_are_run_from_any_thread_before_during_and_refused_after,
+    ; threads: message_11_jobs_are_run_from_any_thread_before_during_and_refused_after,
     message_11_a_full_queue_gives_the_job_back,
     message_11_jobs_from_many_threads_all_run_or_are_counted,
 ];

@@ -20,7 +20,7 @@ on_each_reactor![
     message_7_a_timer_fires_within_one_turns_budget_of_a_hundred_thousand_messages,
     message_7_requests_begun_in_a_turn_are_bounded_by_the_budget,
     message_7_a_flooding_source_does_not_starve_another,
-    time_8_a_flood_of_due_timers_starves_neither_input_nor_messages,
+    ; kernel: time_8_a_flood_of_due_timers_starves_neither_input_nor_messages,
 ];
 
 /// Notes how many messages were received when it is woken.

@@ -2,3 +2,6 @@
 #![forbid(unsafe_code)]
 
 mod basics;
+mod handed;
+mod ported;
+mod proxied;

@@ -5,7 +5,7 @@ use std::os::fd::AsFd;
 
 use rustix::event::epoll;
 
-use waterwheel_reactor::Virtual;
+use waterwheel_reactor::{Virtual, VirtualSocket};
 
 use super::*;
 use crate::{
@@ -119,9 +119,12 @@ fn the_soft_limit_becomes_the_hard_one() {
     assert_eq!(raise_descriptor_limit().unwrap(), limit, "asking again changes nothing");
 }
 
+struct Nothing;
+impl VirtualSocket for Nothing {}
+
 #[test]
 fn a_handle_of_a_simulated_world_is_refused() {
-    let error = open(Handle::Virtual(Virtual::new(7))).unwrap_err();
+    let error = open(Handle::Virtual(Virtual::new(Nothing))).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InvalidInput);
     assert!(error.to_string().contains("without a kernel"), "{error}");
 }

@@ -1,0 +1,120 @@
+//! What clients and origins saw, each by itself, to be held against each other.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use anyhow::ensure;
+
+use super::client::HEADER;
+
+/// A byte of a stream: of a client's upload or of its answer.
+pub(super) fn byte(id: u32, way: Way, at: usize) -> u8 {
+    let salt = id.wrapping_mul(0x9e37_79b1) ^ if way == Way::Up { 0 } else { 0x5bd1_e995 };
+    ((at as u32).wrapping_mul(0x85eb_ca6b).wrapping_add(salt) >> 21) as u8
+}
+
+/// Part of a stream.
+pub(super) fn bytes(id: u32, way: Way, from: usize, count: usize) -> Vec<u8> {
+    (from..from + count).map(|at| byte(id, way, at)).collect()
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Way {
+    /// From a client to an origin.
+    Up,
+    Down,
+}
+
+/// One direction of one client's exchange.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Stream {
+    /// Given to the connection, taken or not.
+    pub(super) sent: usize,
+    /// The stream was ended in order, after all of it.
+    pub(super) ended: bool,
+    /// Received, and found right.
+    pub(super) got: usize,
+    /// The receiver saw the end, and no error.
+    pub(super) saw_end: bool,
+    /// How often the origins were told who it is; more than once would be a request sent twice.
+    pub(super) headers: usize,
+}
+
+#[derive(Clone, Debug, Default)]
+pub(super) struct Ledger {
+    streams: Arc<Mutex<BTreeMap<(u32, Way), Stream>>>,
+    /// What an origin found wrong.
+    complaints: Arc<Mutex<Vec<String>>>,
+    /// Streams that ended in order before their sender had said who it is.
+    nobodies: Arc<AtomicUsize>,
+}
+
+impl Ledger {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<(u32, Way), Stream>> {
+        self.streams.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn write(&self, id: u32, way: Way, change: impl FnOnce(&mut Stream)) {
+        change(self.lock().entry((id, way)).or_default());
+    }
+
+    pub(super) fn nobody(&self) {
+        self.nobodies.fetch_add(1, Relaxed);
+    }
+
+    pub(super) fn complain(&self, wrong: anyhow::Error) {
+        self.complaints.lock().unwrap_or_else(PoisonError::into_inner).push(format!("{wrong:#}"));
+    }
+
+    /// Takes received bytes, if they are the next ones.
+    pub(super) fn receive(&self, id: u32, way: Way, lent: &[u8]) -> anyhow::Result<()> {
+        let mut streams = self.lock();
+        let stream = streams.entry((id, way)).or_default();
+        for (offset, found) in lent.iter().enumerate() {
+            let at = stream.got + offset;
+            let right = byte(id, way, at);
+            ensure!(*found == right, "client {id} {way:?}: byte {at} is {found}, not {right}");
+        }
+        stream.got += lent.len();
+        Ok(())
+    }
+
+    /// Bytes sent up and down, over all clients.
+    pub(super) fn sent(&self) -> (u64, u64) {
+        let streams = self.lock();
+        let of = |way| {
+            let own = streams.iter().filter(|((_, other), _)| *other == way);
+            own.map(|(_, stream)| stream.sent as u64).sum()
+        };
+        (of(Way::Up), of(Way::Down))
+    }
+
+    /// Clients of which both streams came whole.
+    pub(super) fn whole(&self) -> u32 {
+        let streams = self.lock();
+        let is_whole = |way| move |id: u32, streams: &BTreeMap<(u32, Way), Stream>| {
+            let all = |stream: &Stream| stream.got + stream.headers * HEADER == stream.sent;
+            streams.get(&(id, way)).is_some_and(|stream| stream.saw_end && all(stream))
+        };
+        let ids = streams.keys().filter(|(_, way)| *way == Way::Up).map(|(id, _)| *id);
+        ids.filter(|id| is_whole(Way::Up)(*id, &streams) && is_whole(Way::Down)(*id, &streams)).count() as u32
+    }
+
+    /// Nothing was made up, and nothing that was cut looks whole; unless the proxy says that it `cut` something.
+    pub(super) fn check(&self, cut: bool) -> anyhow::Result<()> {
+        let complaints = self.complaints.lock().unwrap_or_else(PoisonError::into_inner).join("; ");
+        ensure!(complaints.is_empty(), "an origin complains: {complaints}");
+        let nobodies = self.nobodies.load(Relaxed);
+        ensure!(nobodies == 0 || cut, "{nobodies} uploads were cut at their very start, and look whole");
+        for ((id, way), stream) in &*self.lock() {
+            let Stream { sent, ended, got, saw_end, headers } = stream;
+            ensure!(*headers <= 1, "client {id} was told of {headers} times");
+            let got = &(got + headers * HEADER);
+            ensure!(got <= sent, "client {id} {way:?}: {got} bytes of {sent} came");
+            let whole = *ended && got == sent;
+            ensure!(!saw_end || whole || cut, "client {id} {way:?}: cut, and looks whole: {stream:?}");
+        }
+        Ok(())
+    }
+}

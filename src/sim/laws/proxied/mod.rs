@@ -1,0 +1,220 @@
+//! The TCP proxy under every fault: clients that send and ask for patterns, origins that answer in many ways, and what
+//! must hold whatever the world does.
+//!
+//! * What an end receives is what the other sent, from the start and in order; a stream that ends in order was ended in
+//!   order by who sent it, after all of it. Unless the proxy counted that it closed an idle or a late connection.
+//! * Every connection comes to an end that both sides see, and nothing of it stays behind in the proxy.
+//! * The counters add up, and agree with what clients and origins saw.
+//! * A drain ends by its deadline. No more connections are served at once than were allowed.
+
+mod client;
+mod faults;
+mod ledger;
+mod origin;
+
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use futures_util::future::join_all;
+use waterwheel::proxy::tcp::{Balance, Counters, Proxy, Report, Settings, ShardReport};
+use waterwheel::sim::{Check, Host, Running, World};
+
+use ledger::Ledger;
+
+/// Clients of one world.
+const CLIENTS: u32 = 20;
+const SHARDS: usize = 4;
+const PROXY_PORT: u16 = 8080;
+const ORIGIN_PORT: u16 = 80;
+/// Nothing in the world waits longer for anything: 924 s until a silent peer is given up, 127 s for a connect, and the
+/// longest linger.
+const PATIENCE: Duration = Duration::from_secs(2_500);
+
+/// What one world tries.
+struct Scene {
+    world: World,
+    proxy: Host,
+    settings: Settings,
+    ledger: Ledger,
+    /// Stop in the midst of it, after so long.
+    stops_after: Option<Duration>,
+    drain: Duration,
+}
+
+impl Scene {
+    fn new(world: &World) -> Scene {
+        let (proxy, ledger) = (world.host("proxy"), Ledger::default());
+        let origins = (1..=1 + world.below(3)).map(|number| {
+            let origin = world.host(&format!("origin{number}"));
+            origin::start(&origin, &ledger);
+            origin
+        });
+        let origins: Vec<Host> = origins.collect();
+        let endpoint = |text: String| text.parse().expect("an endpoint");
+        let listen = vec![endpoint(format!("tcp:{}", proxy.at(PROXY_PORT)))];
+        let upstreams = origins.iter().map(|origin| endpoint(format!("tcp:{}:{ORIGIN_PORT}", origin.name())));
+        let mut settings = Settings::new(listen, upstreams.collect());
+        settings.idle_timeout = match world.below(3) {
+            0 => None,
+            1 => Some(Duration::from_secs(1 + world.below(20))),
+            _ => Some(Duration::from_secs(900)),
+        };
+        settings.connect_timeout = Duration::from_millis(200 + world.below(6_000));
+        settings.retries = world.below(3) as usize;
+        settings.balance = if world.chance(0.5) { Balance::RoundRobin } else { Balance::LeastConnections };
+        if world.chance(0.3) {
+            settings.connections = SHARDS + world.below(12) as usize;
+        }
+        let stops_after = world.chance(0.3).then(|| Duration::from_micros(world.below(3_000_000)));
+        let drain = Duration::from_millis(100 + world.below(5_000));
+        Scene { world: world.clone(), proxy, settings, ledger, stops_after, drain }
+    }
+
+    /// Starts the proxy.
+    fn start(&self) -> anyhow::Result<(Proxy, Running<ShardReport>)> {
+        let runtime = self.proxy.runtime(SHARDS);
+        let proxy = Proxy::bind(&runtime, self.settings.clone())?;
+        let serving = proxy.clone();
+        let running = self.proxy.start(runtime, move |shard| {
+            let serving = serving.clone();
+            async move { serving.serve(&shard).await }
+        });
+        Ok((proxy, running))
+    }
+
+    /// Client connections that the proxy serves at the moment.
+    fn served(&self) -> usize {
+        let from_clients = |at: &waterwheel::reactor::Address| at.inet().is_some_and(|at| at.port() == PROXY_PORT);
+        let all = self.proxy.connections();
+        all.iter().filter(|one| one.shard.is_some() && from_clients(&one.local)).count()
+    }
+
+    /// Looks for a while whether the limit holds.
+    async fn watch(&self) -> anyhow::Result<()> {
+        let until = self.world.now() + Duration::from_secs(4);
+        while self.world.now() < until {
+            let served = self.served();
+            ensure!(served <= self.settings.connections, "{served} connections are served at once");
+            self.world.sleep(Duration::from_millis(7)).await;
+        }
+        Ok(())
+    }
+
+    /// What the last client's end leaves in the proxy goes by itself.
+    async fn nothing_stays(&self) -> anyhow::Result<()> {
+        let until = self.world.now() + PATIENCE;
+        loop {
+            let left = self.proxy.connections();
+            if left.is_empty() {
+                return Ok(());
+            }
+            ensure!(self.world.now() < until, "the proxy keeps connections that nobody has: {left:?}");
+            self.world.sleep(Duration::from_secs(1)).await;
+        }
+    }
+
+    /// Stops the proxy and holds what it counted against what happened.
+    async fn stop(
+        &self,
+        proxy: &Proxy,
+        running: Running<ShardReport>,
+        panics: bool,
+    ) -> anyhow::Result<Option<Report>> {
+        let asked = self.world.now();
+        running.stop(self.drain);
+        let result = running.await;
+        let took = self.world.now().since(asked);
+        // A slow or late shard is no later than the slowest turn that a rule asks for, a few times over.
+        let late = self.drain + Duration::from_secs(2);
+        ensure!(took <= late, "a drain of {:?} took {took:?}", self.drain);
+        match result {
+            Ok(reports) => {
+                let report = proxy.final_report(reports);
+                let early = report.total.cut_short == 0 || took >= self.drain;
+                ensure!(early, "{} were cut short after {took:?} of {:?}", report.total.cut_short, self.drain);
+                Ok(Some(report))
+            }
+            Err(_) if panics => Ok(None),
+            Err(error) => Err(error).context("the proxy did not end well"),
+        }
+    }
+}
+
+/// Ways to end, which together with those that still run make up all that were accepted.
+fn ends(total: &Counters) -> u64 {
+    let Counters { finished, idle_closed, client_broke, upstream_broke, .. } = total;
+    let Counters { no_upstream, shortage, panicked, cut_short, .. } = total;
+    finished + idle_closed + client_broke + upstream_broke + no_upstream + shortage + panicked + cut_short
+}
+
+fn adds_up(report: &Report, ledger: &Ledger) -> anyhow::Result<()> {
+    let total = &report.total;
+    ensure!(total.active == 0, "{} are active after the end", total.active);
+    ensure!(total.accepted == ends(total), "{} accepted, {} ended: {total:?}", total.accepted, ends(total));
+    let leased: u64 =
+        report.shards.iter().flat_map(|shard| &shard.upstreams).map(|upstream| upstream.active).sum();
+    ensure!(leased == 0 || total.cut_short > 0, "{leased} connections to upstreams count as active after the end");
+    let sum = |of: fn(&ShardReport) -> u64| report.shards.iter().map(of).sum::<u64>();
+    let (came, went) = (
+        sum(|shard| shard.accepting.accepted + shard.accepting.taken_over),
+        sum(|shard| {
+            let one = &shard.accepting;
+            one.handed_over + one.crowded + one.dropped + one.adopt_failed
+        }),
+    );
+    ensure!(came == went + total.accepted, "{came} came, {went} went, {} were served", total.accepted);
+    let (handed, taken) =
+        (sum(|shard| shard.accepting.handed_over), sum(|shard| shard.accepting.taken_over));
+    ensure!(
+        handed == taken + report.undelivered,
+        "{handed} handed over, {taken} taken, {} undelivered",
+        report.undelivered
+    );
+    let (up, down) = ledger.sent();
+    ensure!(total.bytes_up <= up, "{} bytes went up of {up} sent", total.bytes_up);
+    ensure!(total.bytes_down <= down, "{} bytes went down of {down} sent", total.bytes_down);
+    if total.finished == total.accepted && u64::from(ledger.whole()) == total.accepted {
+        ensure!(total.bytes_up == up, "{} bytes went up, {up} were sent", total.bytes_up);
+        ensure!(total.bytes_down == down, "{} bytes went down, {down} were sent", total.bytes_down);
+    }
+    ensure!(report.shards.iter().all(|shard| shard.tasks.panics == 0 || total.panicked > 0), "a task panicked");
+    Ok(())
+}
+
+async fn scene(world: World) -> anyhow::Result<()> {
+    let scene = Scene::new(&world);
+    let (proxy, running) = scene.start()?;
+    let panics = faults::draw(&world, &scene.proxy);
+    let clients = world.host("clients");
+    let clients = client::start(&clients, scene.proxy.at(PROXY_PORT), &scene.ledger);
+    let watched = scene.watch();
+    let report = match scene.stops_after {
+        Some(after) => {
+            world.sleep(after).await;
+            let report = scene.stop(&proxy, running, panics).await?;
+            clients.await.context("clients")?;
+            report
+        }
+        None => {
+            let (watched, clients) = futures_util::future::join(watched, clients).await;
+            watched?;
+            clients.context("clients")?;
+            scene.nothing_stays().await?;
+            scene.stop(&proxy, running, panics).await?
+        }
+    };
+    let cut = report.as_ref().is_none_or(|report| report.total.idle_closed + report.total.cut_short > 0);
+    scene.ledger.check(cut)?;
+    report.map_or(Ok(()), |report| adds_up(&report, &scene.ledger))
+}
+
+/// `WATERWHEEL_SEEDS=10000 cargo test --release --test simulation the_proxy_keeps_its_promises`
+#[test]
+fn the_proxy_keeps_its_promises_under_every_fault() {
+    Check::new().seeds(500).run(scene);
+}
+
+/// Every client of a world at once, and what came of it.
+pub(super) async fn all<T>(futures: impl IntoIterator<Item = impl Future<Output = T>>) -> Vec<T> {
+    join_all(futures).await
+}
