@@ -22,36 +22,41 @@ thread_local! {
     static DRIVING: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Unmarks the thread, however the drive ends.
-struct Driving;
+/// The right to drive a world, which one thread has at a time, and one world on a thread. Given back however the drive
+/// ends.
+pub(crate) struct Driving {
+    shared: Arc<Shared>,
+}
 
 impl Driving {
-    fn begin() -> Option<Driving> {
-        (!DRIVING.replace(true)).then_some(Driving)
+    /// # Errors
+    /// Why this thread cannot drive this world now.
+    pub(crate) fn begin(shared: &Arc<Shared>) -> Result<Driving, &'static str> {
+        if DRIVING.get() {
+            return Err("a run inside a world would wait for itself: launch it instead");
+        }
+        if shared.with(|state| std::mem::replace(&mut state.driven, true)) {
+            return Err("another thread drives this world");
+        }
+        DRIVING.set(true);
+        Ok(Driving { shared: shared.clone() })
     }
 }
 
 impl Drop for Driving {
     fn drop(&mut self) {
         DRIVING.set(false);
+        self.shared.with(|state| state.driven = false);
     }
-}
-
-/// Whether this thread drives a world at the moment.
-pub(crate) fn is_driving() -> bool {
-    DRIVING.get()
 }
 
 /// Drives a world until `over`, or until nothing can happen any more, or too much did.
 ///
 /// # Errors
 /// It is stuck: who waits for what. All shards are ended then.
-///
-/// # Panics
-/// If this thread drives a world already.
-pub(crate) fn drive(shared: &Arc<Shared>, over: &dyn Fn() -> bool) -> Result<(), Stuck> {
-    let _driving = Driving::begin().expect("one world at a time on a thread, and not from inside one");
-    let mut driver = Driver { shared: shared.clone(), lives: BTreeMap::new(), groups: Vec::new() };
+pub(crate) fn drive(driving: &Driving, over: &dyn Fn() -> bool) -> Result<(), Stuck> {
+    let (lives, groups) = Default::default();
+    let mut driver = Driver { shared: driving.shared.clone(), lives, groups };
     let result = driver.run(over);
     driver.abandon();
     result
@@ -122,7 +127,7 @@ impl Driver {
                 Step::Poll { shard, spurious } => self.poll(shard, spurious),
                 Step::Alarm(shard) => self.alarm(shard),
                 Step::Wait(Some(until)) if !self.shared.is_live() => self.shared.advance_to(until),
-                Step::Wait(until) if self.shared.is_live() => self.wait(until),
+                Step::Wait(_) if self.shared.is_live() => self.wait(),
                 Step::Wait(_) => return Err(report::deadlock(&self.shared, &self.lives)),
                 Step::TooMuch => return Err(report::endless(&self.shared, &self.lives)),
             }
@@ -166,19 +171,16 @@ impl Driver {
         }
     }
 
-    /// In a live world: until then, or until something happens.
-    fn wait(&self, until: Option<Time>) {
+    /// In a live world: until the next thing is to happen, or until somebody does something.
+    fn wait(&self) {
         let state = self.shared.lock();
-        let rung = self.shared.rung.lock().unwrap_or_else(PoisonError::into_inner);
-        if !rung.is_empty() || until.is_some_and(|until| until <= state.now) || !state.ready.is_empty() {
+        let rung = !self.shared.rung.lock().unwrap_or_else(PoisonError::into_inner).is_empty();
+        let next = state.next();
+        if rung || !state.is_quiet() || next.is_some_and(|next| next <= state.now) {
             return;
         }
-        drop(rung);
-        let changed = &self.shared.changed;
-        match until {
-            Some(until) => drop(changed.wait_timeout(state, until.since(self.shared.now()))),
-            None => drop(changed.wait(state)),
-        }
+        let most = next.map(|next| next.since(self.shared.now()));
+        self.shared.wait(state, most);
     }
 
     // ---- lives
@@ -359,7 +361,7 @@ impl Driver {
         }
         let fresh = self.shared.with(|state| std::mem::take(&mut state.fresh));
         let _ = catch_unwind(AssertUnwindSafe(|| drop(fresh)));
-        self.shared.with(State::forget_everything);
+        self.shared.with(State::forget_shards);
     }
 }
 

@@ -13,6 +13,7 @@ use waterwheel_reactor::Time;
 /// |---|---|---|---|
 /// | [`Refuse`](Verdict::Refuse), [`Lose`](Verdict::Lose), [`Delay`](Verdict::Delay), [`Hold`](Verdict::Hold) | a connect reaches the other host | who connects | where to |
 /// | [`Delay`](Verdict::Delay), [`Stall`](Verdict::Stall), [`Hold`](Verdict::Hold), [`Reset`](Verdict::Reset), [`HalfOpen`](Verdict::HalfOpen) | bytes, or an end, are sent | who sends | who is to receive |
+/// | [`Delay`](Verdict::Delay), [`Hold`](Verdict::Hold) | a reset is sent | who resets | who is to learn of it |
 /// | [`SlowReader`](Verdict::SlowReader) | somebody reads | who sent | who reads |
 /// | [`ShortWrite`](Verdict::ShortWrite) | somebody writes | who writes | who is to receive |
 /// | [`AcceptFails`](Verdict::AcceptFails) | a connection is accepted | who connected | the listener |
@@ -63,7 +64,7 @@ impl Verdict {
         };
         match self {
             Refuse | Lose => moment == Moment::Connect,
-            Delay(_) | Hold => matches!(moment, Moment::Connect | Moment::Send),
+            Delay(_) | Hold => matches!(moment, Moment::Connect | Moment::Send | Moment::Reset),
             Stall(_) | Reset | HalfOpen => moment == Moment::Send,
             SlowReader(..) => moment == Moment::Read,
             ShortWrite(_) => moment == Moment::Write,
@@ -85,6 +86,7 @@ impl fmt::Display for Verdict {
 pub(crate) enum Moment {
     Connect,
     Send,
+    Reset,
     Read,
     Write,
     Accept,

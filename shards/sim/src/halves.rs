@@ -1,5 +1,6 @@
 //! The two halves of a connection that a shard has.
 
+use std::any::Any;
 use std::io::{self, IoSlice};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -9,12 +10,9 @@ use waterwheel_reactor::{Address, Handle, Incoming, Sink, Source, Transport, Vir
 
 use crate::end::{End, Owner};
 use crate::errno;
-use crate::reactor::SimReactor;
+use crate::reactor::{CHUNK, SimReactor};
 use crate::state::{Shared, State};
 use crate::trace::{Id, What};
-
-/// The most that is lent at once.
-const CHUNK: usize = 64 << 10;
 
 /// A connection on its way from one shard to another, or to a foreign thread. Dropping it closes the connection.
 pub(crate) struct Loose {
@@ -57,8 +55,8 @@ struct Half {
     id: Id,
     /// Whose connection it was when the halves were made.
     lease: u32,
-    /// Keeps the reactor's list of what is open there for its end.
-    _reactor: Rc<SimReactor>,
+    /// Keeps the buffers to lend from.
+    reactor: Rc<SimReactor>,
 }
 
 impl Half {
@@ -121,9 +119,15 @@ pub(crate) fn transport(reactor: &Rc<SimReactor>, id: Id, bytes: Vec<u8>) -> Tra
         }
         lease
     });
-    let half = || Half { shared: shared.clone(), id, lease, _reactor: reactor.clone() };
+    let half = || Half { shared: shared.clone(), id, lease, reactor: reactor.clone() };
     let source = SimSource { half: half(), chunk: bytes, start: 0, over: false };
     Transport { source: Box::new(source), sink: Box::new(SimSink { half: half() }) }
+}
+
+/// The end of a source that is one of this crate's.
+pub(crate) fn end_of(source: &dyn Source) -> Option<(Arc<Shared>, Id)> {
+    let source: &SimSource = (source as &dyn Any).downcast_ref()?;
+    Some((source.half.shared.clone(), source.half.id))
 }
 
 /// The receiving half.
@@ -138,6 +142,12 @@ struct SimSource {
 }
 
 impl SimSource {
+    /// Lends nothing any more.
+    fn clear(&mut self) {
+        self.start = 0;
+        self.half.reactor.give_back(std::mem::take(&mut self.chunk));
+    }
+
     fn is_aborted(&self) -> bool {
         self.half.ask(|end| end.aborted).unwrap_or(false)
     }
@@ -146,13 +156,19 @@ impl SimSource {
 impl Source for SimSource {
     fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<&[u8]>> {
         if self.is_aborted() {
-            (self.chunk, self.start) = (Vec::new(), 0);
+            self.clear();
             return Poll::Ready(Err(errno::error(errno::CONNABORTED)));
         }
         if self.start == self.chunk.len() && !self.over {
-            self.chunk = ready!(self.half.with(|state| state.take(self.half.id, CHUNK, Some(cx))))?;
-            self.start = 0;
-            self.over = self.chunk.is_empty();
+            let mut chunk = self.half.reactor.chunk();
+            let id = self.half.id;
+            let taken =
+                self.half.with(|state| state.take(id, CHUNK, Some(cx), &mut |bytes| chunk.extend(bytes)));
+            (self.chunk, self.start) = (chunk, 0);
+            if self.chunk.is_empty() {
+                self.clear();
+            }
+            self.over = ready!(taken)? == 0;
         }
         Poll::Ready(Ok(&self.chunk[self.start..]))
     }
@@ -162,7 +178,7 @@ impl Source for SimSource {
         assert!(count <= lent, "{count} bytes consumed, but only {lent} lent");
         self.start += count;
         if self.start == self.chunk.len() {
-            (self.chunk, self.start) = (Vec::new(), 0);
+            self.clear();
         }
     }
 
@@ -216,6 +232,7 @@ impl Drop for SimSource {
             *source = false;
             !*sink
         };
+        self.clear();
         self.half.leave(goes, |state, id| {
             if let Some(end) = state.ends.get_mut(&id) {
                 let old = end.reader.take();
@@ -245,8 +262,13 @@ impl Sink for SimSink {
         cx: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let all: Vec<u8> = slices.iter().flat_map(|slice| slice.iter().copied()).collect();
-        self.poll_write(cx, &all)
+        let mut all = self.half.reactor.chunk();
+        for slice in slices {
+            all.extend(&slice[..slice.len().min(CHUNK - all.len())]);
+        }
+        let taken = self.poll_write(cx, &all);
+        self.half.reactor.give_back(all);
+        taken
     }
 
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -41,7 +41,7 @@ impl State {
     fn begin_lookup(&mut self, host: usize, name: &str) -> Id {
         self.note(host, None, What::Asked(name.into()));
         let to = self.hosts.iter().position(|host| &*host.name == name).unwrap_or(usize::MAX);
-        let mut wait = self.random.duration(Duration::ZERO, USUAL);
+        let mut wait = if self.live { Duration::ZERO } else { self.random.duration(Duration::ZERO, USUAL) };
         let mut answer = self.known(name);
         match self.ask(Moment::Lookup, (host, None), (to, None), None) {
             Some((Verdict::NameLate(late), _)) if late >= GIVES_UP => {
@@ -99,7 +99,8 @@ impl Future for Looking {
                 return Poll::Ready(Err(io::Error::other("an answer was asked for twice")));
             };
             if !asked.ready {
-                asked.waker = Some(cx.waker().clone());
+                let before = asked.waker.replace(cx.waker().clone());
+                state.old.extend(before);
                 return Poll::Pending;
             }
             let answer = state.lookups.remove(&self.lookup).map(|asked| asked.answer);

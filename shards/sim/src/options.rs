@@ -27,6 +27,8 @@ pub struct Options {
     pub spurious_poll: f64,
     /// The most bytes that travel together. Default 16 KiB.
     pub segment_max: usize,
+    /// The probability that fewer travel together than could. Default 0.5.
+    pub segment_split: f64,
     /// The probability that a stream begins byte by byte, in one direction. Default 0.1.
     pub tiny_stream: f64,
     /// How many bytes of such a stream come alone. Default 200.
@@ -66,6 +68,7 @@ impl Default for Options {
             alarm_late_max: Duration::from_micros(60),
             spurious_poll: 0.05,
             segment_max: 16 << 10,
+            segment_split: 0.5,
             tiny_stream: 0.1,
             tiny_bytes: 200,
             short_write: 0.05,
@@ -96,6 +99,7 @@ impl Options {
             alarm_late_max: none,
             spurious_poll: 0.0,
             segment_max: 64 << 10,
+            segment_split: 0.0,
             tiny_stream: 0.0,
             short_write: 0.0,
             short_read: 0.0,

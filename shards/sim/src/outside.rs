@@ -10,13 +10,13 @@ use std::task::Poll;
 use std::time::Duration;
 
 use waterwheel_reactor::{
-    Address, Bound, Clock, ConnectOptions, Handle, ListenOptions, StreamOptions, Virtual,
+    Address, Bound, Clock, ConnectOptions, Handle, ListenOptions, Source, StreamOptions, Virtual,
 };
 
 use crate::errno;
-use crate::halves::Loose;
+use crate::halves::{self, Loose};
 use crate::reactor::Ear;
-use crate::state::{Shared, State};
+use crate::state::{Occurrence, Shared, State};
 use crate::trace::Id;
 use crate::world::Host;
 
@@ -31,12 +31,16 @@ impl Stream {
     ///
     /// # Errors
     /// `ConnectionRefused` and its like; `TimedOut`.
+    ///
+    /// # Panics
+    /// If the world is not live: nobody would drive it meanwhile.
     pub fn connect(
         host: &Host,
         to: &Address,
         stream: StreamOptions,
         patience: Duration,
     ) -> io::Result<Stream> {
+        must_be_live(&host.shared);
         let options = ConnectOptions { stream, ..ConnectOptions::default() };
         let id =
             host.shared.with(|state| state.connect(host.host, to, &options, true)).map_err(errno::error)?;
@@ -53,29 +57,34 @@ impl Stream {
         &self.end.shared
     }
 
-    /// Reads what is there, at least one byte; 0 is the end. `WouldBlock` after `patience`.
+    /// Reads what is there, at least one byte; 0 is the end. `TimedOut` after `patience`.
     ///
     /// # Errors
     /// What broke the connection.
     pub fn read(&self, buffer: &mut [u8], patience: Option<Duration>) -> io::Result<usize> {
-        let bytes = blocking(self.shared(), patience, |state| state.take(self.end.id, buffer.len(), None))?;
-        buffer[..bytes.len()].copy_from_slice(&bytes);
-        Ok(bytes.len())
+        let most = buffer.len();
+        blocking(self.shared(), patience, |state| {
+            let mut done = 0;
+            state.take(self.end.id, most, None, &mut |bytes| {
+                buffer[done..done + bytes.len()].copy_from_slice(bytes);
+                done += bytes.len();
+            })
+        })
     }
 
     /// Waits until there is something to read, or the end; how many bytes.
     ///
     /// # Errors
-    /// What broke the connection; `WouldBlock` after `patience`.
+    /// What broke the connection; `TimedOut` after `patience`.
     pub fn peek(&self, patience: Option<Duration>) -> io::Result<usize> {
         blocking(self.shared(), patience, |state| match state.ends.get(&self.end.id) {
             None => Poll::Ready(Err(errno::NOTCONN)),
-            Some(end) if !end.inbox.is_empty() || end.fin => Poll::Ready(Ok(end.inbox.len())),
+            Some(end) if end.arrived > 0 || end.fin => Poll::Ready(Ok(end.arrived)),
             Some(end) => end.error.map_or(Poll::Pending, |error| Poll::Ready(Err(error))),
         })
     }
 
-    /// Writes some of the bytes, at least one. `WouldBlock` after `patience`.
+    /// Writes some of the bytes, at least one. `TimedOut` after `patience`.
     ///
     /// # Errors
     /// What broke the connection.
@@ -123,7 +132,7 @@ impl std::fmt::Debug for Stream {
 #[derive(Debug)]
 pub struct Gate {
     host: Host,
-    bound: Arc<Bound>,
+    bound: Bound,
     socket: Id,
 }
 
@@ -132,12 +141,16 @@ impl Gate {
     ///
     /// # Errors
     /// As [`Backend::bind`](waterwheel_reactor::Backend::bind).
+    ///
+    /// # Panics
+    /// If the world is not live.
     pub fn new(host: &Host, at: &Address, options: &ListenOptions) -> io::Result<Gate> {
+        must_be_live(&host.shared);
         let bound = host.shared.with(|state| state.bind(host.host, at, options, 1));
         let (local, sockets) = bound.map_err(errno::error)?;
         let socket = sockets[0];
         let handle = Handle::Virtual(Virtual::new(Ear::new(host.shared.clone(), socket)));
-        Ok(Gate { host: host.clone(), bound: Arc::new(Bound { local, handle, options: *options }), socket })
+        Ok(Gate { host: host.clone(), bound: Bound { local, handle, options: *options }, socket })
     }
 
     /// Where it listens.
@@ -145,7 +158,7 @@ impl Gate {
         &self.bound.local
     }
 
-    /// The next connection. `WouldBlock` after `patience`.
+    /// The next connection. `TimedOut` after `patience`.
     ///
     /// # Errors
     /// As accept(2).
@@ -165,13 +178,38 @@ impl Gate {
     }
 }
 
-/// The connects of a host to an address that are under way.
-pub fn still_trying(host: &Host, to: &Address) -> usize {
+/// The connects of a host to an address that are under way, a text for each.
+pub fn still_trying(host: &Host, to: &Address) -> Vec<String> {
     let state = host.shared.lock();
-    state.ends.values().filter(|end| end.host == host.host && end.connecting && end.peer == *to).count()
+    let ends =
+        state.ends.iter().filter(|(_, end)| end.host == host.host && end.connecting && end.peer == *to);
+    ends.map(|(id, end)| format!("connection {id}, from {} to {to}", end.local)).collect()
 }
 
-/// Tries again whenever something has happened in the world.
+/// What a host has open, a text for each descriptor: the same while the same things are open.
+pub fn descriptors(host: &Host) -> Vec<String> {
+    host.shared.lock().open_descriptors(host.host)
+}
+
+/// Makes a connect of a shard's that is in progress fail with `TimedOut` when nobody has answered for so long, as
+/// `TCP_USER_TIMEOUT` does. False if it is no connect of a simulated world's, or not in progress.
+pub fn give_up_after(connecting: &dyn Source, limit: Duration) -> bool {
+    halves::end_of(connecting).is_some_and(|(shared, id)| {
+        shared.with(|state| {
+            let tries = state.ends.get(&id).is_some_and(|end| end.connecting);
+            if tries {
+                state.later(state.now + limit, Occurrence::Answer { end: id, error: errno::TIMEDOUT });
+            }
+            tries
+        })
+    })
+}
+
+fn must_be_live(shared: &Shared) {
+    assert!(shared.is_live(), "only a live world has threads that wait");
+}
+
+/// Tries, and again whenever something has happened in the world.
 fn blocking<T>(
     shared: &Arc<Shared>,
     patience: Option<Duration>,
@@ -180,14 +218,18 @@ fn blocking<T>(
     let clock = Clock::start();
     let late = patience.map(|patience| clock.now() + patience);
     loop {
-        if let Poll::Ready(result) = shared.with_if(&mut attempt, Poll::is_ready) {
+        let (result, seen) =
+            shared.with_if(|state| (attempt(state), state.changes), |(result, _)| result.is_ready());
+        if let Poll::Ready(result) = result {
             return result.map_err(errno::error);
         }
-        if late.is_some_and(|late| clock.now() >= late) {
-            return Err(io::ErrorKind::WouldBlock.into());
+        let now = clock.now();
+        if late.is_some_and(|late| now >= late) {
+            return Err(errno::error(errno::TIMEDOUT));
         }
-        // A change between the attempt and this wait is noticed a little late; nobody measures that.
-        const AGAIN: Duration = Duration::from_millis(1);
-        drop(shared.changed.wait_timeout(shared.lock(), AGAIN));
+        let state = shared.lock();
+        if state.changes == seen {
+            shared.wait(state, late.map(|late| late.since(now)));
+        }
     }
 }

@@ -19,8 +19,8 @@ use crate::names::Looking;
 use crate::state::Shared;
 use crate::trace::Id;
 
-/// The moment of 1970 and after at which every world begins: 2026-01-01.
-const BEGIN: Duration = Duration::from_secs(1_767_225_600);
+/// The most that is lent at once.
+pub(crate) const CHUNK: usize = 64 << 10;
 
 /// What one life of a shard has.
 pub(crate) struct SimReactor {
@@ -29,6 +29,8 @@ pub(crate) struct SimReactor {
     pub(crate) shard: Id,
     pub(crate) alarm: Alarm,
     seed: u64,
+    /// Buffers that were lent and are empty again, for sources to lend from.
+    chunks: RefCell<Vec<Vec<u8>>>,
     /// This reactor as its own objects hold it.
     me: Weak<SimReactor>,
     ended: Cell<bool>,
@@ -46,6 +48,7 @@ impl SimReactor {
             shard,
             alarm: Alarm::default(),
             seed,
+            chunks: RefCell::default(),
             me: me.clone(),
             ended: Cell::new(false),
             serves: RefCell::default(),
@@ -56,6 +59,21 @@ impl SimReactor {
     fn me(&self) -> io::Result<Rc<SimReactor>> {
         let me = self.me.upgrade().filter(|_| !self.ended.get());
         me.ok_or_else(|| errno::error(errno::NOTCONN))
+    }
+
+    /// An empty buffer to lend from.
+    pub(crate) fn chunk(&self) -> Vec<u8> {
+        self.chunks.borrow_mut().pop().unwrap_or_else(|| Vec::with_capacity(CHUNK))
+    }
+
+    /// Takes a buffer back. Keeps a few, since a source that is read has one at a time.
+    pub(crate) fn give_back(&self, mut chunk: Vec<u8>) {
+        const KEPT_MAX: usize = 8;
+        let mut chunks = self.chunks.borrow_mut();
+        if chunks.len() < KEPT_MAX && chunk.capacity() == CHUNK {
+            chunk.clear();
+            chunks.push(chunk);
+        }
     }
 
     /// The end of this life: whatever it still has is closed.
@@ -105,7 +123,7 @@ impl Reactor for SimReactor {
     }
 
     fn unix_time(&self) -> Duration {
-        BEGIN + self.shared.now().since(Time::ZERO)
+        self.shared.unix_time()
     }
 
     fn seed(&self) -> u64 {

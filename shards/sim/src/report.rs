@@ -8,7 +8,7 @@ use std::sync::Arc;
 use waterwheel_reactor::{Address, TaskNote};
 
 use crate::drive::Life;
-use crate::end::Owner;
+use crate::end::{End, Owner};
 use crate::reactor::SimReactor;
 use crate::state::{Shared, State};
 use crate::trace::Id;
@@ -109,7 +109,8 @@ pub(crate) fn left_by_shard(shared: &Arc<Shared>, reactor: &Rc<SimReactor>, numb
     let mut state = shared.lock();
     let host = state.hosts.get(reactor.host).map_or_else(String::new, |host| host.name.to_string());
     let at = format!("{host}, shard {number}");
-    for task in tasks {
+    // Borrowed, so that no waker is dropped while the world is locked.
+    for task in &tasks {
         state.leaks.push(format!("{at}: task {} ({}) outlived its shard", task.name, task.spawned));
     }
     if timers > 0 {
@@ -119,6 +120,22 @@ pub(crate) fn left_by_shard(shared: &Arc<Shared>, reactor: &Rc<SimReactor>, numb
 }
 
 impl State {
+    /// What a host has open, a line for each descriptor.
+    pub(crate) fn open_descriptors(&self, host: usize) -> Vec<String> {
+        let mut open: Vec<String> = Vec::new();
+        for (id, socket) in self.sockets.iter().filter(|(_, socket)| socket.host == host) {
+            let users = 0..socket.users();
+            open.extend(users.map(|user| format!("socket {id} on {}, handle {user}", socket.local)));
+        }
+        let counted = |end: &End| end.host == host && !matches!(end.owner, Owner::Nobody | Owner::Queue);
+        for (id, end) in self.ends.iter().filter(|(_, end)| counted(end)) {
+            open.push(format!("connection {id}, {} from {}", end.local, end.peer));
+        }
+        let others = self.hosts[host].open.saturating_sub(open.len());
+        open.extend((0..others).map(|number| format!("spare {number}")));
+        open
+    }
+
     /// Everything that nobody has given back by now: to be asked for when all shards have ended.
     pub(crate) fn left_over(&self) -> Vec<String> {
         let mut left = self.leaks.clone();

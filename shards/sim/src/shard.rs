@@ -101,8 +101,8 @@ impl State {
     /// Its alarm stands at `deadline`.
     pub(crate) fn set_alarm(&mut self, shard: Id, deadline: Option<Time>) {
         let (Some(deadline), Some(place)) = (deadline, self.shards.get(&shard)) else { return };
-        // What nobody lives to see is no reason to wait.
-        if deadline >= place.alarm_at || deadline >= Time::ZERO + self.options.time_max {
+        // What is further away than a world grows old is no reason to wait: who has nothing else is stuck.
+        if deadline >= place.alarm_at || deadline >= self.now + self.options.time_max {
             return;
         }
         let late = self.up_to(|options| options.alarm_late_max);

@@ -19,6 +19,7 @@ use crate::trace::{Id, What};
 /// (`net.ipv4.tcp_syn_retries` of 6, tcp(7)): it fails after 127 s.
 const SYN_RETRIES: u32 = 6;
 const SYN_AGAIN: Duration = Duration::from_secs(1);
+const SYN_GIVES_UP: Duration = Duration::from_secs((1 << (SYN_RETRIES + 1)) - 1);
 /// How long a neighbour that is not there is asked for before a connect fails (`net.ipv4.neigh.default`: 3 probes of 1 s).
 const UNREACHABLE_AFTER: Duration = Duration::from_secs(3);
 
@@ -31,6 +32,8 @@ pub(crate) struct Socket {
     /// Handles and listeners; the last one closes it.
     users: usize,
     pub(crate) queue: VecDeque<Id>,
+    /// Of a live world: connects that found it full, in the order in which they came.
+    knocking: VecDeque<Id>,
     /// Who waits, by the number of the listener at work.
     waiting: BTreeMap<Id, Waker>,
 }
@@ -137,8 +140,9 @@ impl State {
 
     fn new_socket(&mut self, host: usize, local: &Address, options: &ListenOptions) -> Id {
         let id = self.id();
-        let (queue, waiting) = Default::default();
-        let socket = Socket { host, local: local.clone(), options: *options, users: 1, queue, waiting };
+        let (queue, knocking, waiting) = Default::default();
+        let socket =
+            Socket { host, local: local.clone(), options: *options, users: 1, queue, knocking, waiting };
         let port = socket.port();
         if let Address::Unix(name) = local {
             self.hosts[host].unix.insert(name.clone(), id);
@@ -176,6 +180,8 @@ impl State {
             self.abort(end);
             self.close(end);
         }
+        let again = socket.knocking.into_iter().map(|end| Occurrence::Syn { end, attempt: 1 });
+        self.at_once.extend(again);
     }
 
     // ---- connecting
@@ -278,10 +284,10 @@ impl State {
 
     /// A connect arrives where it goes. `attempt` is `u32::MAX` if nothing of it ever does.
     pub(crate) fn syn(&mut self, id: Id, attempt: u32) {
-        let Some(end) = self.ends.get(&id) else { return };
+        // Given up meanwhile, it is none any more.
+        let Some(end) = self.ends.get(&id).filter(|end| end.connecting) else { return };
         if attempt == u32::MAX {
-            let late = SYN_AGAIN * ((1 << (SYN_RETRIES + 1)) - 1);
-            return self.after(late, Occurrence::Answer { end: id, error: errno::TIMEDOUT });
+            return self.after(SYN_GIVES_UP, Occurrence::Answer { end: id, error: errno::TIMEDOUT });
         }
         let is_unix = matches!(end.peer, Address::Unix(_));
         let [(from, _), (to, _)] = self.sides(end);
@@ -295,20 +301,45 @@ impl State {
             return self.after(latency, Occurrence::Answer { end: id, error });
         };
         if self.is_full(socket) {
-            return match attempt {
-                _ if is_unix => self.after(latency, Occurrence::Answer { end: id, error: errno::BUSY }),
-                SYN_RETRIES => {
-                    let last = SYN_AGAIN * (1 << SYN_RETRIES);
-                    self.later(self.now + last, Occurrence::Answer { end: id, error: errno::TIMEDOUT });
-                }
-                _ => {
-                    let again = Occurrence::Syn { end: id, attempt: attempt + 1 };
-                    self.later(self.now + SYN_AGAIN * (1 << attempt), again);
-                }
-            };
+            return self.find_full(id, socket, attempt);
         }
         self.enqueue(id, socket, self.now + latency);
         self.after(latency, Occurrence::Answer { end: id, error: 0 });
+    }
+
+    /// A connect finds no room in a queue.
+    fn find_full(&mut self, id: Id, socket: Id, attempt: u32) {
+        let Some(end) = self.ends.get(&id) else { return };
+        // Of a Unix socket only a thread that may block waits for room (unix(7), connect(2)).
+        if end.inet().is_none() && end.owner != Owner::Handle {
+            let latency = self.latency(end.host, end.host);
+            return self.after(latency, Occurrence::Answer { end: id, error: errno::BUSY });
+        }
+        let now = self.now;
+        if self.live {
+            // Comes in as soon as there is room, which happens at once and with or without a driver.
+            if let Some(socket) = self.sockets.get_mut(&socket) {
+                socket.knocking.push_back(id);
+            }
+            if attempt == 0 {
+                self.later(now + SYN_GIVES_UP, Occurrence::Answer { end: id, error: errno::TIMEDOUT });
+            }
+        } else if attempt == SYN_RETRIES {
+            let last = SYN_AGAIN * (1 << SYN_RETRIES);
+            self.later(now + last, Occurrence::Answer { end: id, error: errno::TIMEDOUT });
+        } else {
+            let again = Occurrence::Syn { end: id, attempt: attempt + 1 };
+            self.later(now + SYN_AGAIN * (1 << attempt), again);
+        }
+    }
+
+    /// There is room in a queue: the first that knocked and is still there comes in.
+    fn let_in(&mut self, socket: Id) {
+        while let Some(end) = self.sockets.get_mut(&socket).and_then(|socket| socket.knocking.pop_front()) {
+            if self.ends.get(&end).is_some_and(|end| end.connecting) {
+                return self.at_once.push_back(Occurrence::Syn { end, attempt: 1 });
+            }
+        }
     }
 
     /// The socket that gets a connection to `at`: of a group any member, as the kernel's hash would have it.
@@ -403,6 +434,7 @@ impl State {
         let (id, end) = end;
         end.owner = Owner::Handle;
         let peer = end.peer.clone();
+        self.let_in(socket);
         self.note_end(id, What::Accepted { end: id });
         Poll::Ready(Ok((id, peer)))
     }

@@ -22,11 +22,14 @@ use crate::trace::{Event, Id, Trace, What};
 /// How far each look at a shard's clock moves it: about what reading one takes.
 const TICK_NANOS: u64 = 20;
 
+/// The moment of 1970 and after at which every world in virtual time begins: 2026-01-01.
+const BEGIN: Duration = Duration::from_secs(1_767_225_600);
+
 /// One world. Whoever holds a connection, a socket or a host of it holds this.
 pub(crate) struct Shared {
     state: Mutex<State>,
     /// Something happened; for foreign threads and for the driver of a live world.
-    pub(crate) changed: Condvar,
+    changed: Condvar,
     /// Virtual time; not used by a live world.
     now: AtomicU64,
     /// Of a live world.
@@ -75,6 +78,14 @@ impl Shared {
         state
     }
 
+    /// Wall time since 1970, by the shards' clock.
+    pub(crate) fn unix_time(&self) -> Duration {
+        match &self.clock {
+            Some(clock) => clock.unix_time(),
+            None => BEGIN + self.now().since(Time::ZERO),
+        }
+    }
+
     /// Does something to the world, then what follows from it at once, and wakes whom that concerns. A waker may run
     /// anything, so nothing is locked meanwhile.
     pub(crate) fn with<R>(&self, f: impl FnOnce(&mut State) -> R) -> R {
@@ -89,22 +100,49 @@ impl Shared {
         while let Some(occurrence) = state.at_once.pop_front() {
             state.happen(occurrence);
         }
-        let (wakes, old) = (std::mem::take(&mut state.wakes), std::mem::take(&mut state.old));
-        drop(state);
-        drop(old);
-        wakes.into_iter().for_each(Waker::wake);
-        if self.is_live() && changed(&result) {
+        let waited_for = self.is_live() && changed(&result) && state.changed();
+        self.wake(state);
+        if waited_for {
             self.changed.notify_all();
         }
         result
     }
 
+    /// Wakes whom the state names and drops what it has done with, a few at a time, so that it costs no allocation.
+    fn wake<'a>(&'a self, mut state: MutexGuard<'a, State>) {
+        const AT_ONCE: usize = 4;
+        while !(state.wakes.is_empty() && state.old.is_empty()) {
+            let few = |from: &mut VecDeque<Waker>| -> [Option<Waker>; AT_ONCE] {
+                std::array::from_fn(|_| from.pop_front())
+            };
+            let (wakes, old) = (few(&mut state.wakes), few(&mut state.old));
+            let more = !(state.wakes.is_empty() && state.old.is_empty());
+            drop(state);
+            drop(old);
+            wakes.into_iter().flatten().for_each(Waker::wake);
+            if !more {
+                return;
+            }
+            state = self.lock();
+        }
+    }
+
+    /// Waits until something has changed, or for so long: for threads of a live world.
+    pub(crate) fn wait(&self, mut state: MutexGuard<'_, State>, most: Option<Duration>) {
+        state.waiting += 1;
+        let changed = &self.changed;
+        let mut state = match most {
+            Some(most) => changed.wait_timeout(state, most).unwrap_or_else(PoisonError::into_inner).0,
+            None => changed.wait(state).unwrap_or_else(PoisonError::into_inner),
+        };
+        state.waiting -= 1;
+    }
+
     /// A shard's bell was rung.
     pub(crate) fn ring(&self, shard: Id) {
         self.rung.lock().unwrap_or_else(PoisonError::into_inner).push(shard);
-        if self.is_live() {
-            // Locked, so that a driver that is about to wait has either seen the ring or hears this.
-            drop(self.state.lock().unwrap_or_else(PoisonError::into_inner));
+        // Locked, so that a driver that is about to wait has either seen the ring or hears this.
+        if self.is_live() && self.lock().waiting > 0 {
             self.changed.notify_all();
         }
     }
@@ -119,10 +157,10 @@ impl std::fmt::Debug for Shared {
 /// What is to happen. Names ends, sockets and shards that may be gone by then.
 #[derive(Debug)]
 pub(crate) enum Occurrence {
-    /// Bytes arrive.
-    Segment { from: Id, to: Id, bytes: Vec<u8> },
+    /// So many bytes arrive, which lie in the inbox already.
+    Segment { from: Id, to: Id, bytes: usize },
     /// The end of a stream arrives.
-    Fin { from: Id, to: Id },
+    Fin { to: Id },
     /// A connection breaks.
     Break { end: Id, error: i32 },
     /// There is room again where this end sends to, or a stall is over.
@@ -179,9 +217,15 @@ pub(crate) struct State {
     /// What follows from what is being done, in this very moment.
     pub(crate) at_once: VecDeque<Occurrence>,
     /// To be woken once nothing is locked.
-    pub(crate) wakes: Vec<Waker>,
+    pub(crate) wakes: VecDeque<Waker>,
     /// To be dropped then, since that may run anything too.
-    pub(crate) old: Vec<Waker>,
+    pub(crate) old: VecDeque<Waker>,
+    /// How often something has changed that a foreign thread may wait for.
+    pub(crate) changes: u64,
+    /// A thread drives this world.
+    pub(crate) driven: bool,
+    /// Threads that wait for a change.
+    waiting: usize,
     pub(crate) hosts: Vec<Host>,
     pub(crate) ends: BTreeMap<Id, End>,
     pub(crate) sockets: BTreeMap<Id, Socket>,
@@ -213,8 +257,11 @@ impl State {
             queue: BinaryHeap::new(),
             number: 0,
             at_once: VecDeque::new(),
-            wakes: Vec::new(),
-            old: Vec::new(),
+            wakes: VecDeque::new(),
+            old: VecDeque::new(),
+            changes: 0,
+            driven: false,
+            waiting: 0,
             hosts: Vec::new(),
             ends: BTreeMap::new(),
             sockets: BTreeMap::new(),
@@ -272,8 +319,8 @@ impl State {
     pub(crate) fn happen(&mut self, occurrence: Occurrence) {
         self.steps += 1;
         match occurrence {
-            Occurrence::Segment { from, to, bytes } => self.arrive(from, to, &bytes),
-            Occurrence::Fin { from, to } => self.finish(from, to),
+            Occurrence::Segment { from, to, bytes } => self.arrive(from, to, bytes),
+            Occurrence::Fin { to } => self.finish(to),
             Occurrence::Break { end, error } => self.break_end(end, error),
             Occurrence::Room { end } => self.room(end),
             Occurrence::Readable { end } => self.wake_reader(end),
@@ -285,10 +332,24 @@ impl State {
         }
     }
 
-    /// Nothing that happens from now on concerns anybody.
-    pub(crate) fn forget_everything(&mut self) {
-        self.queue.clear();
-        self.fresh.clear();
+    /// Nobody has anything to do now.
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.ready.is_empty() && self.alarms.is_empty() && self.fresh.is_empty()
+    }
+
+    /// Something has changed; whether anybody waits for that.
+    fn changed(&mut self) -> bool {
+        self.changes += 1;
+        self.waiting > 0
+    }
+
+    /// No shard is left: turns and alarms concern nobody. What is on its way between hosts stays so.
+    pub(crate) fn forget_shards(&mut self) {
+        let concerns_shards =
+            |due: &Due| matches!(due.occurrence, Occurrence::Run { .. } | Occurrence::Alarm { .. });
+        self.queue.retain(|Reverse(due)| !concerns_shards(due));
+        self.ready.clear();
+        self.alarms.clear();
     }
 
     pub(crate) fn note(&mut self, host: usize, shard: Option<usize>, what: What) {

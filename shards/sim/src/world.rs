@@ -9,7 +9,7 @@ use waterwheel_reactor::{
     Address, Backend, Bound, Ended, Handle, Launch, ListenOptions, Time, Unavailable, Virtual, Why,
 };
 
-use crate::drive::{drive, is_driving};
+use crate::drive::{Driving, drive};
 use crate::errno;
 use crate::fault::Rule;
 use crate::host::Host as Known;
@@ -133,9 +133,12 @@ impl World {
     /// Nothing can happen any more, or there is no end of it: who waits for what. All shards have been ended.
     ///
     /// # Panics
-    /// If this thread drives a world already, or a shard's code under [`launch`](World::launch)'s `done` does.
+    /// If this thread drives a world already, or another thread this one.
     pub fn drive(&self, over: impl Fn() -> bool) -> Result<(), Stuck> {
-        drive(&self.shared, &over)
+        match Driving::begin(&self.shared) {
+            Ok(driving) => drive(&driving, &over),
+            Err(why_not) => panic!("{why_not}"),
+        }
     }
 
     /// Writes every event from now on, a line of JSON each.
@@ -225,9 +228,9 @@ impl Host {
         self.shared.lock().hosts[self.host].ips.clone()
     }
 
-    /// How many descriptors it may have open from now on.
-    pub fn limit_descriptors(&self, most: usize) {
-        self.shared.with(|state| state.hosts[self.host].open_max = most);
+    /// How many descriptors it may have open from now on; answers the limit there was.
+    pub fn limit_descriptors(&self, most: usize) -> usize {
+        self.shared.with(|state| std::mem::replace(&mut state.hosts[self.host].open_max, most))
     }
 
     /// How many descriptors are open.
@@ -273,16 +276,17 @@ impl Backend for Host {
             let why = || Why::Failed(io::Error::other(text.clone()));
             Err(numbers.iter().map(|shard| Ended { shard: *shard, why: why() }).collect())
         };
-        if is_driving() {
-            return failed("a run inside a world would wait for itself: launch it instead".to_owned());
-        }
+        let driving = match Driving::begin(&self.shared) {
+            Ok(driving) => driving,
+            Err(why_not) => return failed(why_not.to_owned()),
+        };
         let result = Arc::new(Mutex::new(None));
         let done = result.clone();
         let done: Done =
             Box::new(move |ended| *done.lock().unwrap_or_else(PoisonError::into_inner) = Some(ended));
         self.world().launch(self, launches, done);
         let taken = || result.lock().unwrap_or_else(PoisonError::into_inner);
-        let driven = drive(&self.shared, &|| taken().is_some());
+        let driven = drive(&driving, &|| taken().is_some());
         match (taken().take(), driven) {
             (Some(ended), _) => ended,
             (None, Err(stuck)) => failed(stuck.to_string()),
