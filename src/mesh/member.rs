@@ -42,6 +42,9 @@ pub(super) trait End: Any {
     /// What passed through.
     fn stats(&self) -> PortStats;
 
+    /// What a task waits for here, by its waker; for reports.
+    fn waits_for(&self, waker: &Waker) -> Option<String>;
+
     /// A new turn began: wakes the tasks that used up the last one's budget.
     fn renew(&self);
 
@@ -190,6 +193,15 @@ impl Between for Member {
 
     fn glance(&self) -> bool {
         self.ledger.bell().is_rung()
+    }
+
+    fn waits_for(&self, waker: &Waker) -> Vec<String> {
+        let mut waits = Vec::new();
+        self.for_each_end(|end| waits.extend(end.waits_for(waker)));
+        if self.jobs.borrow().as_ref().is_some_and(|own| own.will_wake(waker)) {
+            waits.push("for jobs of other threads".to_owned());
+        }
+        waits
     }
 
     fn set_waker(&self, waker: &Waker) {

@@ -99,6 +99,11 @@ impl Waiters {
         }
     }
 
+    /// Whether this waker waits here; for reports.
+    pub(super) fn includes(&self, waker: &Waker) -> bool {
+        self.entries.iter().filter_map(|entry| entry.waker.as_ref()).any(|own| own.will_wake(waker))
+    }
+
     /// Wakes whoever is first.
     pub(super) fn wake_first(&self) {
         if let Some(Entry { waker: Some(waker), .. }) = self.entries.get(self.first as usize) {

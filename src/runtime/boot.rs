@@ -1,6 +1,7 @@
 //! From a plan to running shards, and from what they left to a result.
 
 use std::future::Future;
+use std::panic::Location;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -38,6 +39,8 @@ pub(super) struct Crew<T, M> {
     pub(super) lookups: Option<Arc<Lookups>>,
     pub(super) listeners: Vec<Listening>,
     pub(super) main: M,
+    /// Where the program was started; for reports.
+    pub(super) made: &'static Location<'static>,
 }
 
 impl<T, F, M> Crew<T, M>
@@ -85,7 +88,7 @@ where
             names::provide(&shard, lookups.clone());
         }
         let main = run_main(crew.clone(), shard);
-        Some(Box::pin(RootFuture::new(core, main, Box::new((joined, part)))))
+        Some(Box::pin(RootFuture::made_at(crew.made, core, main, Box::new((joined, part)))))
     })
 }
 

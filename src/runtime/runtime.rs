@@ -1,6 +1,7 @@
 //! All shards, started together.
 
 use std::future::Future;
+use std::panic::Location;
 use std::sync::atomic::AtomicU8;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -330,6 +331,7 @@ impl Runtime {
     /// # Errors
     /// A main future that returned an error (the other shards are asked to stop then) or panicked; shards that were
     /// ended before they had finished; reactors that failed.
+    #[track_caller]
     pub fn run<T, F, M>(mut self, main: M) -> Result<Vec<T>, RunError>
     where
         T: Send + 'static,
@@ -348,6 +350,7 @@ impl Runtime {
     }
 
     /// One launch per shard, and what makes the run's result of how the backend says that they ended.
+    #[track_caller]
     pub(crate) fn into_launches<T, F, M>(
         mut self,
         lookups: Option<Arc<Lookups>>,
@@ -372,6 +375,7 @@ impl Runtime {
             lookups,
             listeners: std::mem::take(&mut *self.listeners.lock().unwrap_or_else(PoisonError::into_inner)),
             main,
+            made: Location::caller(),
         };
         let launches = crew.launches(&self.plan, std::mem::take(&mut self.guards));
         // What is left of the runtime, files of sockets among it, goes when the run is over.

@@ -16,6 +16,11 @@ pub(crate) trait Between: Any {
     fn rung(&self) -> bool;
     /// The same for a shard that has found nothing to do, again and again: looks only at what others may have done.
     fn glance(&self) -> bool;
+    /// What a task waits for here, by its waker; for reports.
+    fn waits_for(&self, waker: &Waker) -> Vec<String> {
+        let _ = waker;
+        Vec::new()
+    }
     /// First poll of the root: the waker that rings may invoke from now on.
     fn set_waker(&self, waker: &Waker);
 }

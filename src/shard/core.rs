@@ -407,7 +407,13 @@ impl Core {
 
 impl Inspect for Core {
     fn tasks(&self) -> Vec<TaskNote> {
-        self.tasks.borrow().notes()
+        let mut notes = self.tasks.borrow().notes();
+        for note in &mut notes {
+            let sleeps = self.wheel.deadlines_of(&note.waker);
+            note.waits.extend(sleeps.into_iter().map(|deadline| format!("until {deadline:?}")));
+            note.waits.extend(self.between.waits_for(&note.waker));
+        }
+        notes
     }
 
     fn timers(&self) -> usize {

@@ -35,9 +35,9 @@ pub(crate) struct RootFuture {
 }
 
 impl RootFuture {
-    /// A root whose shard lives as long as `main`. `guard` is dropped after the last task.
-    #[track_caller]
-    pub(crate) fn new(
+    /// A root whose shard lives as long as `main`, which was begun at `made`. `guard` is dropped after the last task.
+    pub(crate) fn made_at(
+        made: &'static Location<'static>,
         core: Rc<Core>,
         main: impl Future<Output = ()> + 'static,
         guard: Box<dyn std::any::Any>,
@@ -49,8 +49,19 @@ impl RootFuture {
             let _ended = ended;
             main.await;
         };
-        let main = core.spawn("main", Location::caller(), 0, Box::pin(main));
+        let main = core.spawn("main", made, 0, Box::pin(main));
         RootFuture { core, main, over, armed: None, idle_since: None, rung: false, guard: Some(guard) }
+    }
+
+    /// The same for a test, begun where this is called.
+    #[cfg(test)]
+    #[track_caller]
+    pub(crate) fn new(
+        core: Rc<Core>,
+        main: impl Future<Output = ()> + 'static,
+        guard: Box<dyn std::any::Any>,
+    ) -> RootFuture {
+        RootFuture::made_at(Location::caller(), core, main, guard)
     }
 
     /// One turn: messages, timers, tasks, bells.

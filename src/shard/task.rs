@@ -390,7 +390,7 @@ impl Slab {
         let note = |entry: &Entry| {
             let body = entry.body.try_borrow().ok()?;
             let waker = body.as_ref()?.waker.clone();
-            Some(TaskNote { name: entry.name.get(), spawned: entry.spawned.get()?, waker })
+            Some(TaskNote { name: entry.name.get(), spawned: entry.spawned.get()?, waker, waits: Vec::new() })
         };
         self.blocks.iter().flat_map(|block| block.iter()).filter_map(note).collect()
     }

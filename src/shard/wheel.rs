@@ -108,6 +108,14 @@ impl Wheel {
         self.inner.borrow().entries.iter().filter(|entry| entry.place != Place::FREE).count()
     }
 
+    /// The deadlines that are to wake this waker; for reports, since it looks at each timer.
+    pub(crate) fn deadlines_of(&self, waker: &Waker) -> Vec<Time> {
+        let inner = self.inner.borrow();
+        let set = inner.entries.iter().filter(|entry| entry.place != Place::FREE);
+        let waits = set.filter(|entry| entry.waker.as_ref().is_some_and(|own| own.will_wake(waker)));
+        waits.map(|entry| Time::from_nanos(entry.deadline)).collect()
+    }
+
     /// When [`fire`](Wheel::fire) is to be called next; `None` if no timer will ever fire. Exact, unless the timer that
     /// was to be first was cancelled or postponed: then it may be too early, once.
     pub(crate) fn next_deadline(&self) -> Option<Time> {

@@ -61,6 +61,7 @@ impl Host {
 
     /// Starts a program: what [`Runtime::run`] would do, beside everything else that the world runs. The runtime must
     /// be one of this host's.
+    #[track_caller]
     pub fn start<T, F, M>(&self, runtime: Runtime, main: M) -> Running<T>
     where
         T: Send + 'static,

@@ -33,6 +33,8 @@ pub struct TaskNote {
     pub spawned: &'static Location<'static>,
     /// Its waker, by which those who are to wake it can be found ([`Waker::will_wake`]).
     pub waker: Waker,
+    /// What it waits for within its runtime, as far as the shard knows: "a message of port jobs".
+    pub waits: Vec<String>,
 }
 
 /// A name being looked up: its addresses, at least one, in the order of preference.

@@ -66,7 +66,7 @@ fn waiting(shared: &Shared, lives: &BTreeMap<Id, Life>, mut text: String) -> Stu
 
 /// A task, where it comes from, and what it waits for as far as the world can tell.
 fn told(state: &State, task: &TaskNote) -> String {
-    let mut reasons: Vec<String> = Vec::new();
+    let mut reasons: Vec<String> = task.waits.clone();
     for (id, end) in &state.ends {
         let way = format!("end {id}, {} from {}", end.local, end.peer);
         let waits = |waker: &Option<std::task::Waker>| {
@@ -84,7 +84,7 @@ fn told(state: &State, task: &TaskNote) -> String {
         reasons.push(format!("to accept on {}", socket.local));
     }
     let reasons = match reasons.is_empty() {
-        true => "for a message or another task".to_owned(),
+        true => "for another task, or for nobody".to_owned(),
         false => reasons.join(", and "),
     };
     format!("{} ({}) waits {reasons}", task.name, task.spawned)

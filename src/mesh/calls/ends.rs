@@ -259,6 +259,15 @@ impl<Q: Send + 'static, R: Send + 'static> End for CallEnds<Q, R> {
         more
     }
 
+    fn waits_for(&self, waker: &Waker) -> Option<String> {
+        let name = self.port.name;
+        if let Some(target) = self.calls.borrow().target_of(waker) {
+            return Some(format!("for the reply of shard {target} to a call of port {name}"));
+        }
+        let short = self.peers.iter().position(|peer| peer.borrow().credit.includes(waker));
+        short.map(|target| format!("for a credit to call shard {target} over port {name}"))
+    }
+
     fn stats(&self) -> PortStats {
         PortStats { name: self.port.name, sent: self.called.get(), received: self.served.get() }
     }

@@ -109,6 +109,16 @@ impl<R> Slots<R> {
         }
     }
 
+    /// Whose reply this waker waits for; for reports.
+    pub(super) fn target_of(&self, waker: &Waker) -> Option<usize> {
+        self.slots.iter().find_map(|slot| match slot.state {
+            State::Waiting { target, polled: true } => {
+                slot.waker.as_ref().filter(|own| own.will_wake(waker)).map(|_| target)
+            }
+            _ => None,
+        })
+    }
+
     /// Fetches the outcome, or waits for it.
     pub(super) fn poll(&mut self, ticket: Ticket, polled_by: &Waker) -> Poll<Result<R, CallError>> {
         let Some(entry) = self.entry(ticket) else { return Poll::Ready(Err(CallError::Closed)) };

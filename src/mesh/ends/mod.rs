@@ -307,6 +307,15 @@ impl<M: Send + 'static> End for Ends<M> {
         PortStats { name: self.port.name, sent: self.sent.get(), received: self.received.get() }
     }
 
+    fn waits_for(&self, waker: &Waker) -> Option<String> {
+        let name = self.port.name;
+        if self.receivers.borrow().includes(waker) {
+            return Some(format!("for a message of port {name}"));
+        }
+        let full = self.outgoing.iter().position(|outgoing| outgoing.borrow().room.includes(waker));
+        full.map(|target| format!("for room in the lane of port {name} to shard {target}"))
+    }
+
     fn renew(&self) {
         if self.incoming.borrow_mut().renew() {
             self.receivers.borrow().wake_first();

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod basics;
+mod checks;
 mod handed;
 mod ported;
 mod proxied;
