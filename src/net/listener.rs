@@ -120,7 +120,7 @@ impl Shard {
         let listener = self.reactor().listen(bound)?;
         let reactor = self.reactor().clone();
         let spare: Box<dyn Fn() -> io::Result<Handle>> = Box::new(move || reactor.spare());
-        let reserve = Reserve::new(spare)?;
+        let reserve = Reserve::new(spare);
         let Shared { mode, seed, parts, .. } = &*listening.shared;
         let own = Queue::new(parts.clone(), self.id().index());
         let steer = Steer { mode: *mode, seed: *seed, to: mailbox.sender(), parts: parts.clone() };

@@ -13,6 +13,8 @@ use crate::reactor::SimReactor;
 use crate::state::{Shared, State};
 use crate::trace::Id;
 
+/// The task of every shard that runs what other threads leave there; it always waits.
+const HOUSEKEEPING: &str = "jobs";
 /// Tasks that one report names, for each shard; the others are counted.
 const TASKS_TOLD: usize = 40;
 
@@ -50,7 +52,8 @@ pub(crate) fn endless(shared: &Shared, lives: &BTreeMap<Id, Life>) -> Stuck {
 fn waiting(shared: &Shared, lives: &BTreeMap<Id, Life>, mut text: String) -> Stuck {
     for life in lives.values() {
         let inspect = life.reactor().and_then(|reactor| reactor.inspected.borrow().as_ref()?.upgrade());
-        let tasks = inspect.map(|shard| shard.tasks()).unwrap_or_default();
+        let mut tasks = inspect.map(|shard| shard.tasks()).unwrap_or_default();
+        tasks.retain(|task| task.name != HOUSEKEEPING);
         let state = shared.lock();
         let host = state.hosts.get(life.host).map_or("?", |host| &host.name);
         let _ = writeln!(text, "  {host}, shard {}:", life.number);
