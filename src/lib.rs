@@ -72,12 +72,13 @@
 //!
 //! | floor | knows |
 //! |---|---|
-//! | [`reactor`] | the seam: what a reactor promises; implemented by the crates `waterwheel-epoll` and `waterwheel-glommio` |
+//! | [`reactor`] | the seam: what a reactor promises; implemented by the crates `waterwheel-epoll`, `waterwheel-glommio` and `waterwheel-sim` |
 //! | [`shard`] | one core: tasks, timers, deferred values, the turn |
 //! | [`mesh`] | between shards: ports, lanes, bells, calls, stop |
 //! | [`steer`] | which shard: the hash and its modes |
 //! | [`net`] | connections, listeners, endpoints, forwarding, HTTP/1 heads |
 //! | [`runtime`] | settings, CPUs, start, signals, drain |
+//! | `sim` | whole programs in simulated worlds, for tests |
 //! | [`proxy`], [`load`] | the programs, as libraries |
 //! | `cli` | the `waterwheel` command: arguments become values, values one call |
 //!

@@ -33,7 +33,7 @@ const FLOORS: [&[&str]; 9] = [
     &["steer"],
     &["net"],
     &["runtime"],
-    &["metrics"],
+    &["metrics", "sim"],
     &["proxy", "load"],
     &["cli", "manual"],
     &["bin"],

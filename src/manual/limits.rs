@@ -13,10 +13,10 @@
 //! | a turn before it is logged | 100 ms | `WATERWHEEL_STALL_MS` | a line that names the shard and the length |
 //! | a turn before [`yield_if_needed`](crate::shard::Shard::yield_if_needed) gives way | 500 µs | [`Budgets`](crate::shard::Budgets) | others run first |
 //! | connections served at once | as [`serve`](crate::net::Acceptor::serve) is told | its `limit` | they go to a shard below its limit; without one they wait in the backlog |
-//! | connections accepted for a shard and not yet served | 128, 256 if others have room | | accepting rests; those beyond are closed |
-//! | connections handed over and on the way, from one shard to one other | 64; in mode `source` 128 more wait | | another shard serves them; in mode `source` they are closed |
+//! | connections accepted for a shard and not yet served | 128, 256 if others have room | | accepting rests; those beyond are reset |
+//! | connections handed over and on the way, from one shard to one other | 64; in mode `source` 128 more wait | | another shard serves them; in mode `source` they are reset |
 //! | connections waiting in the kernel, per socket | 4 096 | [`ListenOptions`](crate::reactor::ListenOptions), `net.core.somaxconn` | as the kernel does |
-//! | descriptors | the hard limit of the process | `ulimit -n`, `LimitNOFILE` | new connections are closed at once, open ones work on |
+//! | descriptors | the hard limit of the process | `ulimit -n`, `LimitNOFILE` | new connections are reset at once, open ones work on |
 //! | bytes moved in one direction of a forwarded connection per turn | 256 KiB | | others get their turn |
 //! | bytes received and not consumed | one buffer of the reactor | | the kernel's window closes, the peer waits |
 //! | what a closing connection still reads, so that its last bytes survive | 1 MiB, 2 s | | it is closed |

@@ -1,9 +1,8 @@
 //! Many seeds of one test, and what is said of the first that fails.
 
-use std::fmt::Write as _;
 use std::fs::File;
 use std::future::Future;
-use std::io::BufWriter;
+use std::io::{BufWriter, Write};
 use std::num::NonZero;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
@@ -114,7 +113,7 @@ impl Check {
         let asked = Config::from_env().unwrap_or_else(|error| panic!("{error}")).simulation;
         let test = Arc::new(test);
         if let Some(seed) = asked.seed {
-            return Some((seed, self.once(seed, asked.trace.as_deref(), &test).failure?));
+            return Some((seed, self.once(seed, asked.trace.as_deref().map(file), &test).failure?));
         }
         let count = asked.seeds.unwrap_or(self.seeds);
         let (next, failed) = (AtomicU64::new(0), AtomicBool::new(false));
@@ -150,7 +149,20 @@ impl Check {
         self.once(seed, None, &Arc::new(test))
     }
 
-    fn once<F, T>(&self, seed: u64, trace: Option<&Path>, test: &Arc<T>) -> Ending
+    /// The same; every event is written to `out`, a line of JSON each.
+    pub fn traced<F>(
+        &self,
+        seed: u64,
+        out: impl Write + Send + 'static,
+        test: impl Fn(World) -> F + Send + Sync + 'static,
+    ) -> Ending
+    where
+        F: Future<Output = anyhow::Result<()>> + 'static,
+    {
+        self.once(seed, Some(Ok(Box::new(out))), &Arc::new(test))
+    }
+
+    fn once<F, T>(&self, seed: u64, trace: Option<Written>, test: &Arc<T>) -> Ending
     where
         F: Future<Output = anyhow::Result<()>> + 'static,
         T: Fn(World) -> F + Send + Sync + 'static,
@@ -159,13 +171,7 @@ impl Check {
         let drawn = || Options::drawn(&mut Random::new(!seed));
         let options = self.options.clone().unwrap_or_else(drawn);
         let world = waterwheel_sim::World::new(seed, options.clone());
-        let written = trace.map(|path| match File::create(path) {
-            Ok(file) => {
-                world.trace_to(BufWriter::new(file));
-                Ok(())
-            }
-            Err(error) => Err(format!("cannot write the trace to {}: {error}", path.display())),
-        });
+        let written = trace.map(|out| out.map(|out| world.trace_to(out)));
         let log = Log { world: world.clone() };
         let driven = tracing::subscriber::with_default(log, || {
             // A panic of the world itself is a failure of this seed too.
@@ -240,12 +246,22 @@ impl Check {
     }
 }
 
+/// Where a trace goes, or why it cannot.
+type Written = Result<Box<dyn Write + Send>, String>;
+
+fn file(path: &Path) -> Written {
+    match File::create(path) {
+        Ok(file) => Ok(Box::new(BufWriter::new(file))),
+        Err(error) => Err(format!("cannot write the trace to {}: {error}", path.display())),
+    }
+}
+
 /// How a failure is seen again.
 fn replay(seed: u64) -> String {
-    let mut text = String::new();
     let test = thread::current().name().filter(|name| *name != "main").map(str::to_owned);
     let command = test.map_or_else(|| "the same command".to_owned(), |name| format!("cargo test {name}"));
-    let _ = writeln!(text, "to replay it:  WATERWHEEL_SEED={seed} {command}");
-    let _ = writeln!(text, "with WATERWHEEL_TRACE=FILE every event is written to FILE, a line of JSON each");
-    text
+    format!(
+        "to replay it:  WATERWHEEL_SEED={seed} {command}\n\
+         with WATERWHEEL_TRACE=FILE every event is written to FILE, a line of JSON each\n"
+    )
 }

@@ -7,3 +7,4 @@ mod handed;
 mod ported;
 mod proxied;
 mod tasked;
+mod traces;

@@ -198,7 +198,7 @@ fn adds_up(report: &Report, ledger: &Ledger) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn scene(world: World) -> anyhow::Result<()> {
+pub(crate) async fn scene(world: World) -> anyhow::Result<()> {
     let scene = Scene::new(&world);
     let (proxy, running) = scene.start()?;
     let panics = faults::draw(&world, &scene.proxy);
