@@ -52,6 +52,9 @@ const TOP: [&str; 9] = [
 ];
 /// The reactors, none of which imports another.
 const REACTORS: [&str; 4] = ["epoll", "uring", "glommio", "sim"];
+/// Feeds the root package to a fuzzer: no member of the workspace, and nothing depends on it. It lies beside the crates
+/// since a fuzzer's package is one, and not in `src/`, whose package would then need a fuzzer.
+const ABOVE_SRC: &str = "fuzz";
 /// The crates that call the system where no safe wrapper does.
 const UNSAFE_CRATES: [&str; 4] = ["os", "epoll", "uring", "glommio"];
 const LINES_MAX: usize = 600;
@@ -188,8 +191,11 @@ fn crates(tree: &Tree) -> Vec<String> {
             let longer = after.starts_with(['-', '_']) || after.starts_with(is_word);
             !longer && (after.starts_with("::") || before.is_none_or(|letter| letter == '\n'))
         });
-        if names_root {
+        if names_root && own != ABOVE_SRC {
             complaints.push(format!("{path}: shards/ never depends on src/"));
+        }
+        if own != ABOVE_SRC && text.contains("waterwheel-fuzz") {
+            complaints.push(format!("{path}: nothing depends on the fuzz targets"));
         }
         for other in REACTORS.iter().filter(|other| **other != own && REACTORS.contains(&own)) {
             if text.contains(&format!("waterwheel-{other}")) || text.contains(&format!("waterwheel_{other}"))
@@ -494,6 +500,7 @@ fn each_rule_finds_what_was_planted() {
         (crates, "shards/epoll/Cargo.toml", "waterwheel-glommio.workspace = true\n"),
         (crates, "shards/epoll/src/lib.rs", "use waterwheel_glommio::Glommio;"),
         (crates, "shards/reactor/Cargo.toml", "waterwheel-os.workspace = true\n"),
+        (crates, "shards/os/Cargo.toml", "waterwheel-fuzz = { path = \"../fuzz\" }\n"),
         (length, "src/net/pump.rs", &long),
         (length, "examples/hello.rs", &long[..=EXAMPLE_LINES_MAX]),
         (length, "examples/own_reactor/reactor.rs", &long[..=OWN_REACTOR_LINES_MAX]),
@@ -544,6 +551,11 @@ fn no_rule_complains_about_what_is_right() {
         ("src/net/b.rs", "/// x.unwrap() /* \" */\nfn f() { reprint!(1); x.unwrap_or(1) }"),
         ("shards/os/src/lib.rs", "use waterwheel_reactor::Address; // waterwheel::net"),
         ("shards/os/Cargo.toml", "name = \"waterwheel-os\"\nwaterwheel-reactor.workspace = true\n"),
+        (
+            "shards/fuzz/Cargo.toml",
+            "name = \"waterwheel-fuzz\"\n[dependencies]\nwaterwheel = { path = \"../..\" }\n",
+        ),
+        ("shards/fuzz/src/target.rs", "use waterwheel::net::Endpoint;"),
         ("deploy/unit.service", "ProtectHome=yes\nExecStart=/usr/bin/waterwheel\n"),
     ]);
     for (name, rule) in RULES {

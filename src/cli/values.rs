@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::load::units::parse_duration;
+use crate::net::quoted::Quoted;
 
 /// The most connections that anybody may ask to be served at once: as many as a process can have descriptors for.
 pub(super) const SERVED_MAX: u64 = 1 << 30;
@@ -29,7 +30,7 @@ pub(super) fn length<const LEAST_MS: u64, const MOST_MS: u64>(text: &str) -> Res
     };
     let wrong = || {
         let (least, most) = (shown(LEAST_MS), shown(MOST_MS));
-        format!("duration {text:?}: too short or too long; allowed: {least} to {most}")
+        format!("duration {}: too short or too long; allowed: {least} to {most}", Quoted(text))
     };
     Some(length).filter(|length| (least..=most).contains(length)).ok_or_else(wrong)
 }

@@ -92,7 +92,8 @@ fn clause(part: &str) -> Option<Clause> {
     let (what, limit) = (what.trim(), limit.trim());
     if what == "err" {
         let below = match limit.strip_suffix('%') {
-            Some(number) => units::decimal(number)? / 100.0,
+            // Reports leave a blank before the sign.
+            Some(number) => units::decimal(number.trim_end())? / 100.0,
             None => units::decimal(limit)?,
         };
         return (below <= 1.0).then_some(Clause::Errors { below });
@@ -166,6 +167,14 @@ mod tests {
     fn what_cannot_be_known_does_not_hold() {
         assert_eq!(judge("p99.9<1s", 1_000, 0, 0), [false], "only one sample beyond p99.9");
         assert_eq!(judge("err<1%", 0, 0, 0), [false], "nothing was planned");
+    }
+
+    #[test]
+    fn what_a_report_shows_can_be_asked_for() {
+        for text in ["err<0.1%", "err<0.1 %", "err<12%", "p99.9<1.5ms", "p50<250us", "p99<2s"] {
+            let shown = clause(text).unwrap().to_string();
+            assert_eq!(clause(&shown), clause(text), "{text} is shown as {shown}");
+        }
     }
 
     #[test]

@@ -56,7 +56,9 @@ impl FromStr for Target {
 
     fn from_str(text: &str) -> Result<Target, TargetError> {
         let wrong = |fault| TargetError::Url { given: text.to_owned(), fault };
-        let Some((scheme, rest)) = text.split_once("://") else {
+        // The name of a Unix socket may hold anything, also what looks like a scheme.
+        let url = text.split_once("://").filter(|_| !text.starts_with("unix:"));
+        let Some((scheme, rest)) = url else {
             let endpoint: Endpoint = text.parse()?;
             endpoint.check_target()?;
             return Ok(Target { endpoint, protocol: Protocol::Echo });
@@ -126,6 +128,14 @@ mod tests {
             let target: Target = text.parse().unwrap();
             assert_eq!(target.endpoint.to_string(), endpoint, "{text}");
             assert_eq!(target.to_string(), shown);
+        }
+    }
+
+    #[test]
+    fn a_sockets_path_that_looks_like_a_url_is_a_path() {
+        for text in ["unix:/run/http://x", "unix:@a://b"] {
+            let target: Target = text.parse().unwrap();
+            assert_eq!((target.to_string(), target.protocol), (text.to_owned(), Protocol::Echo));
         }
     }
 

@@ -45,7 +45,7 @@ impl Rate {
 impl FromStr for Rate {
     type Err = String;
 
-    /// `40k`, `2.5k`, `1m` (a million), `800`, `0.5`; also with `/s` behind.
+    /// `40k`, `2.5k`, `1m` (a million), `1g` (a thousand million), `800`, `0.5`; also with `/s` behind.
     fn from_str(text: &str) -> Result<Rate, String> {
         let wrong = || {
             format!(
@@ -57,6 +57,7 @@ impl FromStr for Rate {
         let (number, factor) = match number.as_bytes().last() {
             Some(b'k' | b'K') => (&number[..number.len() - 1], 1e6),
             Some(b'm' | b'M') => (&number[..number.len() - 1], 1e9),
+            Some(b'g' | b'G') => (&number[..number.len() - 1], 1e12),
             _ => (number, 1e3),
         };
         let value = decimal(number).ok_or_else(wrong)?;
@@ -121,7 +122,7 @@ pub(super) fn decimal(text: &str) -> Option<f64> {
     if plain && text.bytes().any(|byte| byte.is_ascii_digit()) { text.parse().ok() } else { None }
 }
 
-/// A count or rate in at most four digits: `950`, `40k`, `1.25M`.
+/// A count or rate in at most four digits: `950`, `40k`, `1.25M`; the least [`Rate`] is not shown as none.
 pub fn count(value: f64) -> String {
     let (value, unit) = match value {
         v if v >= 1e9 => (v / 1e9, "G"),
@@ -132,7 +133,8 @@ pub fn count(value: f64) -> String {
     let digits = match value {
         1000.0.. => 0,
         100.0.. => 1,
-        _ => 2,
+        1.0.. => 2,
+        _ => 3,
     };
     format!("{}{unit}", fixed(value, digits))
 }
@@ -174,6 +176,14 @@ mod tests {
         }
         for text in ["", "k", "0", "-1", "1e5", "inf", "NaN", "40 k", "0.0001", "9999999999k", ".", "1.2.3"] {
             assert!(text.parse::<Rate>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_rate_is_shown_as_it_can_be_asked_for() {
+        for text in ["0.001", "0.004", "0.05", "1", "800", "40k", "1m", "999m", "1000m", "1g"] {
+            let rate: Rate = text.parse().unwrap();
+            assert_eq!(rate.to_string().parse(), Ok(rate), "{text} is shown as {rate}");
         }
     }
 

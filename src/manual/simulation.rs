@@ -34,7 +34,8 @@
 //!     let mut word = [0; 5];
 //!     client.read_exact(&mut word).await?;
 //!     anyhow::ensure!(word == *b"hello", "{word:?} came back");
-//!     running.stop(std::time::Duration::from_secs(1));    // as SIGTERM
+//!     client.close().await?;
+//!     running.stop(std::time::Duration::from_secs(5));    // as SIGTERM
 //!     running.await?;
 //!     Ok(())
 //! }

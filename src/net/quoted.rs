@@ -11,11 +11,36 @@ pub(crate) struct Quoted<'a>(pub(crate) &'a str);
 
 impl fmt::Display for Quoted<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let end = self.0.char_indices().nth(SHOWN_CHARS_MAX).map(|(at, _)| at);
-        match end {
-            None => write!(f, "{:?}", self.0),
-            Some(at) => write!(f, "{:?}… ({} bytes)", &self.0[..at], self.0.len()),
-        }
+        let (start, rest) = cut(self.0);
+        write!(f, "{start:?}{rest}")
+    }
+}
+
+/// Shows a name as [`Quoted`] shows a value, but without quotes: nobody writes them around one.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Bare<'a>(pub(crate) &'a str);
+
+impl fmt::Display for Bare<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (start, rest) = cut(self.0);
+        write!(f, "{}{rest}", start.escape_debug())
+    }
+}
+
+/// The start of a text, and what to say where it is not all.
+fn cut(text: &str) -> (&str, Rest) {
+    match text.char_indices().nth(SHOWN_CHARS_MAX) {
+        None => (text, Rest(None)),
+        Some((at, _)) => (&text[..at], Rest(Some(text.len()))),
+    }
+}
+
+/// The length of a text that was cut.
+struct Rest(Option<usize>);
+
+impl fmt::Display for Rest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.map_or(Ok(()), |bytes| write!(f, "… ({bytes} bytes)"))
     }
 }
 
@@ -26,9 +51,11 @@ mod tests {
     #[test]
     fn stays_on_one_line_and_short() {
         assert_eq!(Quoted("a\nb").to_string(), r#""a\nb""#);
+        assert_eq!(Bare("a\nb").to_string(), r"a\nb");
         let long = "ü".repeat(10_000);
-        let shown = Quoted(&long).to_string();
-        assert!(shown.chars().count() < 150, "{shown}");
-        assert!(shown.ends_with("… (20000 bytes)"), "{shown}");
+        for shown in [Quoted(&long).to_string(), Bare(&long).to_string()] {
+            assert!(shown.chars().count() < 150, "{shown}");
+            assert!(shown.ends_with("… (20000 bytes)"), "{shown}");
+        }
     }
 }

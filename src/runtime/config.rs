@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::CpuList;
 use super::knob::{self, DRAIN_S_MAX, Knob, SEEDS_MAX, SHARDS_MAX, SPIN_US_MAX, STALL_MS_MAX};
-use crate::net::quoted::Quoted;
+use crate::net::quoted::{Bare, Quoted};
 use crate::shard::Budgets;
 use crate::steer::Mode;
 
@@ -103,7 +103,7 @@ impl Default for Config {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ConfigError {
     /// A variable that begins like ours and is none.
-    #[error("{name}={}: no such variable{}; allowed: {}", Quoted(.value), meant(*.near), variables())]
+    #[error("{}={}: no such variable{}; allowed: {}", Bare(.name), Quoted(.value), meant(*.near), variables())]
     Unknown {
         /// Its name.
         name: String,
@@ -450,6 +450,14 @@ mod tests {
         let line = from("WATERWHEEL_THREADPOOL", "4").unwrap_err().to_string();
         assert!(line.starts_with(r#"WATERWHEEL_THREADPOOL="4": no such variable; allowed: "#), "{line}");
         assert!(matches!(from("WATERWHEEL_", ""), Err(ConfigError::Unknown { .. })));
+    }
+
+    #[test]
+    fn a_variables_name_cannot_begin_another_line_of_the_log() {
+        let line = from("WATERWHEEL_X\nerror: all is lost", "1").unwrap_err().to_string();
+        assert!(line.starts_with(r#"WATERWHEEL_X\nerror: all is lost="1": no such variable; "#), "{line}");
+        let long = from(&format!("WATERWHEEL_{}", "X".repeat(10_000)), "1").unwrap_err().to_string();
+        assert!(long.len() < 600, "{long}");
     }
 
     #[test]

@@ -40,15 +40,19 @@ impl fmt::Display for Mode {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{given:?} is no steering mode; allowed: flow, source, kernel")]
 pub struct UnknownMode {
+    /// The name, or the start of it: an error is one line.
     given: String,
 }
+
+/// How many characters of an unknown name are repeated.
+const GIVEN_CHARS_MAX: usize = 120;
 
 impl FromStr for Mode {
     type Err = UnknownMode;
 
     fn from_str(text: &str) -> Result<Mode, UnknownMode> {
         let known = Mode::ALL.into_iter().find(|mode| mode.name() == text);
-        known.ok_or_else(|| UnknownMode { given: text.to_owned() })
+        known.ok_or_else(|| UnknownMode { given: text.chars().take(GIVEN_CHARS_MAX).collect() })
     }
 }
 
@@ -61,6 +65,12 @@ mod tests {
         for mode in Mode::ALL {
             assert_eq!(mode.to_string().parse(), Ok(mode));
         }
+    }
+
+    #[test]
+    fn an_endless_name_is_no_endless_error() {
+        let error = "x".repeat(10_000).parse::<Mode>().unwrap_err().to_string();
+        assert!(error.len() < 200, "{error}");
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The epoll instance of one reactor.
 
-use std::cell::{Cell, OnceCell, RefCell};
+use std::cell::{OnceCell, RefCell};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
@@ -29,25 +29,24 @@ pub(crate) fn events() -> Vec<Event> {
 pub(crate) struct Poller {
     // `None` once the reactor ended, though somebody may still hold one of its connections.
     open: RefCell<Option<Open>>,
-    /// The kernel has no `epoll_pwait2`: deadlines are the timer's.
-    plain: Cell<bool>,
 }
 
 /// What must be closed at the end.
 #[derive(Debug)]
 struct Open {
     epoll: OwnedFd,
+    /// Keeps the deadlines where there is no `epoll_pwait2`. Made at the start, since descriptors may be used up later.
     timer: OnceCell<OwnedFd>,
 }
 
 impl Poller {
     /// With an empty set, but for the interrupt. That is never cleared, since each raise is an edge of its own.
     pub(crate) fn new(interrupt: &Interrupt) -> io::Result<Poller> {
-        let epoll = epoll::create(CreateFlags::CLOEXEC)?;
-        let quiet = EventData::new_u64(Token::NONE.number());
-        epoll::add(&epoll, interrupt, quiet, EventFlags::IN | EventFlags::ET)?;
-        let open = Open { epoll, timer: OnceCell::new() };
-        Ok(Poller { open: RefCell::new(Some(open)), plain: Cell::new(false) })
+        let open = Open { epoll: epoll::create(CreateFlags::CLOEXEC)?, timer: OnceCell::new() };
+        // Asked while the set is empty: an edge of the interrupt must not be taken here.
+        open.wait(&mut events(), Some(Duration::ZERO))?;
+        epoll::add(&open.epoll, interrupt, quiet(), EventFlags::IN | EventFlags::ET)?;
+        Ok(Poller { open: RefCell::new(Some(open)) })
     }
 
     /// Adds a descriptor.
@@ -68,27 +67,13 @@ impl Poller {
     /// Waits for events at most so long (`None`: without end), and puts them into `events`, which must be empty. A
     /// signal ends the wait early.
     pub(crate) fn wait(&self, events: &mut Vec<Event>, timeout: Option<Duration>) -> io::Result<()> {
-        let open = self.open.borrow();
-        let open = open.as_ref().ok_or(Errno::NOTCONN)?;
-        if self.plain.get() {
-            return open.wait_with_timer(events, timeout);
-        }
-        let limit = timeout.map(timespec);
-        match epoll::wait(&open.epoll, spare_capacity(events), limit.as_ref()) {
-            Ok(_) | Err(Errno::INTR) => Ok(()),
-            // EPERM is what older container runtimes answer for system calls they do not know.
-            Err(error @ (Errno::NOSYS | Errno::PERM)) => {
-                tracing::info!(%error, "no epoll_pwait2 here: deadlines cost a second system call");
-                self.use_timer();
-                open.wait_with_timer(events, timeout)
-            }
-            Err(error) => Err(error.into()),
-        }
+        self.open.borrow().as_ref().ok_or(Errno::NOTCONN)?.wait(events, timeout)
     }
 
     /// From now on does without `epoll_pwait2`.
-    pub(crate) fn use_timer(&self) {
-        self.plain.set(true);
+    #[cfg(test)]
+    pub(crate) fn use_timer(&self) -> io::Result<()> {
+        self.open.borrow().as_ref().ok_or(Errno::NOTCONN)?.use_timer()
     }
 
     /// Closes the instance and the timer; what is in the set leaves it.
@@ -98,13 +83,36 @@ impl Poller {
 }
 
 impl Open {
+    fn wait(&self, events: &mut Vec<Event>, timeout: Option<Duration>) -> io::Result<()> {
+        if let Some(timer) = self.timer.get() {
+            return self.wait_with(timer, events, timeout);
+        }
+        let limit = timeout.map(timespec);
+        match epoll::wait(&self.epoll, spare_capacity(events), limit.as_ref()) {
+            Ok(_) | Err(Errno::INTR) => Ok(()),
+            // Known from the first wait on, unless the program forbids itself the call later. EPERM is what older
+            // container runtimes answer for system calls they do not know.
+            Err(error @ (Errno::NOSYS | Errno::PERM)) => {
+                tracing::info!(%error, "no epoll_pwait2 here: deadlines cost a second system call");
+                self.use_timer()?;
+                self.wait(events, timeout)
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
     /// For kernels before 5.11. The timer may still be set from an earlier wait and end this one early, which is
     /// harmless and rare.
-    fn wait_with_timer(&self, events: &mut Vec<Event>, timeout: Option<Duration>) -> io::Result<()> {
+    fn wait_with(
+        &self,
+        timer: &OwnedFd,
+        events: &mut Vec<Event>,
+        timeout: Option<Duration>,
+    ) -> io::Result<()> {
         let block = timeout != Some(Duration::ZERO);
         if let (true, Some(timeout)) = (block, timeout) {
             let once = Itimerspec { it_interval: Timespec::default(), it_value: timespec(timeout) };
-            timerfd_settime(self.timer()?, TimerfdTimerFlags::empty(), &once)?;
+            timerfd_settime(timer, TimerfdTimerFlags::empty(), &once)?;
         }
         waterwheel_os::wait_plainly(self.epoll.as_fd(), block, |event| {
             let flags = EventFlags::from_bits_retain(event.flags);
@@ -112,16 +120,19 @@ impl Open {
         })
     }
 
-    fn timer(&self) -> io::Result<&OwnedFd> {
-        if let Some(timer) = self.timer.get() {
-            return Ok(timer);
-        }
+    fn use_timer(&self) -> io::Result<()> {
         let timer =
             timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK)?;
-        let quiet = EventData::new_u64(Token::NONE.number());
-        epoll::add(&self.epoll, &timer, quiet, EventFlags::IN | EventFlags::ET)?;
-        Ok(self.timer.get_or_init(|| timer))
+        epoll::add(&self.epoll, &timer, quiet(), EventFlags::IN | EventFlags::ET)?;
+        // One that was there already stays.
+        let _ = self.timer.set(timer);
+        Ok(())
     }
+}
+
+/// What the events of our own descriptors carry: nobody is told.
+fn quiet() -> EventData {
+    EventData::new_u64(Token::NONE.number())
 }
 
 fn timespec(duration: Duration) -> Timespec {

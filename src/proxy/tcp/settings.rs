@@ -5,6 +5,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use super::counters::Report;
+use crate::net::quoted::Quoted;
 use crate::net::{Endpoint, ResolveError};
 use crate::runtime::{RunError, StartError};
 
@@ -73,7 +74,9 @@ impl FromStr for Balance {
     fn from_str(text: &str) -> Result<Balance, String> {
         let known = [Balance::RoundRobin, Balance::LeastConnections];
         let found = known.into_iter().find(|balance| balance.to_string() == text);
-        found.ok_or_else(|| format!("{text:?} is no way to balance; allowed: round-robin, least-connections"))
+        found.ok_or_else(|| {
+            format!("{} is no way to balance; allowed: round-robin, least-connections", Quoted(text))
+        })
     }
 }
 
