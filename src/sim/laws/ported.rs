@@ -226,7 +226,7 @@ async fn questions(world: World) -> anyhow::Result<()> {
     let host = world.host("mesh");
     let shards = 1 + world.below(4) as usize;
     let runtime = host.runtime_with(config(shards))?;
-    let options = CallOptions { credits: 1 + world.below(6) as usize, ..CallOptions::default() };
+    let options = CallOptions { credits: 1 + world.below(6) as usize };
     let port: CallPort<u64, u64> = runtime.call_port_with("questions", options)?;
     let (here, dies) = (runtime.port::<()>("here")?, world.chance(0.4));
     if dies {

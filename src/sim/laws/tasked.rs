@@ -90,8 +90,7 @@ async fn tasks(world: World) -> anyhow::Result<()> {
     for (me, task) in held {
         ensure!(shard.timeout(Duration::from_secs(5), task).await == Ok(Ok(())), "task {me} never ended");
     }
-    let fates = book.fates.borrow();
-    let left = fates.iter().position(|fate| *fate == Fate::Runs);
+    let left = book.fates.borrow().iter().position(|fate| *fate == Fate::Runs);
     ensure!(left.is_none(), "task {left:?} was cancelled by nobody, and is gone");
     ensure!(book.early.get() == 0, "{} timers fired early", book.early.get());
     ensure!(book.after_cancel.get() == 0, "{} polls after a cancel", book.after_cancel.get());

@@ -2,7 +2,7 @@
 //! folder, and as it was when it was last written down.
 
 use std::io::{self, Write};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use waterwheel::sim::Check;
 
@@ -20,9 +20,15 @@ const KNOWN: &str = include_str!("traces.txt");
 #[derive(Clone, Default)]
 struct Paper(Arc<Mutex<Vec<u8>>>);
 
+impl Paper {
+    fn lock(&self) -> MutexGuard<'_, Vec<u8>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 impl Write for Paper {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().extend(bytes);
+        self.lock().extend(bytes);
         Ok(bytes.len())
     }
 
@@ -57,8 +63,7 @@ fn sim_1_byte_for_byte() {
         let write = || {
             let paper = Paper::default();
             Check::new().traced(seed, paper.clone(), scene);
-            let bytes = paper.0.lock().unwrap().clone();
-            bytes
+            std::mem::take(&mut *paper.lock())
         };
         let (once, again) = (write(), write());
         assert!(once.len() > 10_000, "{} bytes are no trace", once.len());
