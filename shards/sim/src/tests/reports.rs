@@ -17,7 +17,12 @@ struct Shown {
 
 impl Shown {
     fn show(&self, name: &'static str, waker: &Waker) {
-        let task = TaskNote { name, spawned: Location::caller(), waker: waker.clone() };
+        let task = TaskNote {
+            name,
+            spawned: Location::caller(),
+            waker: waker.clone(),
+            waits: vec!["for bread".to_owned()],
+        };
         self.tasks.borrow_mut().push(task);
     }
 }
@@ -59,8 +64,15 @@ fn a_deadlock_says_who_waits_for_what() {
         .await;
     });
     let stuck = play(&world, vec![waits]).expect_err("nobody will ever write").to_string();
-    for part in ["deadlock", "lonely, shard 0", "the one who waits", "reports.rs", "to read", "to accept on"]
-    {
+    for part in [
+        "deadlock",
+        "lonely, shard 0",
+        "the one who waits",
+        "reports.rs",
+        "to read",
+        "for bread",
+        "to accept on",
+    ] {
         assert!(stuck.contains(part), "{part:?} is missing in:\n{stuck}");
     }
 }
