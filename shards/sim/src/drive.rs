@@ -137,6 +137,7 @@ impl Driver {
     fn next(&mut self) -> Step {
         let shared = self.shared.clone();
         shared.with(|state| {
+            state.polled = None;
             self.hear(state);
             if let Some(shard) = state.alarms.pop() {
                 return Step::Alarm(shard);
@@ -265,6 +266,7 @@ impl Driver {
         let (host, number, turn) = (life.host, life.number, life.turns);
         let verdict = self.shared.with(|state| {
             state.steps += 1;
+            state.polled = Some((host, number));
             state.note(host, Some(number), What::Turn { number: turn, spurious });
             let side = (host, None);
             state.ask(Moment::Turn, side, side, Some(number)).map(|(verdict, _)| verdict)

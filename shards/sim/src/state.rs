@@ -239,6 +239,8 @@ pub(crate) struct State {
     pub(crate) lookups: BTreeMap<Id, crate::names::Asked>,
     pub(crate) rules: Vec<Rule>,
     pub(crate) trace: Trace,
+    /// The shard that is polled at the moment: its host, and its number there.
+    pub(crate) polled: Option<(usize, usize)>,
     pub(crate) steps: u64,
     /// What was found to be left over, one line each.
     pub(crate) leaks: Vec<String>,
@@ -272,6 +274,7 @@ impl State {
             lookups: BTreeMap::new(),
             rules: Vec::new(),
             trace: Trace::default(),
+            polled: None,
             steps: 0,
             leaks: Vec::new(),
             panics: Vec::new(),
@@ -352,8 +355,10 @@ impl State {
         self.alarms.clear();
     }
 
+    /// Adds to the trace; what happens while a shard of that host is polled is that shard's doing.
     pub(crate) fn note(&mut self, host: usize, shard: Option<usize>, what: What) {
-        let at = self.now;
+        let (at, polled) = (self.now, self.polled.filter(|(of, _)| *of == host));
+        let shard = shard.or(polled.map(|(_, number)| number));
         self.trace.add(Event { at, host, shard, what });
     }
 

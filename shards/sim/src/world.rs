@@ -169,9 +169,12 @@ impl World {
         self.shared.lock().trace.tail(most)
     }
 
-    /// Adds a line to the trace.
+    /// Adds a line to the trace: of the shard that is polled at the moment, if one is.
     pub fn say(&self, text: &str) {
-        self.shared.with(|state| state.note(usize::MAX, None, What::Said(text.into())));
+        self.shared.with(|state| {
+            let host = state.polled.map_or(usize::MAX, |(host, _)| host);
+            state.note(host, None, What::Said(text.into()));
+        });
     }
 
     /// The connections that programs of a host have open, or that wait there to be accepted.
