@@ -37,6 +37,11 @@ impl Host {
         self.inner.ips().first().copied().unwrap_or(IpAddr::from([127, 0, 0, 1]))
     }
 
+    /// All of its addresses, but for the loopback ones, which every host has.
+    pub fn ips(&self) -> Vec<IpAddr> {
+        self.inner.ips()
+    }
+
     /// A port at its first address.
     pub fn at(&self, port: u16) -> SocketAddr {
         SocketAddr::new(self.ip(), port)

@@ -66,15 +66,21 @@ impl Plan {
 }
 
 /// `burst`: when all of them come at once.
-pub(super) fn start(host: &Host, proxy: SocketAddr, ledger: &Ledger, burst: Option<Duration>) -> Running<()> {
+pub(super) fn start(
+    host: &Host,
+    doors: Vec<SocketAddr>,
+    ledger: &Ledger,
+    burst: Option<Duration>,
+) -> Running<()> {
     let ledger = ledger.clone();
     host.start(host.runtime(2), move |shard| {
-        let ledger = ledger.clone();
+        let (ledger, doors) = (ledger.clone(), doors.clone());
         async move {
             let mut rng = Pcg64::seed_from_u64(shard.reactor().seed());
             let plans = shard.part_of(CLIENTS as usize).map(|id| Plan::draw(id as u32, &mut rng));
             let clients = plans.map(|plan| {
                 let (shard, ledger) = (shard.clone(), ledger.clone());
+                let proxy = doors[plan.id as usize % doors.len()];
                 async move {
                     let begins = burst.map_or(plan.begins, |at| at + plan.begins / 1_000);
                     shard.sleep(begins).await;

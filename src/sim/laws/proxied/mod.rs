@@ -12,12 +12,15 @@ mod faults;
 mod ledger;
 mod origin;
 
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use futures_util::future::join_all;
 use waterwheel::proxy::tcp::{Balance, Counters, Proxy, Report, Settings, ShardReport};
+use waterwheel::runtime::Config;
 use waterwheel::sim::{Check, Host, Running, World};
+use waterwheel::steer::Mode;
 
 use ledger::Ledger;
 
@@ -39,6 +42,9 @@ struct Scene {
     /// Stop in the midst of it, after so long.
     stops_after: Option<Duration>,
     drain: Duration,
+    steer: Mode,
+    /// Where clients connect: at one port or two, over IPv4 and IPv6.
+    doors: Vec<SocketAddr>,
     /// All clients come at once, after so long: as a rule when the proxy stops.
     burst: Option<Duration>,
 }
@@ -53,7 +59,12 @@ impl Scene {
         });
         let origins: Vec<Host> = origins.collect();
         let endpoint = |text: String| text.parse().expect("an endpoint");
-        let listen = vec![endpoint(format!("tcp:{}", proxy.at(PROXY_PORT)))];
+        let mut doors = vec![proxy.at(PROXY_PORT)];
+        if world.chance(0.3) {
+            let six = proxy.ips().into_iter().find(IpAddr::is_ipv6).unwrap_or(proxy.ip());
+            doors.push(SocketAddr::new(six, PROXY_PORT + 1));
+        }
+        let listen = doors.iter().map(|door| endpoint(format!("tcp:{door}"))).collect();
         let upstreams = origins.iter().map(|origin| endpoint(format!("tcp:{}:{ORIGIN_PORT}", origin.name())));
         let mut settings = Settings::new(listen, upstreams.collect());
         settings.idle_timeout = match world.below(3) {
@@ -73,12 +84,13 @@ impl Scene {
             let lead = Duration::from_micros(world.below(6_000));
             stops_after.map_or(lead, |after| after.saturating_sub(lead))
         });
-        Scene { world: world.clone(), proxy, settings, ledger, stops_after, drain, burst }
+        let steer = [Mode::Flow, Mode::Flow, Mode::Source, Mode::Kernel][world.below(4) as usize];
+        Scene { world: world.clone(), proxy, settings, ledger, stops_after, drain, steer, doors, burst }
     }
 
     /// Starts the proxy.
     fn start(&self) -> anyhow::Result<(Proxy, Running<ShardReport>)> {
-        let runtime = self.proxy.runtime(SHARDS);
+        let runtime = self.proxy.runtime_with(Config::default().cores(SHARDS).steer(self.steer))?;
         let proxy = Proxy::bind(&runtime, self.settings.clone())?;
         let serving = proxy.clone();
         let running = self.proxy.start(runtime, move |shard| {
@@ -91,7 +103,7 @@ impl Scene {
     /// Client connections that the proxy serves at the moment.
     fn served(&self) -> usize {
         let from_clients =
-            |at: &waterwheel::reactor::Address| at.inet().is_some_and(|at| at.port() == PROXY_PORT);
+            |at: &waterwheel::reactor::Address| at.inet().is_some_and(|at| self.doors.contains(&at));
         let all = self.proxy.connections();
         all.iter().filter(|one| one.shard.is_some() && from_clients(&one.local)).count()
     }
@@ -197,7 +209,7 @@ pub(crate) async fn scene(world: World) -> anyhow::Result<()> {
     let (proxy, running) = scene.start()?;
     let panics = faults::draw(&world, &scene.proxy);
     let clients = world.host("clients");
-    let clients = client::start(&clients, scene.proxy.at(PROXY_PORT), &scene.ledger, scene.burst);
+    let clients = client::start(&clients, scene.doors.clone(), &scene.ledger, scene.burst);
     let watched = scene.watch();
     let report = match scene.stops_after {
         Some(after) => {
