@@ -184,7 +184,7 @@ impl Check {
         };
         let flushed = world.flush_trace().map_err(|error| format!("the trace is not complete: {error}"));
         if let Some(Err(error)) = written.map(|written| written.and(flushed)) {
-            failure.get_or_insert_default().push_str(&format!("\n{error}"));
+            failure = Some(failure.map_or(error.clone(), |said| format!("{said}\n{error}")));
         }
         let failure = failure.map(|said| {
             let tail = world.tail(SHOWN);
