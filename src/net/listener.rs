@@ -32,11 +32,18 @@ pub struct Listening {
 
 struct Shared {
     local: Address,
-    bounds: Mutex<Vec<Option<Bound>>>,
+    unopened: Mutex<Vec<Option<Unopened>>>,
     handoff: Port<Offered>,
     mode: Mode,
     seed: u32,
     parts: Arc<Parts>,
+}
+
+/// One shard's part before the shard opens it.
+pub(crate) struct Unopened {
+    pub(crate) bound: Bound,
+    /// For the shard's reserve; taken before any shard runs, since one that runs may take all that are left.
+    pub(crate) spare: Handle,
 }
 
 impl Listening {
@@ -45,15 +52,15 @@ impl Listening {
     pub(crate) const HAND_OFF: PortOptions = PortOptions { capacity: 64 };
 
     pub(crate) fn new(
-        bounds: Vec<Bound>,
+        unopened: Vec<Unopened>,
         handoff: Port<Offered>,
         mode: Mode,
         seed: u32,
     ) -> Option<Listening> {
-        let local = bounds.first()?.local.clone();
-        let parts = Arc::new(Parts::new(bounds.len()));
-        let bounds = Mutex::new(bounds.into_iter().map(Some).collect());
-        Some(Listening { shared: Arc::new(Shared { local, bounds, handoff, mode, seed, parts }) })
+        let local = unopened.first()?.bound.local.clone();
+        let parts = Arc::new(Parts::new(unopened.len()));
+        let unopened = Mutex::new(unopened.into_iter().map(Some).collect());
+        Some(Listening { shared: Arc::new(Shared { local, unopened, handoff, mode, seed, parts }) })
     }
 
     /// Where it listens, port 0 resolved.
@@ -70,10 +77,10 @@ impl Listening {
     /// Closes a shard's part if it was never opened: the shard has ended.
     pub(crate) fn give_up(&self, shard: usize) {
         self.shared.parts.set(shard, Part::Closed);
-        let mut bounds = self.shared.bounds.lock().unwrap_or_else(PoisonError::into_inner);
-        let bound = bounds.get_mut(shard).and_then(Option::take);
-        drop(bounds);
-        drop(bound);
+        let mut all = self.shared.unopened.lock().unwrap_or_else(PoisonError::into_inner);
+        let part = all.get_mut(shard).and_then(Option::take);
+        drop(all);
+        drop(part);
     }
 }
 
@@ -105,10 +112,10 @@ impl Shard {
     /// # Errors
     /// It was opened on this shard before, or the reactor refuses the socket.
     pub fn accept_on(&self, listening: &Listening) -> io::Result<Acceptor> {
-        let mut bounds = listening.shared.bounds.lock().unwrap_or_else(PoisonError::into_inner);
-        let bound = bounds.get_mut(self.id().index()).and_then(Option::take);
-        drop(bounds);
-        let Some(bound) = bound else {
+        let mut all = listening.shared.unopened.lock().unwrap_or_else(PoisonError::into_inner);
+        let part = all.get_mut(self.id().index()).and_then(Option::take);
+        drop(all);
+        let Some(Unopened { bound, spare: held }) = part else {
             return Err(io::Error::other(format!(
                 "{} is served by {:?} already",
                 listening.local(),
@@ -120,7 +127,7 @@ impl Shard {
         let listener = self.reactor().listen(bound)?;
         let reactor = self.reactor().clone();
         let spare: Box<dyn Fn() -> io::Result<Handle>> = Box::new(move || reactor.spare());
-        let reserve = Reserve::new(spare);
+        let reserve = Reserve::new(held, spare);
         let Shared { mode, seed, parts, .. } = &*listening.shared;
         let own = Queue::new(parts.clone(), self.id().index());
         let steer = Steer { mode: *mode, seed: *seed, to: mailbox.sender(), parts: parts.clone() };

@@ -18,7 +18,7 @@ use super::reporter::{Report, Reporter};
 use super::signal::{Signal, SignalError, Signals};
 use super::stop::Stopper;
 use crate::mesh::{CallOptions, CallPort, DeclareError, Mesh, Port, PortOptions, Remote, StopGuard};
-use crate::net::{Endpoint, EndpointError, Listening, Lookups, ResolveError};
+use crate::net::{Endpoint, EndpointError, Listening, Lookups, ResolveError, Unopened};
 use crate::shard::Shard;
 use crate::steer::random_seed;
 
@@ -300,7 +300,9 @@ impl Runtime {
         // Port names live as long as the program; there is one per listener.
         let name: &'static str = format!("hand-off of {endpoint} #{}", bounds[0].local).leak();
         let handoff = self.port_with(name, Listening::HAND_OFF)?;
-        let listening = Listening::new(bounds, handoff, self.config.steer, self.seed)
+        let part = |bound| Ok(Unopened { bound, spare: self.backend.spare()? });
+        let parts = bounds.into_iter().map(part).collect::<std::io::Result<Vec<_>>>().map_err(refused)?;
+        let listening = Listening::new(parts, handoff, self.config.steer, self.seed)
             .ok_or_else(|| refused(std::io::Error::other("the backend bound nothing")))?;
         self.listeners.lock().unwrap_or_else(PoisonError::into_inner).push(listening.clone());
         for other in others {

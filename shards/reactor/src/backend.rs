@@ -6,6 +6,7 @@ use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixDatagram;
 use std::pin::Pin;
 use std::rc::Rc;
 
@@ -38,6 +39,15 @@ pub trait Backend: fmt::Debug + Send + Sync {
     /// As bind(2) and listen(2): `AddrInUse`, `PermissionDenied`, `AddrNotAvailable`; nothing stays bound then.
     fn bind(&self, at: &Address, options: &ListenOptions, count: usize) -> io::Result<Vec<Bound>>;
 
+    /// A descriptor that is good for nothing but to be given up, as [`Reactor::spare`]; taken before the shards run, when
+    /// nobody can have taken them all.
+    ///
+    /// # Errors
+    /// None is left.
+    fn spare(&self) -> io::Result<Handle> {
+        spare()
+    }
+
     /// The addresses of a name, asked for before the shards run. `None`: this backend knows no names, and the system's
     /// resolver is asked, which may block. As [`Reactor::lookup`].
     ///
@@ -55,6 +65,11 @@ pub trait Backend: fmt::Debug + Send + Sync {
     fn run(&self, launches: Vec<Launch>) -> Result<(), Vec<Ended>>;
 }
 
+/// One descriptor that needs nothing of the file system.
+pub(crate) fn spare() -> io::Result<Handle> {
+    Ok(Handle::Os(UnixDatagram::unbound()?.into()))
+}
+
 impl<B: Backend + ?Sized> Backend for &B {
     fn name(&self) -> &'static str {
         (**self).name()
@@ -66,6 +81,10 @@ impl<B: Backend + ?Sized> Backend for &B {
 
     fn bind(&self, at: &Address, options: &ListenOptions, count: usize) -> io::Result<Vec<Bound>> {
         (**self).bind(at, options, count)
+    }
+
+    fn spare(&self) -> io::Result<Handle> {
+        (**self).spare()
     }
 
     fn lookup(&self, host: &str, port: u16) -> Option<io::Result<Vec<SocketAddr>>> {

@@ -5,7 +5,6 @@ use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{BorrowedFd, OwnedFd};
-use std::os::unix::net::UnixDatagram;
 use std::panic::Location;
 use std::pin::Pin;
 use std::rc::Weak;
@@ -94,8 +93,7 @@ pub trait Reactor: fmt::Debug {
     /// # Errors
     /// None is left.
     fn spare(&self) -> io::Result<Handle> {
-        // One descriptor that needs nothing of the file system.
-        Ok(Handle::Os(UnixDatagram::unbound()?.into()))
+        crate::backend::spare()
     }
 
     /// Looks a name up with the reactor's own resolver; `None`: it has none, and the system's is asked on other threads.

@@ -156,8 +156,7 @@ impl Reactor for SimReactor {
     }
 
     fn spare(&self) -> io::Result<Handle> {
-        self.shared.with(|state| state.open(self.host)).map_err(errno::error)?;
-        Ok(Handle::Virtual(Virtual::new(Spare { shared: self.shared.clone(), host: self.host })))
+        spare(&self.shared, self.host)
     }
 
     fn lookup(&self, host: &str, port: u16) -> Option<Lookup> {
@@ -177,6 +176,12 @@ fn opened<T: VirtualSocket>(handle: Handle) -> io::Result<T> {
         Handle::Virtual(socket) => socket.open().map_err(|_| other()),
         Handle::Os(_) => Err(other()),
     }
+}
+
+/// Takes a descriptor that is good for nothing.
+pub(crate) fn spare(shared: &Arc<Shared>, host: usize) -> io::Result<Handle> {
+    shared.with(|state| state.open(host)).map_err(errno::error)?;
+    Ok(Handle::Virtual(Virtual::new(Spare { shared: shared.clone(), host })))
 }
 
 /// A descriptor that is good for nothing.

@@ -15,7 +15,7 @@ use crate::fault::Rule;
 use crate::host::Host as Known;
 use crate::options::Options;
 use crate::random::Random;
-use crate::reactor::Ear;
+use crate::reactor::{Ear, spare};
 use crate::report::Stuck;
 use crate::shard::{Done, Fresh};
 use crate::state::Shared;
@@ -266,6 +266,10 @@ impl Backend for Host {
             options: *options,
         };
         Ok(sockets.into_iter().map(wrap).collect())
+    }
+
+    fn spare(&self) -> io::Result<Handle> {
+        spare(&self.shared, self.host)
     }
 
     fn lookup(&self, host: &str, port: u16) -> Option<io::Result<Vec<SocketAddr>>> {

@@ -51,7 +51,8 @@ fn add(world: &World, proxy: &Host, kind: u64) {
             let shard = world.below(SHARDS as u64) as usize;
             Rule::new(Verdict::SlowTurn(millis(world, 150))).to(("proxy", shard)).with(probability)
         }
-        12 => return proxy.limit_descriptors(14 + world.below(40) as usize),
+        // Never less than the listeners and their reserves have.
+        12 => return proxy.limit_descriptors(proxy.descriptors() + 1 + world.below(40) as usize),
         13 => {
             let shard = world.below(SHARDS as u64) as usize;
             Rule::new(Verdict::Panic).to(("proxy", shard)).with(probability).at_most(1)
