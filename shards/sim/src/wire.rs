@@ -31,10 +31,11 @@ impl State {
             if end.silent {
                 return self.expire_later(id);
             }
-            let room = self
-                .ends
-                .get(&end.other)
-                .map_or(usize::MAX, |other| other.in_max.saturating_sub(other.inbox.len()));
+            // One that is gone has told, as any other, how much it would take; what tells of its end is on the way.
+            let room = self.ends.get(&end.other).map_or_else(
+                || self.options.receive_buffer.saturating_sub(end.flight),
+                |other| other.in_max.saturating_sub(other.inbox.len()),
+            );
             let most = end.out.len().min(room).min(self.options.segment_max);
             let ends_now = end.out.is_empty() && end.shut;
             if most == 0 && !ends_now {
