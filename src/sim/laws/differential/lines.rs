@@ -27,16 +27,23 @@ pub(crate) struct Role {
     name: String,
     act: Act,
     came: Arc<AtomicUsize>,
+    once: bool,
 }
 
 impl Role {
     pub(crate) fn new(name: impl Into<String>, act: Act) -> Role {
-        Role { name: name.into(), act, came: Arc::default() }
+        Role { name: name.into(), act, came: Arc::default(), once: false }
+    }
+
+    /// For one client; those that come later only want to know whether somebody listens.
+    pub(crate) fn once(name: impl Into<String>, act: Act) -> Role {
+        Role { once: true, ..Role::new(name, act) }
     }
 
     fn serve(&self, connection: Connection, book: &Book) -> LocalBoxFuture<'static, ()> {
         let name = match self.came.fetch_add(1, Relaxed) {
             0 => format!("{}, server", self.name),
+            _ if self.once => return Box::pin(async move { drop(connection) }),
             number => format!("{}, server {}", self.name, number + 1),
         };
         (self.act)(Peer::new(connection, book, &name))

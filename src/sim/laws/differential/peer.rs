@@ -96,6 +96,27 @@ impl Hears {
         true
     }
 
+    /// Reads so many bytes, or those that come before the end, and answers them; `None`: there are none.
+    pub(crate) async fn whole(&mut self, count: usize) -> Option<Vec<u8>> {
+        let mut all = Vec::new();
+        while all.len() < count {
+            match self.receiving.fill().await {
+                Ok([]) => self.strand.note("end"),
+                Ok(lent) => {
+                    let part = &lent[..lent.len().min(count - all.len())];
+                    self.strand.bytes(part);
+                    all.extend_from_slice(part);
+                    let count = part.len();
+                    self.receiving.consume(count);
+                    continue;
+                }
+                Err(error) => self.strand.note(heard(&error)),
+            }
+            break;
+        }
+        Some(all).filter(|all| !all.is_empty())
+    }
+
     /// Reads to the end what may be cut anywhere: how much of `whole` it was depends on timing, and is not said.
     pub(crate) async fn a_part_of(&mut self, whole: &[u8]) {
         let mut got = 0;
