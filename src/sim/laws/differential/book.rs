@@ -95,9 +95,8 @@ fn pieces_do_not_show_and_everything_else_does() {
     let (one, other) = (Book::default(), Book::default());
     one.strand("a").bytes(b"abc");
     ["a", "", "bc"].iter().for_each(|part| other.strand("a").bytes(part.as_bytes()));
-    let differs = |one: &Book, other: &Book| {
-        difference(("one", &one.transcript()), ("other", &other.transcript()))
-    };
+    let differs =
+        |one: &Book, other: &Book| difference(("one", &one.transcript()), ("other", &other.transcript()));
     assert_eq!(differs(&one, &other), "");
     one.strand("a").note("end");
     let text = differs(&one, &other);

@@ -16,6 +16,8 @@ use super::stage::Stage;
 const CALM: u64 = 4;
 /// Worlds of which everything is drawn. `WATERWHEEL_SEEDS` asks for more.
 const DRAWN: u64 = 40;
+/// The same for scenes that take a fifth of a second each, where segments and buffers are small.
+const DRAWN_FEW: u64 = 10;
 
 /// The first transcript, and whose it is: the others must equal it.
 type First = Arc<OnceLock<(String, Transcript)>>;
@@ -28,12 +30,30 @@ pub(crate) fn same_everywhere<F>(scene: impl Fn(Stage) -> F + Send + Sync + 'sta
 where
     F: Future<Output = anyhow::Result<()>> + 'static,
 {
+    same_in(DRAWN, scene);
+}
+
+/// The same in fewer worlds, for scenes in which much is moved.
+///
+/// # Panics
+/// As [`same_everywhere`].
+pub(crate) fn same_everywhere_at_length<F>(scene: impl Fn(Stage) -> F + Send + Sync + 'static)
+where
+    F: Future<Output = anyhow::Result<()>> + 'static,
+{
+    same_in(DRAWN_FEW, scene);
+}
+
+fn same_in<F>(drawn: u64, scene: impl Fn(Stage) -> F + Send + Sync + 'static)
+where
+    F: Future<Output = anyhow::Result<()>> + 'static,
+{
     let (scene, first, all) = (Arc::new(scene), First::default(), reactors());
     for reactor in all.iter().filter(|reactor| wanted(**reactor, &all)) {
         let told = real::play(reactor.name(), scene.clone());
         hold(&first, reactor.name(), told).unwrap_or_else(|error| panic!("{error}"));
     }
-    for (kind, seeds, options) in [("calm", CALM, Some(Options::calm())), ("drawn", DRAWN, None)] {
+    for (kind, seeds, options) in [("calm", CALM, Some(Options::calm())), ("drawn", drawn, None)] {
         let (scene, first) = (scene.clone(), first.clone());
         let check = Check::new().seeds(seeds);
         let check = options.into_iter().fold(check, Check::options);

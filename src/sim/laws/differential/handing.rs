@@ -49,12 +49,7 @@ async fn serve(
     to.send(next, moving).await.map_err(|_| anyhow::anyhow!("shard {next} takes no more"))
 }
 
-async fn run(
-    shard: Shard,
-    listening: Listening,
-    mailbox: Mailbox<Moving>,
-    book: Book,
-) -> anyhow::Result<()> {
+async fn run(shard: Shard, listening: Listening, mailbox: Mailbox<Moving>, book: Book) -> anyhow::Result<()> {
     let (mut acceptor, mailbox) = (shard.accept_on(&listening)?, Rc::new(mailbox));
     let begin = |incoming: Incoming, owner: usize| {
         let (shard, mailbox, book) = (shard.clone(), mailbox.clone(), book.clone());

@@ -73,20 +73,14 @@ fn messages_come_in_order_from_each_shard_to_each() {
         let options = PortOptions { capacity: CAPACITY };
         let (own, port) = (runtime.port_with("own", options)?, runtime.port_with("numbers", options)?);
         let book = stage.book().clone();
-        let program = stage.start("mesh", runtime, move |shard| {
-            messages(shard, own.clone(), port.clone(), book.clone())
-        });
+        let program = stage
+            .start("mesh", runtime, move |shard| messages(shard, own.clone(), port.clone(), book.clone()));
         program.await?;
         Ok(())
     });
 }
 
-async fn calls(
-    shard: Shard,
-    port: CallPort<u64, u64>,
-    here: Port<()>,
-    book: Book,
-) -> anyhow::Result<()> {
+async fn calls(shard: Shard, port: CallPort<u64, u64>, here: Port<()>, book: Book) -> anyhow::Result<()> {
     let me = shard.id().index() as u64;
     let (mailbox, caller) = (shard.open(&here)?, shard.caller(&port)?);
     let (again, server) = (caller.clone(), shard.clone());
@@ -140,9 +134,8 @@ fn every_call_has_its_own_answer_or_its_error() {
         let runtime = stage.runtime("mesh", SHARDS)?;
         let (port, here) = (runtime.call_port("questions")?, runtime.port("here")?);
         let book = stage.book().clone();
-        let program = stage.start("mesh", runtime, move |shard| {
-            calls(shard, port.clone(), here.clone(), book.clone())
-        });
+        let program =
+            stage.start("mesh", runtime, move |shard| calls(shard, port.clone(), here.clone(), book.clone()));
         let shard = stage.shard();
         shard.timeout(LONG, program).await??;
         Ok(())

@@ -2,7 +2,7 @@
 
 use futures_util::future::join;
 
-use super::compare::same_everywhere;
+use super::compare::{same_everywhere, same_everywhere_at_length};
 use super::lines::{line, play_all};
 use super::peer::{Peer, bytes};
 
@@ -67,7 +67,7 @@ fn an_end_stays_the_end_and_our_own_is_final() {
 
 #[test]
 fn much_goes_both_ways_at_once() {
-    same_everywhere(|stage| {
+    same_everywhere_at_length(|stage| {
         let lines = vec![
             line("much", |peer| say_and_hear(peer, 1, MUCH), |peer| say_and_hear(peer, 2, MUCH)),
             line("more", |peer| say_and_hear(peer, 3, MUCH + 7), |peer| say_and_hear(peer, 4, 1_009)),
