@@ -171,3 +171,26 @@ fn a_listener_hands_out_in_order_unless_it_is_to_shuffle() {
     shuffled.sort_unstable();
     assert_eq!(shuffled, in_order, "each of them once");
 }
+
+/// What tells of the other's end cannot arrive before the turn ends, so that a program that writes until it fails or has
+/// to wait would never end it.
+#[test]
+fn one_that_is_gone_takes_in_one_turn_what_buffers_hold_and_no_more() {
+    for seed in 0..20 {
+        let world = World::drawn(seed);
+        let client = |_, transport: Transport| async move {
+            let Transport { mut source, mut sink } = transport;
+            drain(&mut *source).await.1.unwrap();
+            let mut taken = 0;
+            poll_fn(|cx| {
+                while let Poll::Ready(Ok(count)) = sink.poll_write(cx, &[7; 4_096]) {
+                    taken += count;
+                    assert!(taken < 1 << 20, "{taken} bytes went to nobody");
+                }
+                Poll::Ready(())
+            })
+            .await;
+        };
+        meet(&world, client, |_, transport| async move { drop(transport) });
+    }
+}

@@ -100,7 +100,8 @@ fn an_answer_may_come_before_its_question_has_ended() {
     });
 }
 
-/// STREAM-7: the answer in flight outlives a close with unread input.
+/// STREAM-7: the answer in flight outlives a close with unread input. Of that there is so little that the smallest buffers
+/// of a world hold it: nobody reads it while it is sent.
 #[test]
 fn a_close_with_unread_input_spares_the_answer() {
     same_everywhere(|stage| {
@@ -109,12 +110,12 @@ fn a_close_with_unread_input_spares_the_answer() {
             peer.says.all(&bytes(1, 50_000)).await;
         };
         let asks = async |mut peer: Peer| {
-            peer.says.all(&bytes(2, 5_000)).await;
+            peer.says.all(&bytes(2, 500)).await;
             peer.hears.to_end().await;
         };
         // Says more than anybody reads on for; then it is told.
         let floods = async |mut peer: Peer| {
-            peer.says.all(&bytes(3, 5_000)).await;
+            peer.says.all(&bytes(3, 500)).await;
             peer.hears.to_end().await;
             peer.says.until_it_fails().await;
             peer.hears.to_end().await;
