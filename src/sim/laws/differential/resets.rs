@@ -98,7 +98,20 @@ fn a_reset_behind_an_end() {
             peer.says.until_it_fails().await;
             peer.hears.to_end().await;
         };
-        play_all(stage, vec![line("server ends and resets", server, client)])
+        // Reads only when it knows of the reset: what came before it is there all the same.
+        let at_once = async |mut peer: Peer| {
+            peer.hears.exactly(10).await;
+            peer.says.all(&bytes(1, 500)).await;
+            peer.says.end().await;
+            peer.abort();
+        };
+        let late = async |mut peer: Peer| {
+            peer.says.all(&bytes(2, 10)).await;
+            peer.says.until_it_fails().await;
+            peer.hears.to_end().await;
+        };
+        let lines = vec![line("has read", server, client), line("reads late", at_once, late)];
+        play_all(stage, lines)
     });
 }
 
