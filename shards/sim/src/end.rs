@@ -56,6 +56,8 @@ pub(crate) struct End {
     pub(crate) flight: usize,
     /// When the last of it arrives: nothing overtakes.
     pub(crate) arrival: Time,
+    /// When the last arrives of what the other sent that is gone by now.
+    pub(crate) last_words: Time,
     /// Bytes that still travel alone.
     pub(crate) tiny: usize,
     pub(crate) stalled_until: Time,
@@ -131,6 +133,7 @@ impl State {
             out_max: doubled(stream.send_buffer, self.options.send_buffer),
             flight: 0,
             arrival: Time::ZERO,
+            last_words: Time::ZERO,
             tiny,
             stalled_until: Time::ZERO,
             silent: false,
@@ -238,6 +241,9 @@ impl State {
     /// Takes an end out of the world.
     pub(crate) fn bury(&mut self, id: Id) {
         if let Some(mut end) = self.ends.remove(&id) {
+            if let Some(other) = self.ends.get_mut(&end.other) {
+                other.last_words = end.arrival;
+            }
             self.old.extend(end.reader.take());
             self.old.extend(end.writer.take());
         }

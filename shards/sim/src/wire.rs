@@ -225,9 +225,12 @@ impl State {
             self.bury(to);
         }
         let Some(sender) = self.ends.get(&from).filter(|sender| !sender.silent) else { return };
-        let [(here, _), (there, _)] = self.sides(sender);
+        let ([(here, _), (there, _)], before) = (self.sides(sender), sender.last_words);
         let latency = self.latency(there, here);
-        self.after(latency, Occurrence::Break { end: from, error: errno::CONNRESET });
+        // Behind what was sent before: one that came sooner would be of an older place in the stream, and ignored (RFC
+        // 5961, 3.2).
+        let arrival = before.max(self.now + latency);
+        self.at(arrival, Occurrence::Break { end: from, error: errno::CONNRESET });
     }
 
     pub(crate) fn finish(&mut self, to: Id) {
