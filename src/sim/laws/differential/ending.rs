@@ -28,7 +28,7 @@ pub(super) async fn until_refused(stage: &Stage, at: &Address) {
 async fn answers(mut peer: Peer) {
     peer.hears.exactly(100).await;
     peer.says.all(b"ok").await;
-    peer.hears.to_end().await;
+    peer.hears.until_the_end().await;
     peer.says.all(&bytes(1, 40_000)).await;
     peer.says.end().await;
 }
@@ -45,7 +45,7 @@ fn a_server_that_stops_serves_those_who_are_there() {
         until_refused(&stage, &places[0]).await;
         peer.says.all(&bytes(3, 30_000)).await;
         peer.says.end().await;
-        peer.hears.to_end().await;
+        peer.hears.until_the_end().await;
         program.await?;
         Ok(())
     });
@@ -61,7 +61,7 @@ fn a_drain_ends_when_its_time_is_up() {
         peer.says.all(&bytes(2, 100)).await;
         peer.hears.exactly(2).await;
         program.stop(DRAIN);
-        peer.hears.to_end().await;
+        peer.hears.until_the_end().await;
         let ended = match program.await {
             Err(RunError::Stopped { shards }) => format!("stopped before {} had finished", shards.len()),
             other => format!("{:?}", other.map(drop)),

@@ -95,7 +95,7 @@ fn a_connection_moves_in_the_midst_of_a_stream() {
                 says.all(&bytes(1, EACH * OWNERS + 1)).await;
                 says.end().await;
             };
-            join(saying, hears.to_end()).await;
+            join(saying, hears.until_the_end()).await;
         });
         client(&stage, "moved", &at, &talks).await;
         program.end().await?;

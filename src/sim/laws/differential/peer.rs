@@ -72,7 +72,7 @@ impl Peer {
 
 impl Hears {
     /// Reads to the end, whatever it is.
-    pub(crate) async fn to_end(&mut self) {
+    pub(crate) async fn until_the_end(&mut self) {
         self.exactly(usize::MAX).await;
     }
 

@@ -90,7 +90,7 @@ async fn calls(shard: Shard, port: CallPort<u64, u64>, here: Port<()>, book: Boo
             match question % 10 {
                 7 => panic!("on purpose: a handler"),
                 // Of its own port, which is refused.
-                5 => again.call(from, question).await.map_or_else(|_| u64::MAX, |answer| answer),
+                5 => again.call(from, question).await.unwrap_or(u64::MAX),
                 3 => {
                     server.yield_now().await;
                     question * 1_000 + me

@@ -77,7 +77,7 @@ async fn through(
 
 /// Reads to the end, then answers and ends.
 async fn answers(mut peer: Peer) {
-    peer.hears.to_end().await;
+    peer.hears.until_the_end().await;
     peer.says.all(&bytes(1, 60_000)).await;
     peer.says.end().await;
 }
@@ -85,7 +85,7 @@ async fn answers(mut peer: Peer) {
 async fn asks(mut peer: Peer) {
     peer.says.all(&bytes(2, 20_000)).await;
     peer.says.end().await;
-    peer.hears.to_end().await;
+    peer.hears.until_the_end().await;
 }
 
 #[test]
@@ -102,7 +102,7 @@ fn much_goes_through_both_ways_at_once() {
             says.all(&bytes(3, 1 << 20)).await;
             says.end().await;
         };
-        join(saying, hears.to_end()).await;
+        join(saying, hears.until_the_end()).await;
     };
     same_everywhere_at_length(move |stage| through(stage, |_| {}, act(both), act(both)));
 }
@@ -117,7 +117,7 @@ async fn says_and_resets(mut peer: Peer) {
 async fn hears_a_reset(mut peer: Peer) {
     peer.hears.exactly(20_000).await;
     peer.says.all(b"ok").await;
-    peer.hears.to_end().await;
+    peer.hears.until_the_end().await;
 }
 
 #[test]
@@ -192,11 +192,11 @@ fn an_idle_connection_is_closed_on_both_sides() {
     let server = async |mut peer: Peer| {
         peer.hears.exactly(10).await;
         peer.says.all(&bytes(1, 100)).await;
-        peer.hears.to_end().await;
+        peer.hears.until_the_end().await;
     };
     let talks = async |mut peer: Peer| {
         peer.says.all(&bytes(2, 10)).await;
-        peer.hears.to_end().await;
+        peer.hears.until_the_end().await;
     };
     let idle = |settings: &mut Settings| settings.idle_timeout = Some(SHORT);
     same_everywhere(move |stage| through(stage, idle, act(server), act(talks)));
@@ -210,14 +210,14 @@ fn a_drain_serves_who_talks_and_ends_by_its_deadline() {
         let begins = async |mut peer: Peer| {
             peer.hears.exactly(10).await;
             peer.says.all(b"ok").await;
-            peer.hears.to_end().await;
+            peer.hears.until_the_end().await;
             peer.says.all(&bytes(1, FEW)).await;
             peer.says.end().await;
         };
         let waits = async |mut peer: Peer| {
             peer.hears.exactly(10).await;
             peer.says.all(b"ok").await;
-            peer.hears.to_end().await;
+            peer.hears.until_the_end().await;
         };
         let roles = [Role::new("one", act(begins)), Role::new("two", act(waits))];
         let (servers, places) = serve(&stage, "server", 1, roles.into())?;
@@ -237,9 +237,9 @@ fn a_drain_serves_who_talks_and_ends_by_its_deadline() {
         let talking = async {
             talks.says.all(&bytes(8, FEW)).await;
             talks.says.end().await;
-            talks.hears.to_end().await;
+            talks.hears.until_the_end().await;
         };
-        join(talking, silent.hears.to_end()).await;
+        join(talking, silent.hears.until_the_end()).await;
         until_refused(stage, &at).await;
         proxied.end(2 * SHORT).await?;
         count(stage, "server", servers.end().await?);

@@ -21,7 +21,7 @@ async fn reads(mut peer: Peer) {
     peer.hears.exactly(1_000).await;
     peer.says.all(b"ok").await;
     for _ in 0..3 {
-        peer.hears.to_end().await;
+        peer.hears.until_the_end().await;
     }
     peer.says.all(b"more").await;
     peer.says.end().await;
@@ -46,7 +46,7 @@ async fn writes(mut peer: Peer) {
     peer.says.until_it_fails().await;
     peer.says.all(b"more").await;
     for _ in 0..2 {
-        peer.hears.to_end().await;
+        peer.hears.until_the_end().await;
     }
 }
 
@@ -74,7 +74,7 @@ fn a_reset_may_cut_what_is_in_flight_and_never_changes_it() {
         let cut = async |mut peer: Peer| {
             peer.says.all(&bytes(2, 10)).await;
             peer.hears.a_part_of(&bytes(1, 30_000)).await;
-            peer.hears.to_end().await;
+            peer.hears.until_the_end().await;
         };
         play_all(stage, vec![line("server cuts", cuts, cut), line("client cuts", cut, cuts)])
     });
@@ -93,10 +93,10 @@ fn a_reset_behind_an_end() {
         };
         let client = async |mut peer: Peer| {
             peer.says.all(&bytes(2, 10)).await;
-            peer.hears.to_end().await;
+            peer.hears.until_the_end().await;
             peer.says.all(b"ok").await;
             peer.says.until_it_fails().await;
-            peer.hears.to_end().await;
+            peer.hears.until_the_end().await;
         };
         // Reads only when it knows of the reset: what came before it is there all the same.
         let at_once = async |mut peer: Peer| {
@@ -108,7 +108,7 @@ fn a_reset_behind_an_end() {
         let late = async |mut peer: Peer| {
             peer.says.all(&bytes(2, 10)).await;
             peer.says.until_it_fails().await;
-            peer.hears.to_end().await;
+            peer.hears.until_the_end().await;
         };
         let lines = vec![line("has read", server, client), line("reads late", at_once, late)];
         play_all(stage, lines)
@@ -122,13 +122,13 @@ fn a_reset_of_our_own_ends_both_halves() {
         let server = async |mut peer: Peer| {
             peer.hears.exactly(10).await;
             peer.says.all(b"ok").await;
-            peer.hears.to_end().await;
+            peer.hears.until_the_end().await;
         };
         let client = async |mut peer: Peer| {
             peer.says.all(&bytes(2, 10)).await;
             peer.hears.exactly(2).await;
             peer.hears.reset();
-            peer.hears.to_end().await;
+            peer.hears.until_the_end().await;
             peer.says.all(b"more").await;
         };
         play_all(stage, vec![line("client resets", server, client)])
@@ -150,11 +150,11 @@ fn a_panic_while_serving_is_a_reset() {
             peer.says.all(&bytes(1, 10)).await;
             peer.hears.exactly(2).await;
             peer.says.all(b"go").await;
-            peer.hears.to_end().await;
+            peer.hears.until_the_end().await;
         };
         let other = async |mut peer: Peer| {
             peer.says.end().await;
-            peer.hears.to_end().await;
+            peer.hears.until_the_end().await;
         };
         play_all(stage, vec![line("panics", server, client), line("does not", other, other)])
     });

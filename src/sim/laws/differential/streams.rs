@@ -11,7 +11,7 @@ const MUCH: usize = 1 << 20;
 
 /// Reads to the end, then says so many bytes and ends.
 async fn hear_then_say(mut peer: Peer, number: u32, count: usize) {
-    peer.hears.to_end().await;
+    peer.hears.until_the_end().await;
     peer.says.all(&bytes(number, count)).await;
     peer.says.end().await;
 }
@@ -20,7 +20,7 @@ async fn hear_then_say(mut peer: Peer, number: u32, count: usize) {
 async fn say_then_hear(mut peer: Peer, number: u32, count: usize) {
     peer.says.all(&bytes(number, count)).await;
     peer.says.end().await;
-    peer.hears.to_end().await;
+    peer.hears.until_the_end().await;
 }
 
 /// Both at once.
@@ -31,7 +31,7 @@ async fn say_and_hear(peer: Peer, number: u32, count: usize) {
         says.all(&all).await;
         says.end().await;
     };
-    join(saying, hears.to_end()).await;
+    join(saying, hears.until_the_end()).await;
 }
 
 #[test]
@@ -58,7 +58,7 @@ fn an_end_stays_the_end_and_our_own_is_final() {
             peer.says.end().await;
             peer.says.all(b"more").await;
             for _ in 0..3 {
-                peer.hears.to_end().await;
+                peer.hears.until_the_end().await;
             }
         };
         play_all(stage, vec![line("ends", server, client)])
@@ -83,12 +83,12 @@ fn an_answer_may_come_before_its_question_has_ended() {
             peer.hears.exactly(10).await;
             peer.says.all(&bytes(1, 20_000)).await;
             peer.says.end().await;
-            peer.hears.to_end().await;
+            peer.hears.until_the_end().await;
         };
         // Has the answer whole before it sends the rest of its question.
         let patient = async |mut peer: Peer| {
             peer.says.all(&bytes(2, 10)).await;
-            peer.hears.to_end().await;
+            peer.hears.until_the_end().await;
             peer.says.all(&bytes(3, 300_000)).await;
             peer.says.end().await;
         };
@@ -111,14 +111,14 @@ fn a_close_with_unread_input_spares_the_answer() {
         };
         let asks = async |mut peer: Peer| {
             peer.says.all(&bytes(2, 500)).await;
-            peer.hears.to_end().await;
+            peer.hears.until_the_end().await;
         };
         // Says more than anybody reads on for; then it is told.
         let floods = async |mut peer: Peer| {
             peer.says.all(&bytes(3, 500)).await;
-            peer.hears.to_end().await;
+            peer.hears.until_the_end().await;
             peer.says.until_it_fails().await;
-            peer.hears.to_end().await;
+            peer.hears.until_the_end().await;
         };
         let lines = vec![line("asks", leaves, asks), line("floods", leaves, floods)];
         play_all(stage, lines)
