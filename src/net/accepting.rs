@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use futures_util::future::{Either, select};
 use waterwheel_os::AcceptTrouble;
-use waterwheel_reactor::{Handle, Listener};
+use waterwheel_reactor::Listener;
 
 use super::offered::Offered;
 use super::places::{Part, Parts};
@@ -34,16 +34,13 @@ const WAITING: usize = 128;
 /// While no shard has room, how often one looks whether another has. Its own room it hears of at once.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
-/// The descriptor that the shard's reactor keeps in hand.
-pub(super) type Spare = Reserve<Box<dyn Fn() -> io::Result<Handle>>>;
-
 /// The task that accepts and steers.
 pub(super) struct Accepting {
     shard: Shard,
     listener: Box<dyn Listener>,
     queue: Rc<Queue>,
     steer: Steer,
-    reserve: Spare,
+    reserve: Arc<Reserve>,
     /// Connections that wait in tasks of their own for room at their owner.
     waiting: Rc<Cell<usize>>,
     /// The last connection found no shard with room, whatever the parts said.
@@ -70,7 +67,7 @@ impl Accepting {
         listener: Box<dyn Listener>,
         queue: Rc<Queue>,
         steer: Steer,
-        reserve: Spare,
+        reserve: Arc<Reserve>,
     ) -> Accepting {
         Accepting { shard, listener, queue, steer, reserve, waiting: Rc::default(), all_crowded: false }
     }
@@ -89,9 +86,7 @@ impl Accepting {
                 Ok(None) => self.spread(),
                 Ok(Some(incoming)) => {
                     rest = REST;
-                    self.reserve.refill();
-                    self.queue.counters.count(|counted| &mut counted.accepted);
-                    self.route(incoming);
+                    self.take(incoming);
                 }
                 Err(error) => {
                     self.queue.counters.count(|counted| &mut counted.errors);
@@ -106,6 +101,20 @@ impl Accepting {
                 self.shard.yield_now().await;
             }
         }
+    }
+
+    /// A connection was accepted. While the reserve is short that comes first.
+    fn take(&mut self, incoming: Offered) {
+        let counters = &self.queue.counters;
+        let reactor = self.shard.reactor();
+        if self.reserve.is_short() && !self.reserve.refill(|| reactor.spare()) {
+            drop(incoming);
+            counters.count(|counted| &mut counted.shed);
+            self.reserve.refill(|| reactor.spare());
+            return;
+        }
+        counters.count(|counted| &mut counted.accepted);
+        self.route(incoming);
     }
 
     /// What is to be done about an error of accept(2); true: rest before the next attempt.
@@ -248,14 +257,15 @@ impl Accepting {
     /// Answers whether anybody was told; if not, accepting must rest.
     async fn shed(&mut self, error: &io::Error) -> bool {
         let mut told = 0;
-        // Another thread may have taken the one in reserve; by now there may be another.
-        self.reserve.refill();
+        let reactor = self.shard.reactor().clone();
+        // Another thread may have taken one of the reserve; by now there may be another.
+        self.reserve.refill(|| reactor.spare());
         while told < SHED_AT_ONCE && self.reserve.spend() {
             let accepted =
                 poll_fn(|cx| Poll::Ready(self.listener.poll_accept(cx).map_ok(Offered::new))).await;
             let another = matches!(&accepted, Poll::Ready(Ok(_)));
             drop(accepted);
-            self.reserve.refill();
+            self.reserve.refill(|| reactor.spare());
             if !another {
                 break;
             }
@@ -263,7 +273,7 @@ impl Accepting {
         }
         let counters = &self.queue.counters;
         counters.add(|counted| &mut counted.shed, told);
-        counters.complain(&self.shard, "no descriptor is left, new connections are closed", error);
+        counters.complain(&self.shard, "no descriptor is left, new connections are reset", error);
         if told > 0 {
             self.shard.yield_now().await;
         }

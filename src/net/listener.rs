@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
 
-use waterwheel_reactor::{Address, Bound, Handle};
+use waterwheel_reactor::{Address, Bound};
 
 use super::accepting::{Accepting, Steer};
 use super::connection::Connection;
@@ -32,18 +32,12 @@ pub struct Listening {
 
 struct Shared {
     local: Address,
-    unopened: Mutex<Vec<Option<Unopened>>>,
+    unopened: Mutex<Vec<Option<Bound>>>,
+    reserve: Arc<Reserve>,
     handoff: Port<Offered>,
     mode: Mode,
     seed: u32,
     parts: Arc<Parts>,
-}
-
-/// One shard's part before the shard opens it.
-pub(crate) struct Unopened {
-    pub(crate) bound: Bound,
-    /// For the shard's reserve; taken before any shard runs, since one that runs may take all that are left.
-    pub(crate) spare: Handle,
 }
 
 impl Listening {
@@ -52,15 +46,16 @@ impl Listening {
     pub(crate) const HAND_OFF: PortOptions = PortOptions { capacity: 64 };
 
     pub(crate) fn new(
-        unopened: Vec<Unopened>,
+        unopened: Vec<Bound>,
+        reserve: Arc<Reserve>,
         handoff: Port<Offered>,
         mode: Mode,
         seed: u32,
     ) -> Option<Listening> {
-        let local = unopened.first()?.bound.local.clone();
+        let local = unopened.first()?.local.clone();
         let parts = Arc::new(Parts::new(unopened.len()));
         let unopened = Mutex::new(unopened.into_iter().map(Some).collect());
-        Some(Listening { shared: Arc::new(Shared { local, unopened, handoff, mode, seed, parts }) })
+        Some(Listening { shared: Arc::new(Shared { local, unopened, reserve, handoff, mode, seed, parts }) })
     }
 
     /// Where it listens, port 0 resolved.
@@ -115,7 +110,7 @@ impl Shard {
         let mut all = listening.shared.unopened.lock().unwrap_or_else(PoisonError::into_inner);
         let part = all.get_mut(self.id().index()).and_then(Option::take);
         drop(all);
-        let Some(Unopened { bound, spare: held }) = part else {
+        let Some(bound) = part else {
             return Err(io::Error::other(format!(
                 "{} is served by {:?} already",
                 listening.local(),
@@ -125,13 +120,10 @@ impl Shard {
         let mailbox =
             self.open(&listening.shared.handoff).map_err(|error: OpenError| io::Error::other(error))?;
         let listener = self.reactor().listen(bound)?;
-        let reactor = self.reactor().clone();
-        let spare: Box<dyn Fn() -> io::Result<Handle>> = Box::new(move || reactor.spare());
-        let reserve = Reserve::new(held, spare);
-        let Shared { mode, seed, parts, .. } = &*listening.shared;
+        let Shared { mode, seed, parts, reserve, .. } = &*listening.shared;
         let own = Queue::new(parts.clone(), self.id().index());
         let steer = Steer { mode: *mode, seed: *seed, to: mailbox.sender(), parts: parts.clone() };
-        let accepting = Accepting::new(self.clone(), listener, own.clone(), steer, reserve);
+        let accepting = Accepting::new(self.clone(), listener, own.clone(), steer, reserve.clone());
         let accepting = Some(self.spawn("accept", accepting.run()));
         let spreads = *mode == Mode::Flow && self.count() > 1;
         Ok(Acceptor { shard: self.clone(), mailbox, own, own_first: false, spreads, accepting })

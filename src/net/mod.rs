@@ -16,13 +16,12 @@ mod places;
 mod pump;
 mod queue;
 pub(crate) mod quoted;
-mod reserve;
+pub(crate) mod reserve;
 
 pub use connection::{Connection, Receiving, Sending};
 pub use endpoint::{Endpoint, EndpointError, EndpointFault};
 pub use exchange::{End, Exchange, Pump};
 pub(crate) use linger::lingered;
-pub(crate) use listener::Unopened;
 pub use listener::{Acceptor, Listening};
 pub use lookup::{Lookups, ResolveError};
 pub use places::Places;

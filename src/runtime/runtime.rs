@@ -4,7 +4,7 @@ use std::future::Future;
 use std::panic::Location;
 use std::sync::atomic::AtomicU8;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use waterwheel_os::SocketFile;
@@ -18,7 +18,8 @@ use super::reporter::{Report, Reporter};
 use super::signal::{Signal, SignalError, Signals};
 use super::stop::Stopper;
 use crate::mesh::{CallOptions, CallPort, DeclareError, Mesh, Port, PortOptions, Remote, StopGuard};
-use crate::net::{Endpoint, EndpointError, Listening, Lookups, ResolveError, Unopened};
+use crate::net::reserve::Reserve;
+use crate::net::{Endpoint, EndpointError, Listening, Lookups, ResolveError};
 use crate::shard::Shard;
 use crate::steer::random_seed;
 
@@ -38,6 +39,8 @@ pub struct Runtime {
     guards: Vec<StopGuard>,
     /// Every listener, so that the parts of shards that end are given up.
     listeners: Mutex<Vec<Listening>>,
+    /// The spare descriptors of all listeners; taken with the first.
+    reserve: OnceLock<Arc<Reserve>>,
     /// Of Unix listeners; removed with the runtime, whether it ran or not.
     files: Mutex<Vec<SocketFile>>,
     seed: u32,
@@ -158,7 +161,7 @@ impl Runtime {
         let guards = (0..mesh.shards()).map(|shard| StopGuard::new(&mesh, shard)).collect();
         let stopper = Stopper::new(&mesh);
         let seed = config.steer_seed.unwrap_or_else(random_seed);
-        let (listeners, files) = Default::default();
+        let (listeners, files, reserve) = Default::default();
         Runtime {
             config,
             plan,
@@ -168,6 +171,7 @@ impl Runtime {
             stopper,
             guards,
             listeners,
+            reserve,
             files,
             seed,
             signals: true,
@@ -300,15 +304,23 @@ impl Runtime {
         // Port names live as long as the program; there is one per listener.
         let name: &'static str = format!("hand-off of {endpoint} #{}", bounds[0].local).leak();
         let handoff = self.port_with(name, Listening::HAND_OFF)?;
-        let part = |bound| Ok(Unopened { bound, spare: self.backend.spare()? });
-        let parts = bounds.into_iter().map(part).collect::<std::io::Result<Vec<_>>>().map_err(refused)?;
-        let listening = Listening::new(parts, handoff, self.config.steer, self.seed)
+        let reserve = self.reserve().map_err(refused)?;
+        let listening = Listening::new(bounds, reserve, handoff, self.config.steer, self.seed)
             .ok_or_else(|| refused(std::io::Error::other("the backend bound nothing")))?;
         self.listeners.lock().unwrap_or_else(PoisonError::into_inner).push(listening.clone());
         for other in others {
             tracing::warn!("{endpoint} is {other} too, which is not listened on unless it is given itself");
         }
         Ok(listening)
+    }
+
+    /// The spare descriptors, one for each shard.
+    fn reserve(&self) -> std::io::Result<Arc<Reserve>> {
+        if let Some(reserve) = self.reserve.get() {
+            return Ok(reserve.clone());
+        }
+        let fresh = Arc::new(Reserve::new(self.shards(), || self.backend.spare())?);
+        Ok(self.reserve.get_or_init(|| fresh).clone())
     }
 
     /// Remembers the file that was made for a Unix socket, if one was.

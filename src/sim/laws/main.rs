@@ -6,5 +6,6 @@ mod checks;
 mod handed;
 mod ported;
 mod proxied;
+mod short;
 mod tasked;
 mod traces;
