@@ -33,7 +33,7 @@ struct Plan {
 }
 
 impl Plan {
-    fn draw(id: u32, rng: &mut Pcg64) -> Plan {
+    fn draw(id: u32, rng: &mut Pcg64, manners: Manners) -> Plan {
         let mut below = |end: u64| rng.next_u64() % end;
         let size = |kind: u64, number: u64| match kind {
             0 => 0,
@@ -42,7 +42,12 @@ impl Plan {
             _ => number % 150_000,
         };
         let (up, down) = (size(below(10), below(1 << 40)) as usize, size(below(10), below(1 << 40)) as usize);
-        let style = below(super::origin::STYLES) as u32;
+        let (style, aborts) = (below(super::origin::STYLES) as u32, below(12) == 0 && !manners.whole);
+        let style = if manners.whole {
+            super::origin::WHOLE[style as usize % super::origin::WHOLE.len()]
+        } else {
+            style
+        };
         Plan {
             id,
             up,
@@ -51,7 +56,7 @@ impl Plan {
             begins: Duration::from_micros(below(2_000_000)),
             // Not where the origin waits for the end in turn.
             ends_late: below(4) == 0 && style != super::origin::AFTER,
-            aborts_at: (below(12) == 0).then(|| below(down as u64 + 1) as usize),
+            aborts_at: aborts.then(|| below(down as u64 + 1) as usize),
         }
     }
 
@@ -65,24 +70,28 @@ impl Plan {
     }
 }
 
-/// `burst`: when all of them come at once.
-pub(super) fn start(
-    host: &Host,
-    doors: Vec<SocketAddr>,
-    ledger: &Ledger,
-    burst: Option<Duration>,
-) -> Running<()> {
+/// How the clients of a world behave.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Manners {
+    /// All of them come at once, after so long.
+    pub(super) burst: Option<Duration>,
+    /// None of them resets, nor asks an origin to: everything comes whole.
+    pub(super) whole: bool,
+}
+
+pub(super) fn start(host: &Host, doors: Vec<SocketAddr>, ledger: &Ledger, manners: Manners) -> Running<()> {
     let ledger = ledger.clone();
     host.start(host.runtime(2), move |shard| {
         let (ledger, doors) = (ledger.clone(), doors.clone());
         async move {
             let mut rng = Pcg64::seed_from_u64(shard.reactor().seed());
-            let plans = shard.part_of(CLIENTS as usize).map(|id| Plan::draw(id as u32, &mut rng));
+            let plans = shard.part_of(CLIENTS as usize).map(|id| Plan::draw(id as u32, &mut rng, manners));
             let clients = plans.map(|plan| {
                 let (shard, ledger) = (shard.clone(), ledger.clone());
                 let proxy = doors[plan.id as usize % doors.len()];
+                ledger.plans(plan.style == super::origin::RESETS, plan.aborts_at.is_some());
                 async move {
-                    let begins = burst.map_or(plan.begins, |at| at + plan.begins / 1_000);
+                    let begins = manners.burst.map_or(plan.begins, |at| at + plan.begins / 1_000);
                     shard.sleep(begins).await;
                     let served = shard.timeout(PATIENCE, client(&shard, proxy, plan, &ledger)).await;
                     served.with_context(|| format!("client {} saw no end: {plan:?}", plan.id))?

@@ -8,15 +8,31 @@ use super::SHARDS;
 
 const HOSTS: [&str; 3] = ["clients", "proxy", "origin1"];
 
-/// Adds up to five faults; answers whether shards of the proxy may panic.
-pub(super) fn draw(world: &World, proxy: &Host) -> bool {
-    let mut panics = false;
+/// What a world's faults may lead to.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Faults {
+    /// There are any.
+    pub(super) any: bool,
+    /// Shards of the proxy may panic.
+    pub(super) panics: bool,
+    /// Turns may be slow.
+    pub(super) slow: bool,
+    /// A peer may fall silent, which nobody notices for a quarter of an hour.
+    pub(super) silent: bool,
+}
+
+/// Adds up to five faults.
+pub(super) fn draw(world: &World, proxy: &Host) -> Faults {
+    let mut faults = Faults::default();
     for _ in 0..world.below(6) {
         let kind = world.below(15);
-        panics |= kind == 13;
+        faults.any = true;
+        faults.panics |= kind == 13;
+        faults.slow |= kind == 11;
+        faults.silent |= matches!(kind, 1 | 5 | 7);
         add(world, proxy, kind);
     }
-    panics
+    faults
 }
 
 fn millis(world: &World, most: u64) -> Duration {

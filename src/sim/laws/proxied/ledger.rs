@@ -48,6 +48,9 @@ pub(super) struct Ledger {
     complaints: Arc<Mutex<Vec<String>>>,
     /// Streams that ended in order before their sender had said who it is.
     nobodies: Arc<AtomicUsize>,
+    /// Clients whose origin resets, and clients that do so themselves.
+    resets: Arc<AtomicUsize>,
+    aborts: Arc<AtomicUsize>,
 }
 
 impl Ledger {
@@ -57,6 +60,17 @@ impl Ledger {
 
     pub(super) fn write(&self, id: u32, way: Way, change: impl FnOnce(&mut Stream)) {
         change(self.lock().entry((id, way)).or_default());
+    }
+
+    /// What a client will do, or let its origin do.
+    pub(super) fn plans(&self, resets: bool, aborts: bool) {
+        self.resets.fetch_add(usize::from(resets), Relaxed);
+        self.aborts.fetch_add(usize::from(aborts), Relaxed);
+    }
+
+    /// Clients whose origin resets, and clients that do so themselves.
+    pub(super) fn resetting(&self) -> (u64, u64) {
+        (self.resets.load(Relaxed) as u64, self.aborts.load(Relaxed) as u64)
     }
 
     pub(super) fn nobody(&self) {
@@ -86,6 +100,16 @@ impl Ledger {
         let of = |way| {
             let own = streams.iter().filter(|((_, other), _)| *other == way);
             own.map(|(_, stream)| stream.sent as u64).sum()
+        };
+        (of(Way::Up), of(Way::Down))
+    }
+
+    /// Bytes that origins and clients got.
+    pub(super) fn got(&self) -> (u64, u64) {
+        let streams = self.lock();
+        let of = |way| {
+            let own = streams.iter().filter(|((_, other), _)| *other == way);
+            own.map(|(_, stream)| (stream.got + stream.headers * HEADER) as u64).sum()
         };
         (of(Way::Up), of(Way::Down))
     }

@@ -13,15 +13,19 @@ mod ledger;
 mod origin;
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use futures_util::future::join_all;
 use waterwheel::proxy::tcp::{Balance, Counters, Proxy, Report, Settings, ShardReport};
 use waterwheel::runtime::Config;
+use waterwheel::shard::ShardId;
 use waterwheel::sim::{Check, Host, Running, World};
 use waterwheel::steer::Mode;
 
+use client::Manners;
+use faults::Faults;
 use ledger::Ledger;
 
 /// Clients of one world.
@@ -45,8 +49,8 @@ struct Scene {
     steer: Mode,
     /// Where clients connect: at one port or two, over IPv4 and IPv6.
     doors: Vec<SocketAddr>,
-    /// All clients come at once, after so long: as a rule when the proxy stops.
-    burst: Option<Duration>,
+    /// Bursts come as a rule when the proxy stops.
+    manners: Manners,
 }
 
 impl Scene {
@@ -78,14 +82,22 @@ impl Scene {
         if world.chance(0.3) {
             settings.connections = SHARDS + world.below(12) as usize;
         }
-        let stops_after = world.chance(0.3).then(|| Duration::from_micros(world.below(3_000_000)));
+        // Now and then a world in which nothing can go wrong, so that everything has to come whole.
+        let whole = world.chance(0.2);
+        if whole {
+            (settings.idle_timeout, settings.connections) = (None, 100_000);
+            settings.connect_timeout = Duration::from_secs(60);
+        }
+        let stops_after =
+            (world.chance(0.3) && !whole).then(|| Duration::from_micros(world.below(3_000_000)));
         let drain = Duration::from_millis(100 + world.below(5_000));
         let burst = world.chance(0.3).then(|| {
             let lead = Duration::from_micros(world.below(6_000));
             stops_after.map_or(lead, |after| after.saturating_sub(lead))
         });
         let steer = [Mode::Flow, Mode::Flow, Mode::Source, Mode::Kernel][world.below(4) as usize];
-        Scene { world: world.clone(), proxy, settings, ledger, stops_after, drain, steer, doors, burst }
+        let manners = Manners { burst, whole };
+        Scene { world: world.clone(), proxy, settings, ledger, stops_after, drain, steer, doors, manners }
     }
 
     /// Starts the proxy.
@@ -119,15 +131,40 @@ impl Scene {
         Ok(())
     }
 
-    /// What the last client's end leaves in the proxy goes by itself.
-    async fn nothing_stays(&self) -> anyhow::Result<()> {
-        let until = self.world.now() + PATIENCE;
+    /// What the proxy has open and alive: descriptors, and tasks of each shard.
+    async fn belongings(&self, running: &Running<ShardReport>) -> (usize, Vec<(usize, u64)>) {
+        let alive = Arc::new(Mutex::new(Vec::new()));
+        for shard in 0..SHARDS {
+            let alive = alive.clone();
+            // A shard that has panicked says nothing.
+            let _ = running.remote().try_run(ShardId::new(shard), move |shard| {
+                let tasks = (shard.id().index(), shard.stats().alive);
+                alive.lock().unwrap_or_else(PoisonError::into_inner).push(tasks);
+            });
+        }
+        self.world.sleep(Duration::from_millis(400)).await;
+        let mut alive = std::mem::take(&mut *alive.lock().unwrap_or_else(PoisonError::into_inner));
+        alive.sort_unstable();
+        (self.proxy.descriptors(), alive)
+    }
+
+    /// What the last client's end leaves in the proxy goes by itself: soon, unless somebody fell silent.
+    async fn nothing_stays(
+        &self,
+        before: &(usize, Vec<(usize, u64)>),
+        running: &Running<ShardReport>,
+        faults: Faults,
+    ) -> anyhow::Result<()> {
+        // The longest linger, a stall, and some.
+        let soon = Duration::from_secs(90);
+        let until = self.world.now() + if faults.silent { PATIENCE } else { soon };
         loop {
-            let left = self.proxy.connections();
-            if left.is_empty() {
+            let (left, after) = (self.proxy.connections(), self.belongings(running).await);
+            if left.is_empty() && (after == *before || faults.panics) {
                 return Ok(());
             }
-            ensure!(self.world.now() < until, "the proxy keeps connections that nobody has: {left:?}");
+            let wrong = format!("{left:?}, {after:?} instead of {before:?}");
+            ensure!(self.world.now() < until, "the proxy keeps what nobody has: {wrong}");
             self.world.sleep(Duration::from_secs(1)).await;
         }
     }
@@ -137,22 +174,23 @@ impl Scene {
         &self,
         proxy: &Proxy,
         mut running: Running<ShardReport>,
-        panics: bool,
+        faults: Faults,
     ) -> anyhow::Result<Report> {
         let asked = self.world.now();
         running.stop(self.drain);
         let result = (&mut running).await;
         let took = self.world.now().since(asked);
-        // A slow or late shard is no later than the slowest turn that a rule asks for, a few times over.
-        let late = self.drain + Duration::from_secs(2);
+        // Late by some late wakes and alarms, and by a few of the slowest turns if a rule makes them slow.
+        let slack = if faults.slow { Duration::from_secs(2) } else { Duration::from_millis(50) };
+        let late = self.drain + slack;
         ensure!(took <= late, "a drain of {:?} took {took:?}", self.drain);
         let report = match result {
             Ok(reports) => proxy.final_report(reports),
             // Every shard has ended, so nobody is waited for.
-            Err(_) if panics => proxy.report(running.remote(), SHARDS),
+            Err(_) if faults.panics => proxy.report(running.remote(), SHARDS),
             Err(error) => return Err(error).context("the proxy did not end well"),
         };
-        let early = panics || report.total.cut_short == 0 || took >= self.drain;
+        let early = faults.panics || report.total.cut_short == 0 || took >= self.drain;
         ensure!(early, "{} were cut short after {took:?} of {:?}", report.total.cut_short, self.drain);
         Ok(report)
     }
@@ -190,13 +228,11 @@ fn adds_up(report: &Report, ledger: &Ledger) -> anyhow::Result<()> {
         "{handed} handed over, {taken} taken, {} undelivered",
         report.undelivered
     );
-    let (up, down) = ledger.sent();
+    let ((up, down), (got_up, got_down)) = (ledger.sent(), ledger.got());
     ensure!(total.bytes_up <= up, "{} bytes went up of {up} sent", total.bytes_up);
     ensure!(total.bytes_down <= down, "{} bytes went down of {down} sent", total.bytes_down);
-    if total.finished == u64::from(CLIENTS) && ledger.whole() == CLIENTS {
-        ensure!(total.bytes_up == up, "{} bytes went up, {up} were sent", total.bytes_up);
-        ensure!(total.bytes_down == down, "{} bytes went down, {down} were sent", total.bytes_down);
-    }
+    ensure!(total.bytes_up >= got_up, "{} bytes went up, {got_up} came", total.bytes_up);
+    ensure!(total.bytes_down >= got_down, "{} bytes went down, {got_down} came", total.bytes_down);
     ensure!(
         report.shards.iter().all(|shard| shard.tasks.panics == 0 || total.panicked > 0),
         "a task panicked"
@@ -207,14 +243,17 @@ fn adds_up(report: &Report, ledger: &Ledger) -> anyhow::Result<()> {
 pub(crate) async fn scene(world: World) -> anyhow::Result<()> {
     let scene = Scene::new(&world);
     let (proxy, running) = scene.start()?;
-    let panics = faults::draw(&world, &scene.proxy);
+    // Once its shards have begun.
+    world.sleep(Duration::from_millis(100)).await;
+    let before = scene.belongings(&running).await;
+    let faults = if scene.manners.whole { Faults::default() } else { faults::draw(&world, &scene.proxy) };
     let clients = world.host("clients");
-    let clients = client::start(&clients, scene.doors.clone(), &scene.ledger, scene.burst);
+    let clients = client::start(&clients, scene.doors.clone(), &scene.ledger, scene.manners);
     let watched = scene.watch();
     let report = match scene.stops_after {
         Some(after) => {
             world.sleep(after).await;
-            let report = scene.stop(&proxy, running, panics).await?;
+            let report = scene.stop(&proxy, running, faults).await?;
             clients.await.context("clients")?;
             report
         }
@@ -222,13 +261,32 @@ pub(crate) async fn scene(world: World) -> anyhow::Result<()> {
             let (watched, clients) = futures_util::future::join(watched, clients).await;
             watched?;
             clients.context("clients")?;
-            scene.nothing_stays().await?;
-            scene.stop(&proxy, running, panics).await?
+            scene.nothing_stays(&before, &running, faults).await?;
+            scene.stop(&proxy, running, faults).await?
         }
     };
     // Each connection that the proxy closed by itself may have looked whole to its client and to its origin.
     scene.ledger.check(report.total.idle_closed + report.total.cut_short)?;
-    adds_up(&report, &scene.ledger)
+    adds_up(&report, &scene.ledger)?;
+    causes(&scene, &report.total, faults)
+}
+
+/// Where nothing but the clients and origins themselves can break a connection, nothing else did.
+fn causes(scene: &Scene, total: &Counters, faults: Faults) -> anyhow::Result<()> {
+    if faults.any || scene.stops_after.is_some() || total.idle_closed > 0 {
+        return Ok(());
+    }
+    let (resets, aborts) = scene.ledger.resetting();
+    ensure!(total.accepted == u64::from(CLIENTS), "{} of {CLIENTS} were accepted", total.accepted);
+    ensure!(total.no_upstream + total.shortage + total.cut_short == 0, "without a fault: {total:?}");
+    ensure!(total.client_broke <= aborts, "{aborts} clients reset: {total:?}");
+    ensure!(total.finished + resets <= u64::from(CLIENTS), "{resets} origins reset: {total:?}");
+    if scene.manners.whole {
+        let (up, down) = scene.ledger.sent();
+        ensure!(total.finished == u64::from(CLIENTS) && scene.ledger.whole() == CLIENTS, "{total:?}");
+        ensure!((total.bytes_up, total.bytes_down) == (up, down), "{up} and {down} were sent: {total:?}");
+    }
+    Ok(())
 }
 
 /// `WATERWHEEL_SEEDS=10000 cargo test --release --test simulation the_proxy_keeps_its_promises`

@@ -15,13 +15,16 @@ use super::ledger::{Ledger, Way, bytes};
 /// How many ways there are to answer.
 pub(super) const STYLES: u64 = 6;
 
+/// Those in which everything comes whole.
+pub(super) const WHOLE: [u32; 4] = [AFTER, 1, BEFORE, 5];
+
 /// Answers once everything has come.
 pub(super) const AFTER: u32 = 0;
 /// Answers while it receives; so does every style that is not named.
 /// Answers and ends, then receives the rest.
 const BEFORE: u32 = 2;
 /// Resets in the middle of its answer.
-const RESETS: u32 = 3;
+pub(super) const RESETS: u32 = 3;
 /// Closes after half of what comes, and with what is unread.
 const LEAVES: u32 = 4;
 
@@ -29,7 +32,8 @@ pub(super) fn start(host: &Host, ledger: &Ledger) {
     let runtime = host.runtime(2);
     let stream = StreamOptions { keepalive: Some(Duration::from_secs(60)), ..StreamOptions::default() };
     let options = ListenOptions { stream, ..ListenOptions::default() };
-    let endpoint = format!("tcp:{}", host.at(ORIGIN_PORT)).parse().expect("an endpoint");
+    // Its name stands for an address of each family.
+    let endpoint = format!("tcp:[::]:{ORIGIN_PORT}").parse().expect("an endpoint");
     let listening = runtime.listen_with(&endpoint, &options).expect("a port of its own");
     let ledger = ledger.clone();
     drop(host.start(runtime, move |shard| {
