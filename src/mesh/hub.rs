@@ -39,6 +39,11 @@ pub(super) trait AnyPort: Any + Send + Sync + fmt::Debug {
     fn name(&self) -> &'static str;
     /// Fails what is left in the lanes to a shard that ended.
     fn sweep_to(&self, target: usize);
+    /// Messages that were accepted and never received, and of which no sender was told.
+    #[cfg(feature = "sim")]
+    fn lost(&self) -> u64 {
+        0
+    }
 }
 
 impl Mesh {
@@ -103,6 +108,13 @@ impl Mesh {
         let port = Arc::new(make(ports.len()));
         ports.push(port.clone());
         Ok(port)
+    }
+
+    /// The ports with messages that nobody received, by their names; complete once all shards have ended.
+    #[cfg(feature = "sim")]
+    pub(crate) fn lost(&self) -> Vec<(&'static str, u64)> {
+        let ports = self.ports.lock().unwrap_or_else(PoisonError::into_inner);
+        ports.iter().map(|port| (port.name(), port.lost())).filter(|(_, lost)| *lost > 0).collect()
     }
 
     /// After `shard` set STOPPED: fails everything that was sent to it and nobody received.

@@ -154,6 +154,11 @@ impl<M: Send + 'static> AnyPort for PortShared<M> {
     fn sweep_to(&self, target: usize) {
         self.fail(self.lanes.sweep_to(target));
     }
+
+    #[cfg(feature = "sim")]
+    fn lost(&self) -> u64 {
+        self.undelivered.load(Relaxed)
+    }
 }
 
 impl<M> Clone for Port<M> {

@@ -401,6 +401,12 @@ impl Runtime {
         (launches, Box::new(finish))
     }
 
+    /// Messages that nobody received, once the run is over: see [`Mesh::lost`].
+    #[cfg(feature = "sim")]
+    pub(crate) fn mesh(&self) -> &Arc<Mesh> {
+        &self.mesh
+    }
+
     /// The addresses of an endpoint; may block.
     pub(crate) fn resolve_blocking(&self, endpoint: &Endpoint) -> Result<Vec<Address>, ResolveError> {
         endpoint.resolve_with(|host, port| self.backend.lookup(host, port))

@@ -26,6 +26,12 @@ impl Stopper {
         self.shards.iter().for_each(|shard| shard.ask_to_stop(wish));
     }
 
+    /// Whether anybody has asked.
+    #[cfg(feature = "sim")]
+    pub(crate) fn was_asked(&self) -> bool {
+        self.shards.iter().any(|shard| shard.stop_wish().is_some())
+    }
+
     /// What other threads leave for one shard.
     pub(crate) fn foreign(&self, shard: usize) -> Arc<Foreign> {
         self.shards[shard].clone()

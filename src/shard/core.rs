@@ -167,6 +167,14 @@ impl Core {
         self.kept.borrow().get(&id).cloned()
     }
 
+    /// A resolver was made on this thread, or is gone; counted for reports.
+    pub(super) fn count_resolvers(change: isize) {
+        Core::with_current(|core| {
+            let resolvers = &core.stats.resolvers;
+            resolvers.set(resolvers.get().saturating_add_signed(change));
+        });
+    }
+
     /// The root is gone. What still holds a handle of the shard spawns in vain.
     pub(super) fn end(&self) {
         self.over.set(true);
@@ -418,6 +426,10 @@ impl Inspect for Core {
 
     fn timers(&self) -> usize {
         self.wheel.len() - self.own_timers.get()
+    }
+
+    fn resolvers(&self) -> usize {
+        self.stats.resolvers.get()
     }
 
     fn panics(&self) -> u64 {

@@ -11,6 +11,8 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
+use super::core::Core;
+
 /// A value to come, and the one who may give it: the local, one-shot channel of a shard. One allocation.
 ///
 /// ```
@@ -76,6 +78,7 @@ fn pair<T>(unread: Option<Unread<T>>, made: Place) -> (Resolver<T>, Deferred<T>)
         unread,
         made,
     });
+    Core::count_resolvers(1);
     (Resolver { shared: shared.clone() }, Deferred { shared })
 }
 
@@ -139,6 +142,7 @@ impl<T> Resolver<T> {
 
 impl<T> Drop for Resolver<T> {
     fn drop(&mut self) {
+        Core::count_resolvers(-1);
         // Also after `resolve`, which has ended it already.
         if self.shared.stage.get() == Stage::Pending {
             self.shared.end(Stage::Abandoned);

@@ -102,6 +102,8 @@ pub(crate) struct Stats {
     pub(crate) spawned: Cell<u64>,
     pub(crate) panics: Cell<u64>,
     pub(crate) stalls: Cell<u64>,
+    /// Resolvers that were made here and are still there.
+    pub(crate) resolvers: Cell<usize>,
 }
 
 /// A copy of a shard's counters.

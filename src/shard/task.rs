@@ -190,7 +190,7 @@ impl Foreign {
     }
 
     /// How the shard was asked to stop, if it was.
-    pub(super) fn stop_wish(&self) -> Option<StopWish> {
+    pub(crate) fn stop_wish(&self) -> Option<StopWish> {
         match self.stop.load(Relaxed) {
             0 => None,
             u64::MAX => Some(StopWish::AtOnce),

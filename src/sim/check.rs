@@ -39,6 +39,8 @@ pub struct Check {
     first: u64,
     options: Option<Options>,
     leaks: bool,
+    /// Whether variables of the environment count.
+    environment: bool,
 }
 
 impl Default for Check {
@@ -61,11 +63,15 @@ pub struct Ending {
 impl Check {
     /// A hundred seeds, the options of each drawn too ([`Options::drawn`]).
     pub fn new() -> Check {
-        Check { seeds: 100, first: 0, options: None, leaks: true }
+        Check { seeds: 100, first: 0, options: None, leaks: true, environment: true }
     }
 
     /// So many seeds, where `WATERWHEEL_SEEDS` says nothing else.
+    ///
+    /// # Panics
+    /// If that is none: nothing would be tried.
     pub fn seeds(mut self, seeds: u64) -> Check {
+        assert!(seeds > 0, "without a seed nothing is tried");
         self.seeds = seeds;
         self
     }
@@ -79,6 +85,12 @@ impl Check {
     /// In worlds like this one.
     pub fn options(mut self, options: Options) -> Check {
         self.options = Some(options);
+        self
+    }
+
+    /// Whatever the environment says: for tests of tests.
+    pub fn without_environment(mut self) -> Check {
+        self.environment = false;
         self
     }
 
@@ -110,7 +122,14 @@ impl Check {
     where
         F: Future<Output = anyhow::Result<()>> + 'static,
     {
-        let asked = Config::from_env().unwrap_or_else(|error| panic!("{error}")).simulation;
+        let config = if self.environment { Config::from_env() } else { Ok(Config::default()) };
+        let asked = config.unwrap_or_else(|error| panic!("{error}")).simulation;
+        if let (Some(path), None) = (&asked.trace, asked.seed) {
+            panic!(
+                "WATERWHEEL_TRACE={:?}: only one seed is written, and WATERWHEEL_SEED names none",
+                path.display()
+            );
+        }
         let test = Arc::new(test);
         if let Some(seed) = asked.seed {
             return Some((seed, self.once(seed, asked.trace.as_deref().map(file), &test).failure?));
@@ -172,7 +191,8 @@ impl Check {
         let options = self.options.clone().unwrap_or_else(drawn);
         let world = waterwheel_sim::World::new(seed, options.clone());
         let written = trace.map(|out| out.map(|out| world.trace_to(out)));
-        let log = Log { world: world.clone() };
+        let errors = Arc::<Mutex<Vec<String>>>::default();
+        let log = Log { world: world.clone(), errors: errors.clone() };
         let driven = tracing::subscriber::with_default(log, || {
             // A panic of the world itself is a failure of this seed too.
             catch_unwind(AssertUnwindSafe(|| self.drive(&world, test)))
@@ -187,8 +207,11 @@ impl Check {
             failure = Some(failure.map_or(error.clone(), |said| format!("{said}\n{error}")));
         }
         let failure = failure.map(|said| {
-            let tail = world.tail(SHOWN);
-            format!("{said}\n\noptions: {options:?}\n\nthe last events:\n{tail}")
+            let (tail, panics) = (world.tail(SHOWN), world.panics());
+            let errors = std::mem::take(&mut *errors.lock().unwrap_or_else(PoisonError::into_inner));
+            let also = [panics, errors].concat().into_iter().filter(|line| !said.contains(line));
+            let also: String = also.map(|line| format!("\n{line}")).collect();
+            format!("{said}{also}\n\noptions: {options:?}\n\nthe last events:\n{tail}")
         });
         Ending { hash: world.trace_hash(), events: world.events(), failure }
     }
@@ -204,6 +227,7 @@ impl Check {
         let (test, inside) = (test.clone(), world.clone());
         let panics = Arc::new(AtomicBool::new(false));
         let allowed = panics.clone();
+        let leaks = self.leaks;
         let main = move |shard| {
             let world = World::new(inside.clone(), shard);
             let (body, allowed) = (test(world.clone()), allowed.clone());
@@ -213,7 +237,15 @@ impl Check {
                 if result.is_ok() {
                     world.stop_all().await;
                 }
-                result
+                let mut wrong = world.failures();
+                if leaks && result.is_ok() {
+                    wrong.extend(world.lost());
+                }
+                match (result, wrong.join("\n")) {
+                    (result, failed) if failed.is_empty() => result,
+                    (Ok(()), failed) => Err(anyhow::Error::msg(failed)),
+                    (Err(error), failed) => Err(anyhow::Error::msg(format!("{error:#}\n{failed}"))),
+                }
             }
         };
         let (launches, finish) = runtime.into_launches(None, main);
@@ -242,6 +274,10 @@ impl Check {
         if self.leaks {
             wrong.extend(world.left_over().into_iter().map(|left| format!("left over: {left}")));
         }
+        let unknown = world.unknown_hosts();
+        wrong.extend(
+            unknown.into_iter().map(|name| format!("a rule is about host {name}, which there never was")),
+        );
         if wrong.is_empty() { Ok(()) } else { Err(wrong.join("\n")) }
     }
 }

@@ -66,6 +66,11 @@ impl Host {
 
     /// Starts a program: what [`Runtime::run`] would do, beside everything else that the world runs. The runtime must
     /// be one of this host's.
+    ///
+    /// If it ends with an error before the test stops it, and nobody takes that from the [`Running`], the test fails.
+    ///
+    /// # Panics
+    /// If the runtime is another host's.
     #[track_caller]
     pub fn start<T, F, M>(&self, runtime: Runtime, main: M) -> Running<T>
     where
@@ -73,7 +78,10 @@ impl Host {
         F: Future<Output = anyhow::Result<T>> + 'static,
         M: Fn(Shard) -> F + Send + Sync + 'static,
     {
+        let (own, other) = (asked(&self.inner), runtime.choice().to_string());
+        assert!(other.contains(&own), "a runtime of another machine was started here: {other}, not {own}");
         let (stopper, remote, drain) = (runtime.stopper(), runtime.remote(), runtime.config().drain);
+        let mesh = runtime.mesh().clone();
         let (launches, finish) = runtime.into_launches(None, main);
         let ended: Arc<Mutex<Slot<T>>> = Arc::default();
         let told = ended.clone();
@@ -83,7 +91,7 @@ impl Host {
             Box::new(move |result| {
                 let result = finish(result);
                 let mut slot = told.lock().unwrap_or_else(PoisonError::into_inner);
-                slot.over = true;
+                (slot.over, slot.failed) = (true, result.is_err());
                 slot.result = Some(result);
                 let waiting = slot.waiting.take();
                 drop(slot);
@@ -92,7 +100,24 @@ impl Host {
         );
         let seen = ended.clone();
         let over = Box::new(move || seen.lock().unwrap_or_else(PoisonError::into_inner).over);
-        self.world.has_started(Started { stopper: stopper.clone(), drain, over });
+        let (asked, name, seen) = (stopper.clone(), self.name(), ended.clone());
+        let lost = Box::new(move || {
+            // Who is stopped, or fails, leaves what is on its way.
+            let failed = seen.lock().unwrap_or_else(PoisonError::into_inner).failed;
+            let ports = if asked.was_asked() || failed { Vec::new() } else { mesh.lost() };
+            let told = |(port, lost)| {
+                format!("left over: {name}: {lost} messages of port {port} were never received")
+            };
+            ports.into_iter().map(told).collect()
+        });
+        let (seen, name) = (ended.clone(), self.name());
+        let failure = Box::new(move || {
+            let slot = seen.lock().unwrap_or_else(PoisonError::into_inner);
+            let error = slot.result.as_ref()?.as_ref().err()?.to_string();
+            (!error.contains(waterwheel_sim::PLANNED))
+                .then(|| format!("the program on {name} failed: {error}"))
+        });
+        self.world.has_started(Started { stopper: stopper.clone(), drain, over, failure, lost });
         Running { ended, stopper, remote }
     }
 
@@ -121,8 +146,13 @@ pub(super) fn runtime(host: &waterwheel_sim::Host, config: Config) -> Result<Run
         None => config.steer_seed(host.world().number() as u32),
     };
     let plan = Plan { shards: vec![None; shards], notes: Vec::new() };
-    let choice = Choice::only(host, "a simulated world");
+    let choice = Choice::only(host, &asked(host));
     Ok(Runtime::made_of(config, plan, choice, Arc::new(host.clone())))
+}
+
+/// How a runtime says which machine it is of.
+fn asked(host: &waterwheel_sim::Host) -> String {
+    format!("on host {}", host.name())
 }
 
 impl fmt::Debug for Host {
@@ -142,13 +172,14 @@ pub struct Running<T> {
 
 struct Slot<T> {
     over: bool,
+    failed: bool,
     result: Option<Result<Vec<T>, RunError>>,
     waiting: Option<Waker>,
 }
 
 impl<T> Default for Slot<T> {
     fn default() -> Slot<T> {
-        Slot { over: false, result: None, waiting: None }
+        Slot { over: false, failed: false, result: None, waiting: None }
     }
 }
 

@@ -1,6 +1,7 @@
 //! What programs log, as lines of the trace.
 
 use std::fmt::{self, Write};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tracing::field::{Field, Visit};
 use tracing::level_filters::LevelFilter;
@@ -10,7 +11,12 @@ use tracing::{Event, Level, Metadata, Subscriber};
 /// Takes what is logged on this thread, from `INFO` on.
 pub(super) struct Log {
     pub(super) world: waterwheel_sim::World,
+    /// Errors, the first few.
+    pub(super) errors: Arc<Mutex<Vec<String>>>,
 }
+
+/// Errors that a failure shows.
+const ERRORS_MAX: usize = 10;
 
 impl Subscriber for Log {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
@@ -25,6 +31,10 @@ impl Subscriber for Log {
         let mut line = Line(format!("{}", event.metadata().level()));
         event.record(&mut line);
         self.world.say(&line.0);
+        let mut errors = self.errors.lock().unwrap_or_else(PoisonError::into_inner);
+        if *event.metadata().level() == Level::ERROR && errors.len() < ERRORS_MAX {
+            errors.push(line.0);
+        }
     }
 
     // There are no spans here.

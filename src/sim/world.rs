@@ -24,6 +24,10 @@ pub struct World {
     /// Programs that were started, so that they can be stopped.
     started: Rc<RefCell<Vec<Started>>>,
     panics_allowed: Rc<std::cell::Cell<bool>>,
+    /// Programs that failed by themselves, and that nobody asked.
+    failures: Rc<RefCell<Vec<String>>>,
+    /// Messages that nobody received in programs that ended by themselves.
+    lost: Rc<RefCell<Vec<String>>>,
 }
 
 /// A program under way.
@@ -31,12 +35,16 @@ pub(super) struct Started {
     pub(super) stopper: Stopper,
     pub(super) drain: Duration,
     pub(super) over: Box<dyn Fn() -> bool>,
+    /// Why it failed, if it did and nobody has asked.
+    pub(super) failure: Box<dyn Fn() -> Option<String>>,
+    /// Messages that nobody received, if it has ended by itself.
+    pub(super) lost: Box<dyn Fn() -> Vec<String>>,
 }
 
 impl World {
     pub(super) fn new(inner: waterwheel_sim::World, shard: Shard) -> World {
-        let (started, panics_allowed) = Default::default();
-        World { inner, shard, started, panics_allowed }
+        let (started, panics_allowed, failures, lost) = Default::default();
+        World { inner, shard, started, panics_allowed, failures, lost }
     }
 
     /// The world under it all, for what this type does not offer: connections, descriptors, the trace.
@@ -62,7 +70,8 @@ impl World {
         self.inner.rule(rule);
     }
 
-    /// From now on nothing goes wrong any more; what has, stays so.
+    /// From now on nothing goes wrong any more. Partitions heal: what they held back arrives soon. What else the rules have
+    /// done stays done.
     pub fn end_rules(&self) {
         self.inner.end_rules();
     }
@@ -116,12 +125,32 @@ impl World {
         self.inner.say(text.as_ref());
     }
 
+    /// Takes note of programs that have failed so far.
+    fn look_for_failures(&self) {
+        for one in self.started.borrow().iter().filter(|one| (one.over)()) {
+            self.failures.borrow_mut().extend((one.failure)());
+            self.lost.borrow_mut().extend((one.lost)());
+        }
+    }
+
+    /// What went wrong in programs that nobody asked, one line each.
+    pub(super) fn failures(&self) -> Vec<String> {
+        self.look_for_failures();
+        std::mem::take(&mut *self.failures.borrow_mut())
+    }
+
+    /// Messages that nobody received.
+    pub(super) fn lost(&self) -> Vec<String> {
+        std::mem::take(&mut *self.lost.borrow_mut())
+    }
+
     pub(super) fn has_started(&self, started: Started) {
         self.started.borrow_mut().push(started);
     }
 
     /// Stops every program that still runs, each within its drain time, and waits until all have ended.
     pub async fn stop_all(&self) {
+        self.look_for_failures();
         let started = std::mem::take(&mut *self.started.borrow_mut());
         for one in started.iter().filter(|one| !(one.over)()) {
             one.stopper.stop(one.drain);

@@ -19,6 +19,8 @@ pub trait Inspect {
     fn tasks(&self) -> Vec<TaskNote>;
     /// How many timers are set.
     fn timers(&self) -> usize;
+    /// How many values are still to come: resolvers that have neither resolved nor been dropped.
+    fn resolvers(&self) -> usize;
     /// How many of its tasks have panicked so far.
     fn panics(&self) -> u64;
 }

@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::sync::{Arc, PoisonError};
 use std::task::{Context, Poll, Waker};
 
-use waterwheel_reactor::{Ended, Launch, Root, Start, Time, Why};
+use waterwheel_reactor::{Ended, Inspect, Launch, Root, Start, Time, Why};
 
 use crate::fault::{Moment, Verdict};
 use crate::reactor::SimReactor;
@@ -101,6 +101,9 @@ impl Life {
         self.now.as_ref().map(|living| &living.reactor)
     }
 }
+
+/// What a root says that panics because of [`Verdict::Panic`].
+pub const PLANNED: &str = "a rule of the simulation said so";
 
 /// What is to be done next.
 enum Step {
@@ -272,13 +275,14 @@ impl Driver {
             state.ask(Moment::Turn, side, side, Some(number)).map(|(verdict, _)| verdict)
         });
         let Living { root, reactor, bell, waker } = living;
+        let shown = reactor.shown();
         bell.door.awake();
         // Taken along, so that a root that panics is dropped while its thread panics, as anywhere.
         let polled = catch_unwind(AssertUnwindSafe(|| {
             let mut root = root;
             if verdict == Some(Verdict::Panic) {
                 // Without the words of the panic hook, since nothing is wrong with the program.
-                resume_unwind(Box::new("a rule of the simulation said so"));
+                resume_unwind(Box::new(PLANNED));
             }
             let polled = root.as_mut().poll(&mut Context::from_waker(&waker));
             (root, polled)
@@ -306,21 +310,30 @@ impl Driver {
                 }
             }
             Ok((root, Poll::Ready(()))) => {
-                report::panicked(&self.shared, &reactor, number);
                 let dropped = catch_unwind(AssertUnwindSafe(|| drop(root)));
-                self.ended(shard, &reactor, dropped.err());
+                self.ended(shard, &reactor, shown, dropped.err());
             }
-            Err(panic) => self.ended(shard, &reactor, Some(panic)),
+            Err(panic) => self.ended(shard, &reactor, shown, Some(panic)),
         }
     }
 
     /// A root is gone: what it left is looked at, and another one asked for.
-    fn ended(&mut self, shard: Id, reactor: &Rc<SimReactor>, panic: Option<Box<dyn Any + Send>>) {
+    fn ended(
+        &mut self,
+        shard: Id,
+        reactor: &Rc<SimReactor>,
+        shown: Option<Rc<dyn Inspect>>,
+        panic: Option<Box<dyn Any + Send>>,
+    ) {
         let Some(life) = self.lives.get_mut(&shard) else { return };
         let what = What::Ended { panicked: panic.is_some() };
         life.why = panic.map(|panic| Why::Panicked(message(&*panic)));
         let (host, number) = (life.host, life.number);
-        report::left_by_shard(&self.shared, reactor, number);
+        // Shown for the first time in this very turn, perhaps.
+        let shown = shown.or_else(|| reactor.shown());
+        report::panicked(&self.shared, host, number, shown.as_ref());
+        report::left_by_shard(&self.shared, host, number, shown.as_ref());
+        drop(shown);
         reactor.end();
         self.shared.with(|state| state.note(host, Some(number), what));
         self.live(shard);
@@ -355,6 +368,7 @@ impl Driver {
         // Those that are dropped may launch more, which may be dropped too; nobody does so for ever.
         while let Some((shard, mut life)) = self.lives.pop_first() {
             if let Some(Living { root, reactor, .. }) = life.now.take() {
+                report::panicked(&self.shared, life.host, life.number, reactor.shown().as_ref());
                 let _ = catch_unwind(AssertUnwindSafe(|| drop(root)));
                 reactor.end();
             }

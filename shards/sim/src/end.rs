@@ -64,6 +64,8 @@ pub(crate) struct End {
     /// Nothing that is sent arrives.
     pub(crate) silent: bool,
     pub(crate) expires: bool,
+    /// Since when a partition has held back what it sends.
+    pub(crate) held_since: Option<Time>,
     /// What has arrived, and behind it what is on its way here.
     pub(crate) inbox: VecDeque<u8>,
     /// How much of it has arrived.
@@ -138,6 +140,7 @@ impl State {
             stalled_until: Time::ZERO,
             silent: false,
             expires: false,
+            held_since: None,
             inbox,
             arrived: 0,
             in_max: doubled(stream.receive_buffer, self.options.receive_buffer),

@@ -11,7 +11,7 @@ use waterwheel_reactor::Time;
 ///
 /// | verdicts | asked when | from | to |
 /// |---|---|---|---|
-/// | [`Refuse`](Verdict::Refuse), [`Lose`](Verdict::Lose), [`Delay`](Verdict::Delay), [`Hold`](Verdict::Hold) | a connect reaches the other host | who connects | where to |
+/// | [`Refuse`](Verdict::Refuse), [`Lose`](Verdict::Lose), [`Delay`](Verdict::Delay), [`Hold`](Verdict::Hold) | a connect begins, and is tried again | who connects | where to |
 /// | [`Delay`](Verdict::Delay), [`Stall`](Verdict::Stall), [`Hold`](Verdict::Hold), [`Reset`](Verdict::Reset), [`HalfOpen`](Verdict::HalfOpen) | bytes, or an end, are sent | who sends | who is to receive |
 /// | [`Delay`](Verdict::Delay), [`Hold`](Verdict::Hold) | a reset is sent | who resets | who is to learn of it |
 /// | [`SlowReader`](Verdict::SlowReader) | somebody reads | who sent | who reads |
@@ -206,8 +206,12 @@ impl Rule {
     }
 
     /// Only with this probability, each time that it is asked.
+    ///
+    /// # Panics
+    /// If it is not from 0 to 1.
     #[must_use]
     pub fn with(mut self, probability: f64) -> Rule {
+        assert!((0.0..=1.0).contains(&probability), "{probability} is no probability");
         self.probability = probability;
         self
     }
@@ -217,6 +221,14 @@ impl Rule {
     pub fn at_most(mut self, times: u64) -> Rule {
         self.left = times;
         self
+    }
+
+    /// The hosts that it names.
+    pub(crate) fn hosts(&self) -> impl Iterator<Item = &str> {
+        [&self.from, &self.to].into_iter().filter_map(|whom| match whom {
+            Whom::Host(name) | Whom::Shard(name, _) => Some(&**name),
+            _ => None,
+        })
     }
 
     /// Whether it concerns this at all.

@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use waterwheel_reactor::{Address, UnixName};
 
+use crate::end::End;
 use crate::errno;
 use crate::state::State;
 use crate::trace::Id;
@@ -76,16 +77,19 @@ impl State {
         self.hosts.iter().position(|host| host.ips.contains(&to))
     }
 
-    /// A port that nobody uses.
-    pub(crate) fn free_port(&mut self, host: usize) -> u16 {
-        loop {
+    /// A port that nobody uses; `None`: there is none left.
+    pub(crate) fn free_port(&mut self, host: usize) -> Option<u16> {
+        for _ in FIRST_PORT..=u16::MAX {
             let port = self.hosts[host].next_port;
             self.hosts[host].next_port = port.checked_add(1).unwrap_or(FIRST_PORT);
             let listens = self.sockets.values().any(|socket| socket.host == host && socket.port() == port);
-            if !listens && !self.hosts[host].held.keys().any(|at| at.port() == port) {
-                return port;
+            let of_end = |end: &End| end.host == host && end.local.inet().is_some_and(|at| at.port() == port);
+            let held = self.hosts[host].held.keys().any(|at| at.port() == port);
+            if !listens && !held && !self.ends.values().any(of_end) {
+                return Some(port);
             }
         }
+        None
     }
 
     /// Takes a descriptor.

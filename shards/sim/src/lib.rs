@@ -106,6 +106,7 @@ mod trace;
 mod wire;
 mod world;
 
+pub use drive::PLANNED;
 pub use fault::{Rule, Verdict, Whom};
 pub use options::Options;
 pub use random::Random;

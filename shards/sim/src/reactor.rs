@@ -56,6 +56,11 @@ impl SimReactor {
         })
     }
 
+    /// The shard above, if it shows itself.
+    pub(crate) fn shown(&self) -> Option<Rc<dyn Inspect>> {
+        self.inspected.borrow().as_ref()?.upgrade()
+    }
+
     fn me(&self) -> io::Result<Rc<SimReactor>> {
         let me = self.me.upgrade().filter(|_| !self.ended.get());
         me.ok_or_else(|| errno::error(errno::NOTCONN))

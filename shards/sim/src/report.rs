@@ -5,11 +5,10 @@ use std::fmt::{self, Write as _};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use waterwheel_reactor::{Address, TaskNote};
+use waterwheel_reactor::{Address, Inspect, TaskNote};
 
 use crate::drive::Life;
 use crate::end::{End, Owner};
-use crate::reactor::SimReactor;
 use crate::state::{Shared, State};
 use crate::trace::Id;
 
@@ -94,23 +93,26 @@ fn told(state: &State, task: &TaskNote) -> String {
 }
 
 /// Takes note of tasks that panicked, before the shard's root is dropped.
-pub(crate) fn panicked(shared: &Arc<Shared>, reactor: &Rc<SimReactor>, number: usize) {
-    let known = reactor.inspected.borrow().as_ref().and_then(std::rc::Weak::upgrade);
-    let count = known.map_or(0, |shard| shard.panics());
+pub(crate) fn panicked(shared: &Arc<Shared>, host: usize, number: usize, shown: Option<&Rc<dyn Inspect>>) {
+    let count = shown.map_or(0, |shard| shard.panics());
     if count > 0 {
         let mut state = shared.lock();
-        let host = state.hosts.get(reactor.host).map_or_else(String::new, |host| host.name.to_string());
+        let host = state.hosts.get(host).map_or_else(String::new, |host| host.name.to_string());
         state.panics.push(format!("{host}, shard {number}: {count} tasks panicked"));
     }
 }
 
-/// What a shard whose root is gone has not given back.
-pub(crate) fn left_by_shard(shared: &Arc<Shared>, reactor: &Rc<SimReactor>, number: usize) {
-    let known = reactor.inspected.borrow_mut().take();
-    let Some(shard) = known.and_then(|shard| shard.upgrade()) else { return };
-    let (tasks, timers) = (shard.tasks(), shard.timers());
+/// What a shard whose root is gone has not given back; it is `shown` from before that.
+pub(crate) fn left_by_shard(
+    shared: &Arc<Shared>,
+    host: usize,
+    number: usize,
+    shown: Option<&Rc<dyn Inspect>>,
+) {
+    let Some(shard) = shown else { return };
+    let (tasks, timers, resolvers) = (shard.tasks(), shard.timers(), shard.resolvers());
     let mut state = shared.lock();
-    let host = state.hosts.get(reactor.host).map_or_else(String::new, |host| host.name.to_string());
+    let host = state.hosts.get(host).map_or_else(String::new, |host| host.name.to_string());
     let at = format!("{host}, shard {number}");
     // Borrowed, so that no waker is dropped while the world is locked.
     for task in &tasks {
@@ -119,7 +121,12 @@ pub(crate) fn left_by_shard(shared: &Arc<Shared>, reactor: &Rc<SimReactor>, numb
     if timers > 0 {
         state.leaks.push(format!("{at}: {timers} timers outlived their shard"));
     }
-    state.leaks.push(format!("{at}: something still holds the shard: a cycle of references"));
+    if resolvers > 0 {
+        state.leaks.push(format!("{at}: {resolvers} resolvers that nobody resolved or dropped"));
+    }
+    if Rc::strong_count(shard) > 1 {
+        state.leaks.push(format!("{at}: something still holds the shard: a cycle of references"));
+    }
 }
 
 impl State {

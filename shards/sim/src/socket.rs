@@ -11,7 +11,6 @@ use crate::end::Owner;
 use crate::errno;
 use crate::fault::{Moment, Verdict};
 use crate::host::{checked, plain};
-use crate::random::nanos;
 use crate::state::{Occurrence, State};
 use crate::trace::{Id, What};
 
@@ -129,7 +128,7 @@ impl State {
         }
         let mut at = at;
         if at.port() == 0 {
-            at.set_port(self.free_port(host));
+            at.set_port(self.free_port(host).ok_or(errno::ADDRINUSE)?);
         }
         let taken = self.sockets.values().any(|socket| socket.host == host && socket.excludes(at, options));
         if taken || self.hosts[host].held.contains_key(&at) {
@@ -214,7 +213,7 @@ impl State {
             (known.connecting, known.owner) = (true, Owner::Handle);
         }
         self.note_end(end, What::Connects { end, port });
-        self.set_out(end, at_once);
+        self.set_out(end, at_once, 0);
         Ok(end)
     }
 
@@ -225,7 +224,8 @@ impl State {
             if !self.hosts[host].has(from.ip()) {
                 return Err(errno::ADDRNOTAVAIL);
             }
-            let port = if from.port() == 0 { self.free_port(host) } else { from.port() };
+            let free = |state: &mut State| state.free_port(host).ok_or(errno::ADDRNOTAVAIL);
+            let port = if from.port() == 0 { free(self)? } else { from.port() };
             let at = SocketAddr::new(from.ip(), port);
             let listens = self.sockets.values().any(|socket| socket.host == host && socket.takes(at) == 2);
             let taken = listens || self.hosts[host].held.contains_key(&at);
@@ -233,14 +233,14 @@ impl State {
         }
         // Where it goes nowhere it comes from anywhere.
         let ip = self.hosts[host].source(to.ip());
-        let port = self.free_port(host);
+        let port = self.free_port(host).ok_or(errno::ADDRNOTAVAIL)?;
         let any: IpAddr = if to.is_ipv4() { [0; 4].into() } else { [0_u16; 8].into() };
         Ok(Address::Inet(SocketAddr::new(ip.unwrap_or(any), port)))
     }
 
-    /// The first packet is on its way, or what stands in its way is known.
-    fn set_out(&mut self, id: Id, at_once: bool) {
-        let Some(end) = self.ends.get(&id) else { return };
+    /// The first packet is on its way, for the so many'th time from 0, or what stands in its way is known.
+    pub(crate) fn set_out(&mut self, id: Id, at_once: bool, attempt: u32) {
+        let Some(end) = self.ends.get(&id).filter(|end| end.connecting) else { return };
         let [from, to] = self.sides(end);
         let routed = match &end.peer {
             Address::Inet(at) if at.ip() == IpAddr::from([255; 4]) || at.ip().is_multicast() => {
@@ -259,19 +259,14 @@ impl State {
             }
             (Ok(()), Some((Verdict::Refuse, _))) => Occurrence::Answer { end: id, error: errno::CONNREFUSED },
             (Ok(()), Some((Verdict::Lose, _))) => Occurrence::Syn { end: id, attempt: u32::MAX },
-            (Ok(()), Some((Verdict::Hold, until))) if until == Time::NEVER => {
-                Occurrence::Syn { end: id, attempt: u32::MAX }
+            (Ok(()), Some((Verdict::Hold, _))) if attempt < SYN_RETRIES => {
+                // Lost, and sent again after 1, 2, 4, … seconds; by then the partition may be over.
+                wait = SYN_AGAIN * (1 << attempt);
+                Occurrence::TryAgain { end: id, attempt: attempt + 1 }
             }
-            (Ok(()), Some((Verdict::Hold, until))) => {
-                // Sent again after 1, 3, 7, … seconds: the first of these that the partition lets through.
-                let lost = nanos(until.since(self.now));
-                let mut again = nanos(SYN_AGAIN);
-                while again < lost && again < nanos(SYN_AGAIN) << SYN_RETRIES {
-                    again = 2 * again + nanos(SYN_AGAIN);
-                }
-                wait += Duration::from_nanos(again);
-                let late = again < lost;
-                Occurrence::Syn { end: id, attempt: if late { u32::MAX } else { 0 } }
+            (Ok(()), Some((Verdict::Hold, _))) => {
+                wait = SYN_AGAIN * (1 << attempt);
+                Occurrence::Answer { end: id, error: errno::TIMEDOUT }
             }
             (Ok(()), Some((Verdict::Delay(by), _))) => {
                 wait += by;

@@ -1,7 +1,7 @@
 //! The world's memory: what exists, what is to happen and when, and who is to be woken.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -165,6 +165,10 @@ pub(crate) enum Occurrence {
     Break { end: Id, error: i32 },
     /// There is room again where this end sends to, or a stall is over.
     Room { end: Id },
+    /// A partition that began then has lasted for as long as anybody tries.
+    GiveUp { end: Id, held_since: Time },
+    /// A connect is tried again, for the so many'th time.
+    TryAgain { end: Id, attempt: u32 },
     /// A slow reader may read on.
     Readable { end: Id },
     /// A connect arrives, for the so many'th time.
@@ -238,6 +242,8 @@ pub(crate) struct State {
     pub(crate) fresh: VecDeque<Fresh>,
     pub(crate) lookups: BTreeMap<Id, crate::names::Asked>,
     pub(crate) rules: Vec<Rule>,
+    /// Hosts that rules name and that there are not yet.
+    pub(crate) unknown: BTreeSet<Box<str>>,
     pub(crate) trace: Trace,
     /// The shard that is polled at the moment: its host, and its number there.
     pub(crate) polled: Option<(usize, usize)>,
@@ -273,12 +279,18 @@ impl State {
             fresh: VecDeque::new(),
             lookups: BTreeMap::new(),
             rules: Vec::new(),
+            unknown: BTreeSet::new(),
             trace: Trace::default(),
             polled: None,
             steps: 0,
             leaks: Vec::new(),
             panics: Vec::new(),
         }
+    }
+
+    /// Takes the hosts that there are out of those that rules name.
+    pub(crate) fn forget_known(&mut self) {
+        self.unknown.retain(|name| self.hosts.iter().all(|host| host.name != *name));
     }
 
     pub(crate) fn id(&mut self) -> Id {
@@ -326,6 +338,8 @@ impl State {
             Occurrence::Fin { to } => self.finish(to),
             Occurrence::Break { end, error } => self.break_end(end, error),
             Occurrence::Room { end } => self.room(end),
+            Occurrence::GiveUp { end, held_since } => self.give_up(end, held_since),
+            Occurrence::TryAgain { end, attempt } => self.set_out(end, false, attempt),
             Occurrence::Readable { end } => self.wake_reader(end),
             Occurrence::Syn { end, attempt } => self.syn(end, attempt),
             Occurrence::Answer { end, error } => self.answered(end, error),

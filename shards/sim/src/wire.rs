@@ -44,7 +44,7 @@ impl State {
             // What a rule held up goes next, or the rule would hold it up for ever.
             let was_stalled = end.stalled_until > Time::ZERO;
             if was_stalled && let Some(end) = self.ends.get_mut(&id) {
-                end.stalled_until = Time::ZERO;
+                (end.stalled_until, end.held_since) = (Time::ZERO, None);
             }
             if !was_stalled && self.is_struck(id) {
                 return;
@@ -132,16 +132,9 @@ impl State {
                 self.expire_later(id);
                 true
             }
-            // Longer than anybody tries.
-            Verdict::Hold if until.since(now) > RETRIES => {
-                self.silence(id);
-                self.expire_later(id);
-                true
-            }
             Verdict::Hold => {
-                let again = until + self.random.duration(Duration::from_nanos(1), RESENT);
-                self.delay(id, again);
-                false
+                self.hold(id, until);
+                true
             }
             Verdict::Delay(by) => {
                 let usual = self.latency(from.0, to.0);
@@ -159,6 +152,38 @@ impl State {
         }
     }
 
+    /// A partition holds back what this end sends, until its rule's time is over or [all rules](State::release) are.
+    fn hold(&mut self, id: Id, until: Time) {
+        let now = self.now;
+        let Some(end) = self.ends.get_mut(&id) else { return };
+        (end.stalled_until, end.held_since) = (until, Some(now));
+        self.later(now + RETRIES, Occurrence::GiveUp { end: id, held_since: now });
+        if until < Time::NEVER {
+            let again = until + self.random.duration(Duration::from_nanos(1), RESENT);
+            self.later(again, Occurrence::Room { end: id });
+        }
+    }
+
+    /// All partitions are over: what they held back is sent again soon.
+    pub(crate) fn release(&mut self) {
+        let held: Vec<Id> =
+            self.ends.iter().filter(|(_, end)| end.held_since.is_some()).map(|(id, _)| *id).collect();
+        for id in held {
+            if let Some(end) = self.ends.get_mut(&id) {
+                end.stalled_until = self.now;
+            }
+            let again = self.now + self.random.duration(Duration::from_nanos(1), RESENT);
+            self.later(again, Occurrence::Room { end: id });
+        }
+    }
+
+    /// Nobody has acknowledged what was sent for as long as anybody tries.
+    pub(crate) fn give_up(&mut self, id: Id, since: Time) {
+        if self.ends.get(&id).is_some_and(|end| end.held_since == Some(since)) {
+            self.break_end(id, errno::TIMEDOUT);
+        }
+    }
+
     /// What this end sends arrives no sooner.
     pub(crate) fn delay(&mut self, id: Id, until: Time) {
         if let Some(end) = self.ends.get_mut(&id) {
@@ -172,7 +197,7 @@ impl State {
         let Some(end) = self.ends.get_mut(&id) else { return };
         end.silent = true;
         if let Some(idle) = end.keepalive {
-            let late = self.now + idle + idle * 9 / 10;
+            let late = self.now + idle.saturating_add(idle / 10 * 9);
             self.later(late, Occurrence::Break { end: id, error: errno::TIMEDOUT });
         }
     }

@@ -106,6 +106,7 @@ impl World {
             let open_max = state.options.descriptors;
             state.trace.hosts.push(name.into());
             state.hosts.push(Known::new(name, ips, open_max));
+            state.forget_known();
             state.hosts.len() - 1
         });
         Host { shared: self.shared.clone(), host }
@@ -113,12 +114,24 @@ impl World {
 
     /// Adds a rule, behind those that are there.
     pub fn rule(&self, rule: Rule) {
-        self.shared.with(|state| state.rules.push(rule));
+        self.shared.with(|state| {
+            state.unknown.extend(rule.hosts().map(Into::into));
+            state.forget_known();
+            state.rules.push(rule);
+        });
     }
 
-    /// Ends all rules. What they have done stays done.
+    /// Ends all rules. Partitions heal: what they held back arrives soon. What else the rules have done stays done.
     pub fn end_rules(&self) {
-        self.shared.with(|state| state.rules.clear());
+        self.shared.with(|state| {
+            state.rules.clear();
+            state.release();
+        });
+    }
+
+    /// Names of hosts that rules of this world were about, and that never were.
+    pub fn unknown_hosts(&self) -> Vec<String> {
+        self.shared.lock().unknown.iter().map(ToString::to_string).collect()
     }
 
     /// Runs shards on a host once the world is [driven](World::drive); `done` is told how they ended.

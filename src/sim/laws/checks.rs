@@ -92,7 +92,7 @@ fn what_never_ends_is_told_with_who_is_alive() {
 
 #[test]
 fn sim_3_a_failure_names_the_seed_and_how_to_replay_it() {
-    let check = Check::new().seeds(50);
+    let check = Check::new().seeds(50).without_environment();
     let odd = |world: World| async move {
         anyhow::ensure!(world.seed() % 8 != 5, "of five and its like");
         Ok(())
@@ -158,6 +158,131 @@ fn a_timer_and_a_connection_that_are_forgotten_are_told() {
         Ok(())
     };
     says(&failure(leaks), &["test, shard 0: 1 timers outlived their shard"]);
+}
+
+#[test]
+fn messages_that_nobody_receives_are_told() {
+    let leaks = |world: World| async move {
+        let host = world.host("mesh");
+        let runtime = host.runtime(2);
+        let port: Port<u8> = runtime.port("letters")?;
+        host.start(runtime, move |shard| {
+            let port = port.clone();
+            async move {
+                let mailbox = shard.open(&port)?;
+                if shard.id().index() == 0 {
+                    (0..3).for_each(|letter| assert!(mailbox.try_send(ShardId::new(1), letter).is_ok()));
+                }
+                shard.sleep(Duration::from_millis(10)).await;
+                Ok(())
+            }
+        })
+        .await?;
+        Ok(())
+    };
+    says(&failure(leaks), &["left over: mesh: 3 messages of port letters were never received"]);
+}
+
+#[test]
+fn resolvers_that_are_forgotten_are_told() {
+    let leaks = |world: World| async move {
+        let (resolver, value) = waterwheel::shard::deferred::<()>();
+        std::mem::forget(resolver);
+        drop(value);
+        world.sleep(Duration::from_millis(1)).await;
+        Ok(())
+    };
+    says(&failure(leaks), &["left over: test, shard 0: 1 resolvers that nobody resolved or dropped"]);
+}
+
+#[test]
+fn a_program_that_fails_fails_the_test_unless_it_was_asked() {
+    let fails = |world: World| async move {
+        let host = world.host("server");
+        let running = host
+            .start(host.runtime(1), |_| async { anyhow::bail!("configured badly") as anyhow::Result<()> });
+        if world.seed() == 1 {
+            anyhow::ensure!(running.await.is_err());
+        }
+        world.sleep(Duration::from_millis(5)).await;
+        Ok(())
+    };
+    let said = Check::new().seed(0, fails).failure.expect("it failed");
+    says(&said, &["the program on server failed: shard 0: configured badly"]);
+    assert_eq!(Check::new().seed(1, fails).failure, None);
+}
+
+#[test]
+fn a_rule_about_nobody_is_told() {
+    let mistaken = |world: World| async move {
+        world.host("server");
+        world.rule(Rule::new(Verdict::Refuse).to("sevrer"));
+        Ok(())
+    };
+    says(&failure(mistaken), &["a rule is about host sevrer, which there never was"]);
+}
+
+#[test]
+fn a_panic_is_told_where_somebody_waits_for_its_task() {
+    let waits = |world: World| async move {
+        let host = world.host("server");
+        let runtime = host.runtime(1);
+        let port: Port<()> = runtime.port("letters")?;
+        host.start(runtime, move |shard| {
+            let port = port.clone();
+            async move {
+                shard.spawn_detached("writes", async { panic!("planned: before it wrote") });
+                shard.open(&port)?.receive().await;
+                Ok(())
+            }
+        })
+        .await?;
+        Ok(())
+    };
+    says(&failure(waits), &["deadlock", "for a message of port letters", "planned: before it wrote"]);
+}
+
+/// A partition ends with its rule, or with all rules, and nothing of what was said meanwhile is lost.
+#[test]
+fn a_partition_heals_when_the_rules_end() {
+    Check::new().seeds(60).run(|world: World| async move {
+        let host = world.host("server");
+        let runtime = host.runtime(1);
+        let listening = runtime.listen("tcp:0.0.0.0:7")?;
+        drop(host.start(runtime, move |shard| {
+            let listening = listening.clone();
+            async move {
+                shard.accept_on(&listening)?.serve(10, echo).await;
+                Ok(())
+            }
+        }));
+        let to = Address::Inet(host.at(7));
+        let mut client = world.shard().connect(&to, &ConnectOptions::default()).await?;
+        world.rule(Rule::new(Verdict::Hold).from("test").to("server"));
+        world.rule(Rule::new(Verdict::Hold).from("server").to("test"));
+        client.write_all(b"hello").await?;
+        let mut word = [0; 5];
+        let early = world.shard().timeout(Duration::from_secs(20), client.read_exact(&mut word)).await;
+        anyhow::ensure!(early.is_err(), "it came through a partition");
+        let connecting = world.shard().spawn("connects", {
+            let (shard, to) = (world.shard().clone(), to.clone());
+            async move { shard.connect(&to, &ConnectOptions::default()).await.map(drop) }
+        });
+        world.sleep(Duration::from_secs(5)).await;
+        world.end_rules();
+        client.read_exact(&mut word).await?;
+        anyhow::ensure!(word == *b"hello");
+        connecting.await??;
+        client.close().await?;
+        Ok(())
+    });
+}
+
+async fn echo(mut client: Connection) -> anyhow::Result<()> {
+    let mut word = [0; 5];
+    client.read_exact(&mut word).await?;
+    client.write_all(&word).await?;
+    Ok(client.close().await?)
 }
 
 /// What a rule does to a whole shard: it ends, and its program says so; the others go on.

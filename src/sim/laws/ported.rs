@@ -1,11 +1,11 @@
 //! Messages and calls under random schedules: first-in first-out per pair, nothing lost, nothing twice, no hang; floods
 //! end; calls to a shard that dies fail; a budget of each source bounds each turn.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
@@ -38,11 +38,38 @@ struct Ledger {
     sent: Arc<AtomicU64>,
     received: Arc<AtomicU64>,
     wrong: Arc<Mutex<Vec<String>>>,
+    /// Questions that were asked, with how often they were handled.
+    questions: Arc<Mutex<BTreeMap<u64, u32>>>,
 }
 
 impl Ledger {
     fn wrong(&self, what: String) {
         self.wrong.lock().unwrap_or_else(PoisonError::into_inner).push(what);
+    }
+
+    fn questions(&self) -> MutexGuard<'_, BTreeMap<u64, u32>> {
+        self.questions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn asks(&self, question: u64) {
+        self.questions().insert(question, 0);
+    }
+
+    /// At most once, and nothing that nobody asked.
+    fn handles(&self, question: u64) {
+        let times = self.questions().get_mut(&question).map(|times| {
+            *times += 1;
+            *times
+        });
+        if times != Some(1) {
+            self.wrong(format!("question {question} was handled {times:?} times"));
+        }
+    }
+
+    fn answered(&self, question: u64) {
+        if self.questions().get(&question) != Some(&1) {
+            self.wrong(format!("question {question} was answered by nobody"));
+        }
     }
 
     fn check(&self, undelivered: u64) -> anyhow::Result<()> {
@@ -204,6 +231,7 @@ async fn calls(shard: Shard, port: CallPort<u64, u64>, seed: u64, wrong: Ledger)
                 let to = ShardId::new(below(&mut rng, shard.count() as u64) as usize);
                 let question = rng.next_u64();
                 let call = caller.call(to, question);
+                wrong.asks(question);
                 let outcome = match below(&mut rng, 3) {
                     0 => shard.timeout(Duration::from_micros(below(&mut rng, 300)), call).await,
                     _ => Ok(call.await),
@@ -212,6 +240,7 @@ async fn calls(shard: Shard, port: CallPort<u64, u64>, seed: u64, wrong: Ledger)
                     Ok(Ok(got)) if got != answer(question) => {
                         wrong.wrong(format!("{:?} got the reply to another call", shard.id()));
                     }
+                    Ok(Ok(_)) => wrong.answered(question),
                     Ok(Err(error @ CallError::Nested(_))) => wrong.wrong(error.to_string()),
                     _ => {}
                 }
@@ -239,11 +268,12 @@ async fn questions(world: World) -> anyhow::Result<()> {
         let (port, here, ledger) = (port.clone(), here.clone(), inside.clone());
         async move {
             let rng = Rc::new(RefCell::new(Pcg64::seed_from_u64(shard.reactor().seed())));
-            let (handling, most) = (Rc::new(Cell::new(0_u64)), 30_000);
+            let most = 30_000;
+            let handled = ledger.clone();
             let (slow, server) = (rng.clone(), shard.clone());
             let serving = shard.serve(&port, move |_from, question| {
-                let (slow, server, handling) = (slow.clone(), server.clone(), handling.clone());
-                handling.set(handling.get() + 1);
+                let (slow, server) = (slow.clone(), server.clone());
+                handled.handles(question);
                 async move {
                     let pause = below(&mut slow.borrow_mut(), 4) * 100;
                     server.sleep(Duration::from_micros(pause)).await;
