@@ -24,11 +24,11 @@ use crate::steer::{Mode, owner};
 /// How long accepting rests after the kernel refused a descriptor or memory, at first and at most.
 const REST: Duration = Duration::from_millis(5);
 const REST_MOST: Duration = Duration::from_millis(200);
-/// Connections closed in one go when descriptors are short, before others get their turn.
+/// Connections reset in one go when descriptors are short, before others get their turn.
 const SHED_AT_ONCE: u64 = 64;
 /// Connections accepted before others get their turn.
 const ACCEPTS_PER_TURN: usize = 32;
-/// Connections of busy owners that a shard holds on to in mode `source`. Those beyond are closed: waiting for one
+/// Connections of busy owners that a shard holds on to in mode `source`. Those beyond are reset: waiting for one
 /// owner would keep everybody else's clients waiting too.
 const WAITING: usize = 128;
 /// While no shard has room, how often one looks whether another has. Its own room it hears of at once.
@@ -253,7 +253,7 @@ impl Accepting {
         });
     }
 
-    /// No descriptor is left: accepts what waits with the one held in reserve and closes it, so that nobody hangs.
+    /// No descriptor is left: accepts what waits with the one held in reserve and resets it, so that nobody hangs.
     /// Answers whether anybody was told; if not, accepting must rest.
     async fn shed(&mut self, error: &io::Error) -> bool {
         let mut told = 0;

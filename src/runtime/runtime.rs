@@ -357,17 +357,17 @@ impl Runtime {
         let backend = self.backend.clone();
         // Before any thread is pinned, since its threads inherit the mask.
         let lookups = Some(Arc::new(Lookups::new().map_err(RunError::Threads)?));
-        let (launches, finish) = self.into_launches(lookups, main);
+        let (launches, finish) = self.into_launches(lookups, Location::caller(), main);
         let ended = backend.run(launches);
         drop(signals);
         finish(ended)
     }
 
     /// One launch per shard, and what makes the run's result of how the backend says that they ended.
-    #[track_caller]
     pub(crate) fn into_launches<T, F, M>(
         mut self,
         lookups: Option<Arc<Lookups>>,
+        made: &'static Location<'static>,
         main: M,
     ) -> (Vec<Launch>, Finish<T>)
     where
@@ -389,7 +389,7 @@ impl Runtime {
             lookups,
             listeners: std::mem::take(&mut *self.listeners.lock().unwrap_or_else(PoisonError::into_inner)),
             main,
-            made: Location::caller(),
+            made,
         };
         let launches = crew.launches(&self.plan, std::mem::take(&mut self.guards));
         // What is left of the runtime, files of sockets among it, goes when the run is over.

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::future::Future;
 use std::io::{BufWriter, Write};
 use std::num::NonZero;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::{AssertUnwindSafe, Location, catch_unwind};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -24,6 +24,7 @@ const SHOWN: usize = 60;
 ///
 /// # Panics
 /// If the test fails for some seed: with the seed, what went wrong, the options, the last events, and how to replay it.
+#[track_caller]
 pub fn check<F>(test: impl Fn(World) -> F + Send + Sync + 'static)
 where
     F: Future<Output = anyhow::Result<()>> + 'static,
@@ -104,6 +105,7 @@ impl Check {
     ///
     /// # Panics
     /// If the test fails for some seed, or a variable of the environment makes no sense.
+    #[track_caller]
     pub fn run<F>(&self, test: impl Fn(World) -> F + Send + Sync + 'static)
     where
         F: Future<Output = anyhow::Result<()>> + 'static,
@@ -118,10 +120,12 @@ impl Check {
     ///
     /// # Panics
     /// If a variable of the environment makes no sense.
+    #[track_caller]
     pub fn first_failure<F>(&self, test: impl Fn(World) -> F + Send + Sync + 'static) -> Option<(u64, String)>
     where
         F: Future<Output = anyhow::Result<()>> + 'static,
     {
+        let made = Location::caller();
         let config = if self.environment { Config::from_env() } else { Ok(Config::default()) };
         let asked = config.unwrap_or_else(|error| panic!("{error}")).simulation;
         if let (Some(path), None) = (&asked.trace, asked.seed) {
@@ -132,7 +136,7 @@ impl Check {
         }
         let test = Arc::new(test);
         if let Some(seed) = asked.seed {
-            return Some((seed, self.once(seed, asked.trace.as_deref().map(file), &test).failure?));
+            return Some((seed, self.once(seed, asked.trace.as_deref().map(file), made, &test).failure?));
         }
         let count = asked.seeds.unwrap_or(self.seeds);
         let (next, failed) = (AtomicU64::new(0), AtomicBool::new(false));
@@ -145,7 +149,7 @@ impl Check {
                     return;
                 }
                 let seed = self.first.wrapping_add(number);
-                if let Some(failure) = self.once(seed, None, &test).failure {
+                if let Some(failure) = self.once(seed, None, made, &test).failure {
                     failed.store(true, Relaxed);
                     failures.lock().unwrap_or_else(PoisonError::into_inner).push((seed, failure));
                 }
@@ -161,14 +165,16 @@ impl Check {
     }
 
     /// Runs the test with one seed on this thread.
+    #[track_caller]
     pub fn seed<F>(&self, seed: u64, test: impl Fn(World) -> F + Send + Sync + 'static) -> Ending
     where
         F: Future<Output = anyhow::Result<()>> + 'static,
     {
-        self.once(seed, None, &Arc::new(test))
+        self.once(seed, None, Location::caller(), &Arc::new(test))
     }
 
     /// The same; every event is written to `out`, a line of JSON each.
+    #[track_caller]
     pub fn traced<F>(
         &self,
         seed: u64,
@@ -178,10 +184,10 @@ impl Check {
     where
         F: Future<Output = anyhow::Result<()>> + 'static,
     {
-        self.once(seed, Some(Ok(Box::new(out))), &Arc::new(test))
+        self.once(seed, Some(Ok(Box::new(out))), Location::caller(), &Arc::new(test))
     }
 
-    fn once<F, T>(&self, seed: u64, trace: Option<Written>, test: &Arc<T>) -> Ending
+    fn once<F, T>(&self, seed: u64, trace: Option<Written>, made: Place, test: &Arc<T>) -> Ending
     where
         F: Future<Output = anyhow::Result<()>> + 'static,
         T: Fn(World) -> F + Send + Sync + 'static,
@@ -195,7 +201,7 @@ impl Check {
         let log = Log { world: world.clone(), errors: errors.clone() };
         let driven = tracing::subscriber::with_default(log, || {
             // A panic of the world itself is a failure of this seed too.
-            catch_unwind(AssertUnwindSafe(|| self.drive(&world, test)))
+            catch_unwind(AssertUnwindSafe(|| self.drive(&world, made, test)))
         });
         let mut failure = match driven {
             Ok(Ok(())) => None,
@@ -216,7 +222,7 @@ impl Check {
         Ending { hash: world.trace_hash(), events: world.events(), failure }
     }
 
-    fn drive<F, T>(&self, world: &waterwheel_sim::World, test: &Arc<T>) -> Result<(), String>
+    fn drive<F, T>(&self, world: &waterwheel_sim::World, made: Place, test: &Arc<T>) -> Result<(), String>
     where
         F: Future<Output = anyhow::Result<()>> + 'static,
         T: Fn(World) -> F + Send + Sync + 'static,
@@ -248,7 +254,7 @@ impl Check {
                 }
             }
         };
-        let (launches, finish) = runtime.into_launches(None, main);
+        let (launches, finish) = runtime.into_launches(None, made, main);
         let ended = Arc::new(Mutex::new(None));
         let told = ended.clone();
         let slot = move || told.lock().unwrap_or_else(PoisonError::into_inner).is_some();
@@ -281,6 +287,9 @@ impl Check {
         if wrong.is_empty() { Ok(()) } else { Err(wrong.join("\n")) }
     }
 }
+
+/// Where a check was called; what its test is known by in reports.
+type Place = &'static Location<'static>;
 
 /// Where a trace goes, or why it cannot.
 type Written = Result<Box<dyn Write + Send>, String>;

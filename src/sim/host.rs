@@ -3,6 +3,7 @@
 use std::fmt;
 use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
+use std::panic::Location;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
@@ -82,7 +83,7 @@ impl Host {
         assert!(other.contains(&own), "a runtime of another machine was started here: {other}, not {own}");
         let (stopper, remote, drain) = (runtime.stopper(), runtime.remote(), runtime.config().drain);
         let mesh = runtime.mesh().clone();
-        let (launches, finish) = runtime.into_launches(None, main);
+        let (launches, finish) = runtime.into_launches(None, Location::caller(), main);
         let ended: Arc<Mutex<Slot<T>>> = Arc::default();
         let told = ended.clone();
         self.world.inner().launch(
@@ -163,6 +164,9 @@ impl fmt::Debug for Host {
 
 /// A program under way: a future of what [`Runtime::run`] would return. Dropping it lets the program run on, to the
 /// end of the test.
+///
+/// # Panics
+/// If polled again after it was ready.
 #[must_use = "dropping it lets the program run on unwatched; say so with `drop`"]
 pub struct Running<T> {
     ended: Arc<Mutex<Slot<T>>>,
@@ -212,6 +216,7 @@ impl<T> Future for Running<T> {
         if let Some(result) = slot.result.take() {
             return Poll::Ready(result);
         }
+        assert!(!slot.over, "the end of a program was asked for again");
         slot.waiting = Some(cx.waker().clone());
         Poll::Pending
     }

@@ -60,7 +60,7 @@ impl World {
     /// A new host. Others find it under its name (`tcp:NAME:80`), or at its [addresses](Host::ip).
     ///
     /// # Panics
-    /// If there is a host of this name already.
+    /// If there is a host of this name already: `test` is where the test itself runs.
     pub fn host(&self, name: &str) -> Host {
         Host::new(self.clone(), self.inner.host(name))
     }

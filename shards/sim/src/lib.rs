@@ -57,7 +57,8 @@
 //! # What is not simulated
 //!
 //! * The packets of TCP: no loss but by rule, no congestion, no reordering, no windows that close by mistake. Keep-alive,
-//!   retries and their limits are those of Linux as it comes.
+//!   retries and their limits are those of Linux as it comes. Acknowledgements are no packets either: a partition of
+//!   one direction holds back what is said in it, and not that it was heard.
 //! * Descriptors: [`Source::descriptor`](waterwheel_reactor::Source::descriptor) has none, and nothing can be watched.
 //!   They are counted, and may run out.
 //! * Files: a Unix socket's path is a name, free again once its socket is closed.

@@ -39,7 +39,8 @@ pub struct Options {
     pub short_read: f64,
     /// The probability that a listener hands out another connection than the one that waits longest. Default 0.1.
     pub accept_shuffled: f64,
-    /// The probability that a reset destroys what came before it and was not read. Default 0.5.
+    /// The probability that a reset destroys what came before it and was not read: as where packets before it were lost,
+    /// which nobody sends again. Linux keeps what has arrived. Default 0.5.
     pub reset_destroys: f64,
     /// The probability that a connection goes to the first socket of a group that shares a port, as after a hash that
     /// spreads badly; else to any of them. Default 0.
@@ -86,6 +87,14 @@ impl Default for Options {
 }
 
 impl Options {
+    /// With what would stop everything raised to the least that does not: at least a byte travels and is buffered.
+    pub(crate) fn possible(mut self) -> Options {
+        for size in [&mut self.segment_max, &mut self.receive_buffer, &mut self.send_buffer] {
+            *size = (*size).max(1);
+        }
+        self
+    }
+
     /// Nothing is drawn but who runs next: no latency, no chunks, whole reads and writes.
     pub fn calm() -> Options {
         let none = Duration::ZERO;

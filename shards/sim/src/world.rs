@@ -48,6 +48,7 @@ pub struct Standing {
 impl World {
     /// A world in virtual time: everything that happens in it is decided by `seed`, and by what runs in it.
     pub fn new(seed: u64, options: Options) -> World {
+        let options = options.possible();
         World { shared: Arc::new(Shared::new(seed, options, false)) }
     }
 
@@ -154,7 +155,7 @@ impl World {
         }
     }
 
-    /// Writes every event from now on, a line of JSON each.
+    /// Writes every event from now on, a line of JSON each. `out` must not use the world, which is locked meanwhile.
     pub fn trace_to(&self, out: impl Write + Send + 'static) {
         self.shared.with(|state| state.trace.write_to(Box::new(out)));
     }

@@ -87,7 +87,7 @@ fn what_never_ends_is_told_with_who_is_alive() {
         }
     };
     let said = Check::new().options(options).seed(1, for_ever).failure.expect("it never ends");
-    says(&said, &["no end: 60", "test, shard 0:", "main (", "waits until 6"]);
+    says(&said, &["no end: 60", "test, shard 0:", "main (src/sim/laws/checks.rs:", "waits until 6"]);
 }
 
 #[test]

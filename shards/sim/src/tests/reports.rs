@@ -34,6 +34,9 @@ impl Inspect for Shown {
     fn timers(&self) -> usize {
         0
     }
+    fn resolvers(&self) -> usize {
+        0
+    }
     fn panics(&self) -> u64 {
         0
     }
