@@ -144,8 +144,6 @@ breaks! {
     ArriveUnmarked,
     /// Wakes of an ended task by other threads still queue it there.
     SilenceAwayForgotten,
-    /// Wakes of an ended task that were on the way still queue its slot.
-    SilenceHereForgotten,
     /// The bell is rung before the wish to stop is written.
     WishAfterRing,
     /// A wish to stop in time looks for another and then writes, in two steps.

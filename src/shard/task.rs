@@ -111,10 +111,10 @@ impl Handle {
     /// The task ended: wakers that outlive it do nothing from now on.
     fn silence(&self) {
         #[cfg(loom)]
-        let (here, away) = (!broken(Break::SilenceHereForgotten), !broken(Break::SilenceAwayForgotten));
+        let away = !broken(Break::SilenceAwayForgotten);
         #[cfg(not(loom))]
-        let (here, away) = (true, true);
-        self.here.store(here, Relaxed);
+        let away = true;
+        self.here.store(true, Relaxed);
         self.away.store(away, Relaxed);
     }
 

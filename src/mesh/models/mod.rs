@@ -26,6 +26,8 @@
 //!   failing half of an exchange reads nothing but the word.
 //! * `or`, the loop that a processor runs for the ring's `fetch_or`, is modelled as that: its last exchange is the
 //!   same step with the same ordering, and the ones before it change nothing.
+//! * That an ended task's `here` is left up: entries in the queue of ready tasks name their task for good, so one that a
+//!   late wake of it queued is passed over. It saves the entry.
 //! * Whether a lane's consumer goes into its slot before `STOPPED` or after: the slot's lock orders a sender that
 //!   found it empty before the stopping shard's own sweep, which then sees what that sender left.
 //! * A lane's `made` may be set before its consumer is in the slot: both are done before the ring, and who looks too

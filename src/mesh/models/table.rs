@@ -64,7 +64,6 @@
 //! | `ArriveAnyway` | `queued` | polled twice for one wake |
 //! | `ArriveUnmarked` | `queued_on_arrival` | polled twice for one wake |
 //! | `SilenceAwayForgotten` | `ended` | rang the shard |
-//! | `SilenceHereForgotten` | `ended` | reached the one in its place |
 //! | `WishAfterRing` | `one_wish` | deadlock |
 //! | `WishByLoad` | `two_wishes` | deadlock |
 
