@@ -113,5 +113,5 @@ pub use reactor::{
     Datagram, DatagramSocket, Datagrams, Incoming, Inspect, Listener, Lookup, Reactor, TaskNote, Watched,
 };
 pub use stream::{Side, Sink, Source, Transport};
-pub use threads::{Life, on_threads};
+pub use threads::{Life, on_threads, panic_message};
 pub use time::{Alarm, Clock, Time};

@@ -48,7 +48,7 @@ where
 
 fn last_end(thread: io::Result<thread::ScopedJoinHandle<'_, Option<Why>>>) -> Option<Why> {
     match thread {
-        Ok(handle) => handle.join().unwrap_or_else(|panic| Some(Why::Panicked(message(&*panic)))),
+        Ok(handle) => handle.join().unwrap_or_else(|panic| Some(Why::Panicked(panic_message(&*panic)))),
         Err(no_thread) => Some(Why::Failed(no_thread)),
     }
 }
@@ -66,13 +66,13 @@ where
             Ok(Ok(Life::Ended)) => why = None,
             Ok(Ok(Life::Over)) => return why,
             Ok(Err(error)) => return Some(Why::Failed(error)),
-            Err(panic) => why = Some(Why::Panicked(message(&*panic))),
+            Err(panic) => why = Some(Why::Panicked(panic_message(&*panic))),
         }
     }
 }
 
-/// What a panic said, if it said it in words.
-fn message(panic: &(dyn Any + Send)) -> String {
+/// What a panic said, if it said it in words: for [`Why::Panicked`].
+pub fn panic_message(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
     text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "(not text)".to_owned())
 }

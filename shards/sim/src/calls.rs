@@ -120,10 +120,7 @@ impl State {
     /// Whether the connection stands and little is queued.
     pub(crate) fn flushed(&mut self, id: Id, cx: &Context<'_>) -> Poll<Result<(), i32>> {
         let Some(end) = self.ends.get(&id) else { return Poll::Ready(Err(errno::NOTCONN)) };
-        if end.aborted {
-            return Poll::Ready(Err(errno::CONNABORTED));
-        }
-        if let Some(error) = end.error.or(end.pipe.then_some(errno::PIPE)) {
+        if let Some(error) = end.refuses() {
             return Poll::Ready(Err(error));
         }
         if !end.connecting && end.has_room() {
@@ -164,10 +161,5 @@ impl State {
 
 /// Why this end takes nothing, if so.
 fn writing(end: &End) -> Option<i32> {
-    match end {
-        _ if end.aborted => Some(errno::CONNABORTED),
-        End { error: Some(error), .. } => Some(*error),
-        _ if end.pipe || end.shut => Some(errno::PIPE),
-        _ => None,
-    }
+    end.refuses().or(end.shut.then_some(errno::PIPE))
 }

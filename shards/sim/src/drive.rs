@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::sync::{Arc, PoisonError};
 use std::task::{Context, Poll, Waker};
 
-use waterwheel_reactor::{Ended, Inspect, Launch, Root, Start, Time, Why};
+use waterwheel_reactor::{Ended, Inspect, Launch, Root, Start, Time, Why, panic_message};
 
 use crate::fault::{Moment, Verdict};
 use crate::reactor::SimReactor;
@@ -207,7 +207,7 @@ impl Driver {
             self.lives.insert(shard, life);
             match catch_unwind(AssertUnwindSafe(prepare)) {
                 Ok(()) => self.live(shard),
-                Err(panic) => self.over(shard, Some(Why::Panicked(message(&*panic)))),
+                Err(panic) => self.over(shard, Some(Why::Panicked(panic_message(&*panic)))),
             }
         }
     }
@@ -238,7 +238,7 @@ impl Driver {
                 }
                 Err(panic) => {
                     reactor.end();
-                    life.why = Some(Why::Panicked(message(&*panic)));
+                    life.why = Some(Why::Panicked(panic_message(&*panic)));
                 }
             }
         }
@@ -327,7 +327,7 @@ impl Driver {
     ) {
         let Some(life) = self.lives.get_mut(&shard) else { return };
         let what = What::Ended { panicked: panic.is_some() };
-        life.why = panic.map(|panic| Why::Panicked(message(&*panic)));
+        life.why = panic.map(|panic| Why::Panicked(panic_message(&*panic)));
         let (host, number) = (life.host, life.number);
         // Shown for the first time in this very turn, perhaps.
         let shown = shown.or_else(|| reactor.shown());
@@ -379,10 +379,4 @@ impl Driver {
         let _ = catch_unwind(AssertUnwindSafe(|| drop(fresh)));
         self.shared.with(State::forget_shards);
     }
-}
-
-/// What a panic said, if it said it in words.
-fn message(panic: &(dyn Any + Send)) -> String {
-    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "(not text)".to_owned())
 }

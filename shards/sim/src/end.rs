@@ -82,9 +82,18 @@ pub(crate) struct End {
 }
 
 impl End {
-    /// Whether it is gone or broken, so that nothing comes of it any more.
+    /// Why nothing comes of it any more, if so: its owner reset it, or it broke.
+    pub(crate) fn broken(&self) -> Option<i32> {
+        self.aborted.then_some(errno::CONNABORTED).or(self.error)
+    }
+
+    /// The same for what is to be written: also that the other side reads no more.
+    pub(crate) fn refuses(&self) -> Option<i32> {
+        self.broken().or(self.pipe.then_some(errno::PIPE))
+    }
+
     pub(crate) fn is_over(&self) -> bool {
-        self.error.is_some() || self.aborted
+        self.broken().is_some()
     }
 
     pub(crate) fn inet(&self) -> Option<SocketAddr> {

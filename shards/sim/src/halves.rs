@@ -190,7 +190,7 @@ impl Source for SimSource {
                 state.await_reading(id, Some(cx));
                 return Poll::Pending;
             }
-            if let Some(error) = end.aborted.then_some(errno::CONNABORTED).or(end.error) {
+            if let Some(error) = end.broken() {
                 return Poll::Ready(Err(error));
             }
             (end.owner, end.shard) = (Owner::Handle, None);

@@ -126,10 +126,14 @@ impl Options {
             1 => high,
             _ => usual,
         };
-        let (wake_late, spurious_poll) = (probability(0.5, 1.0), probability(usual.spurious_poll, 0.5));
-        let (tiny_stream, accept_shuffled) = (probability(usual.tiny_stream, 0.6), probability(0.1, 1.0));
-        let (short_write, short_read) = (probability(0.05, 0.5), probability(0.05, 0.5));
-        let (reset_destroys, lopsided) = (probability(0.5, 1.0), probability(0.0, 0.8));
+        let (wake_late, spurious_poll) =
+            (probability(usual.wake_late, 1.0), probability(usual.spurious_poll, 0.5));
+        let (tiny_stream, accept_shuffled) =
+            (probability(usual.tiny_stream, 0.6), probability(usual.accept_shuffled, 1.0));
+        let (short_write, short_read) =
+            (probability(usual.short_write, 0.5), probability(usual.short_read, 0.5));
+        let (reset_destroys, lopsided) =
+            (probability(usual.reset_destroys, 1.0), probability(usual.lopsided, 0.8));
         let mut one_of = |choices: [u64; 3]| choices[random.place(3)];
         let micros = Duration::from_micros;
         Options {

@@ -9,9 +9,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use waterwheel_reactor::{
-    Address, Bound, Clock, ConnectOptions, Handle, ListenOptions, Source, StreamOptions, Virtual,
-};
+use waterwheel_reactor::{Address, Bound, Clock, ConnectOptions, ListenOptions, Source, StreamOptions};
 
 use crate::errno;
 use crate::halves::{self, Loose};
@@ -149,7 +147,7 @@ impl Gate {
         let bound = host.shared.with(|state| state.bind(host.host, at, options, 1));
         let (local, sockets) = bound.map_err(errno::error)?;
         let socket = sockets[0];
-        let handle = Handle::Virtual(Virtual::new(Ear::new(host.shared.clone(), socket)));
+        let handle = Ear::handle(&host.shared, socket);
         Ok(Gate { host: host.clone(), bound: Bound { local, handle, options: *options }, socket })
     }
 
@@ -173,7 +171,7 @@ impl Gate {
     /// No descriptor is left.
     pub fn shared_with(&self) -> io::Result<Bound> {
         self.host.shared.with(|state| state.join_socket(self.socket)).map_err(errno::error)?;
-        let handle = Handle::Virtual(Virtual::new(Ear::new(self.host.shared.clone(), self.socket)));
+        let handle = Ear::handle(&self.host.shared, self.socket);
         Ok(Bound { local: self.bound.local.clone(), handle, options: self.bound.options })
     }
 }

@@ -51,7 +51,7 @@ impl Random {
 }
 
 /// As far as a [`Time`](waterwheel_reactor::Time) reaches.
-pub(crate) fn nanos(duration: Duration) -> u64 {
+fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 

@@ -36,7 +36,7 @@ pub(crate) struct SimReactor {
     ended: Cell<bool>,
     /// Sockets that listeners of this reactor serve.
     serves: RefCell<Vec<(Id, Id)>>,
-    pub(crate) inspected: RefCell<Option<Weak<dyn Inspect>>>,
+    inspected: RefCell<Option<Weak<dyn Inspect>>>,
 }
 
 impl SimReactor {
@@ -205,14 +205,15 @@ impl Drop for Spare {
 
 /// A listening socket that no shard serves. Dropping it closes it.
 pub(crate) struct Ear {
-    pub(crate) shared: Arc<Shared>,
-    pub(crate) socket: Id,
+    shared: Arc<Shared>,
+    socket: Id,
     taken: bool,
 }
 
 impl Ear {
-    pub(crate) fn new(shared: Arc<Shared>, socket: Id) -> Ear {
-        Ear { shared, socket, taken: false }
+    /// The handle of one user of a socket.
+    pub(crate) fn handle(shared: &Arc<Shared>, socket: Id) -> Handle {
+        Handle::Virtual(Virtual::new(Ear { shared: shared.clone(), socket, taken: false }))
     }
 
     fn take(mut self) -> Id {
@@ -263,7 +264,7 @@ impl Listener for SimListener {
             state.wait_no_more(self.socket, self.id);
             state.socket_options(self.socket)
         });
-        let handle = Handle::Virtual(Virtual::new(Ear::new(shared.clone(), self.socket)));
+        let handle = Ear::handle(shared, self.socket);
         Poll::Ready(Bound { local, handle, options })
     }
 }

@@ -50,7 +50,7 @@ pub(crate) fn endless(shared: &Shared, lives: &BTreeMap<Id, Life>) -> Stuck {
 
 fn waiting(shared: &Shared, lives: &BTreeMap<Id, Life>, mut text: String) -> Stuck {
     for life in lives.values() {
-        let inspect = life.reactor().and_then(|reactor| reactor.inspected.borrow().as_ref()?.upgrade());
+        let inspect = life.reactor().and_then(|reactor| reactor.shown());
         let mut tasks = inspect.map(|shard| shard.tasks()).unwrap_or_default();
         tasks.retain(|task| task.name != HOUSEKEEPING);
         let state = shared.lock();
@@ -97,8 +97,8 @@ pub(crate) fn panicked(shared: &Arc<Shared>, host: usize, number: usize, shown: 
     let count = shown.map_or(0, |shard| shard.panics());
     if count > 0 {
         let mut state = shared.lock();
-        let host = state.hosts.get(host).map_or_else(String::new, |host| host.name.to_string());
-        state.panics.push(format!("{host}, shard {number}: {count} tasks panicked"));
+        let at = state.place_of(host, number);
+        state.panics.push(format!("{at}: {count} tasks panicked"));
     }
 }
 
@@ -112,8 +112,7 @@ pub(crate) fn left_by_shard(
     let Some(shard) = shown else { return };
     let (tasks, timers, resolvers) = (shard.tasks(), shard.timers(), shard.resolvers());
     let mut state = shared.lock();
-    let host = state.hosts.get(host).map_or_else(String::new, |host| host.name.to_string());
-    let at = format!("{host}, shard {number}");
+    let at = state.place_of(host, number);
     // Borrowed, so that no waker is dropped while the world is locked.
     for task in &tasks {
         state.leaks.push(format!("{at}: task {} ({}) outlived its shard", task.name, task.spawned));
@@ -130,8 +129,22 @@ pub(crate) fn left_by_shard(
 }
 
 impl State {
+    /// What a shard is called.
+    fn place_of(&self, host: usize, number: usize) -> String {
+        let host = self.hosts.get(host).map_or("", |host| &*host.name);
+        format!("{host}, shard {number}")
+    }
+
     /// What a host has open, a line for each descriptor.
     pub(crate) fn open_descriptors(&self, host: usize) -> Vec<String> {
+        let mut open = self.sockets_and_connections(host);
+        let others = self.hosts[host].open.saturating_sub(open.len());
+        open.extend((0..others).map(|number| format!("spare {number}")));
+        open
+    }
+
+    /// The descriptors of a host of which it is known what they are.
+    fn sockets_and_connections(&self, host: usize) -> Vec<String> {
         let mut open: Vec<String> = Vec::new();
         for (id, socket) in self.sockets.iter().filter(|(_, socket)| socket.host == host) {
             let users = 0..socket.users();
@@ -141,8 +154,6 @@ impl State {
         for (id, end) in self.ends.iter().filter(|(_, end)| counted(end)) {
             open.push(format!("connection {id}, {} from {}", end.local, end.peer));
         }
-        let others = self.hosts[host].open.saturating_sub(open.len());
-        open.extend((0..others).map(|number| format!("spare {number}")));
         open
     }
 
@@ -165,16 +176,9 @@ impl State {
             left.push(format!("{}: socket {id} still listens on {}", host(socket.host), socket.local));
         }
         for (number, known) in self.hosts.iter().enumerate() {
-            let sockets: usize = self
-                .sockets
-                .values()
-                .filter(|socket| socket.host == number)
-                .map(|socket| socket.users())
-                .sum();
-            let counted = |owner| !matches!(owner, Owner::Nobody | Owner::Queue);
-            let ends = self.ends.values().filter(|end| end.host == number && counted(end.owner)).count();
-            if known.open != ends + sockets {
-                let more = known.open as i64 - (ends + sockets) as i64;
+            let explained = self.sockets_and_connections(number).len();
+            if known.open != explained {
+                let more = known.open as i64 - explained as i64;
                 left.push(format!(
                     "{}: {more} descriptors that are neither connections nor sockets",
                     known.name

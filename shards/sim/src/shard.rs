@@ -72,9 +72,11 @@ impl State {
         if self.ready.is_empty() {
             return None;
         }
-        let length = self.ready.len();
-        let place = if self.live { 0 } else { self.random.place(length) };
-        let shard = if self.live { self.ready.remove(0) } else { self.ready.swap_remove(place) };
+        let shard = if self.live {
+            self.ready.remove(0)
+        } else {
+            self.ready.swap_remove(self.random.place(self.ready.len()))
+        };
         if let Some(place) = self.shards.get_mut(&shard) {
             place.ready = false;
         }

@@ -76,9 +76,6 @@ impl Socket {
     }
 }
 
-/// Where a connect goes and where it comes from.
-type Way = (Address, Address);
-
 impl State {
     // ---- binding
 
@@ -101,23 +98,19 @@ impl State {
             }
         };
         let alone = !options.reuse_port || matches!(local, Address::Unix(_));
-        let mut ids = Vec::new();
-        for number in 0..count {
-            if let Err(error) = self.open(host) {
-                ids.into_iter().for_each(|id| self.leave_socket(id));
-                return Err(error);
-            }
-            match ids.first() {
-                Some(first) if alone => {
-                    let first = *first;
-                    if let Some(socket) = self.sockets.get_mut(&first) {
-                        socket.users += 1;
-                    }
-                    ids.push(first);
+        let mut ids: Vec<Id> = Vec::new();
+        for _ in 0..count {
+            let made = match ids.first() {
+                Some(&first) if alone => self.join_socket(first).map(|()| first),
+                _ => self.open(host).map(|()| self.new_socket(host, &local, options)),
+            };
+            match made {
+                Ok(id) => ids.push(id),
+                Err(error) => {
+                    ids.into_iter().for_each(|id| self.leave_socket(id));
+                    return Err(error);
                 }
-                _ => ids.push(self.new_socket(host, &local, options)),
             }
-            debug_assert_eq!(ids.len(), number + 1);
         }
         Ok((local, ids))
     }
@@ -259,14 +252,14 @@ impl State {
             }
             (Ok(()), Some((Verdict::Refuse, _))) => Occurrence::Answer { end: id, error: errno::CONNREFUSED },
             (Ok(()), Some((Verdict::Lose, _))) => Occurrence::Syn { end: id, attempt: u32::MAX },
-            (Ok(()), Some((Verdict::Hold, _))) if attempt < SYN_RETRIES => {
+            (Ok(()), Some((Verdict::Hold, _))) => {
                 // Lost, and sent again after 1, 2, 4, … seconds; by then the partition may be over.
                 wait = SYN_AGAIN * (1 << attempt);
-                Occurrence::TryAgain { end: id, attempt: attempt + 1 }
-            }
-            (Ok(()), Some((Verdict::Hold, _))) => {
-                wait = SYN_AGAIN * (1 << attempt);
-                Occurrence::Answer { end: id, error: errno::TIMEDOUT }
+                if attempt < SYN_RETRIES {
+                    Occurrence::TryAgain { end: id, attempt: attempt + 1 }
+                } else {
+                    Occurrence::Answer { end: id, error: errno::TIMEDOUT }
+                }
             }
             (Ok(()), Some((Verdict::Delay(by), _))) => {
                 wait += by;
@@ -363,8 +356,8 @@ impl State {
             return;
         };
         let (host, stream) = (listening.host, listening.options.stream);
-        let (local, peer): Way = (end.peer.clone(), end.local.clone());
-        let id = self.new_end(host, (local, peer), client, stream);
+        let sides = (end.peer.clone(), end.local.clone());
+        let id = self.new_end(host, sides, client, stream);
         self.delay(id, answer);
         if let Some(end) = self.ends.get_mut(&client) {
             end.other = id;
@@ -387,9 +380,8 @@ impl State {
             end.out.clear();
         }
         self.note_end(id, What::Answered { end: id, error });
-        let Some(end) = self.ends.get_mut(&id) else { return };
-        let woken = [end.reader.take(), end.writer.take()];
-        self.wakes.extend(woken.into_iter().flatten());
+        self.wake_reader(id);
+        self.wake_writer(id);
         self.transmit(id);
     }
 
@@ -405,8 +397,8 @@ impl State {
         let Some(listening) = self.sockets.get_mut(&socket) else {
             return Poll::Ready(Err(errno::NOTCONN));
         };
-        let host = listening.host;
-        if listening.queue.is_empty() {
+        let (host, length) = (listening.host, listening.queue.len());
+        if length == 0 {
             if let Some(cx) = cx {
                 let before = listening.waiting.insert(listener, cx.waker().clone());
                 self.old.extend(before);
@@ -418,7 +410,6 @@ impl State {
             return Poll::Ready(Err(error));
         }
         let shuffled = self.chance(|options| options.accept_shuffled);
-        let length = self.sockets.get(&socket).map_or(0, |listening| listening.queue.len());
         let place = if shuffled { self.random.place(length) } else { 0 };
         let queued = self.sockets.get_mut(&socket).and_then(|listening| listening.queue.remove(place));
         let Some(end) = queued.and_then(|id| Some((id, self.ends.get_mut(&id)?))) else {

@@ -14,7 +14,7 @@ use crate::end::End;
 use crate::fault::{Moment, Party, Rule, Verdict};
 use crate::host::Host;
 use crate::options::Options;
-use crate::random::{Random, nanos};
+use crate::random::Random;
 use crate::shard::{Fresh, Place};
 use crate::socket::Socket;
 use crate::trace::{Event, Id, Trace, What};
@@ -410,12 +410,11 @@ impl State {
             at,
         };
         let (from_party, to_party) = (party(from), party(to));
-        let found = rules.iter().position(|rule| {
+        let (number, rule) = rules.iter_mut().enumerate().find(|(_, rule)| {
             rule.concerns(moment, *now, &from_party, &to_party) && random.chance(rule.probability)
-        });
-        let (number, (verdict, end)) =
-            found.map(|number| (number, (rules[number].verdict, rules[number].end)))?;
-        self.rules[number].spend();
+        })?;
+        rule.spend();
+        let (verdict, end) = (rule.verdict, rule.end);
         self.note(from.0, shard, What::Fault { rule: number, verdict });
         Some((verdict, end))
     }
@@ -426,13 +425,9 @@ impl State {
         !self.live && self.random.chance(probability)
     }
 
-    /// Nanoseconds up to a limit of the options.
+    /// A time up to a limit of the options; none in a live world.
     pub(crate) fn up_to(&mut self, of: fn(&Options) -> Duration) -> Duration {
-        let most = nanos(of(&self.options));
-        if self.live {
-            Duration::ZERO
-        } else {
-            Duration::from_nanos(self.random.below(most.saturating_add(1)))
-        }
+        let most = of(&self.options);
+        if self.live { Duration::ZERO } else { self.random.duration(Duration::ZERO, most) }
     }
 }

@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use waterwheel_reactor::{
-    Address, Backend, Bound, Ended, Handle, Launch, ListenOptions, Time, Unavailable, Virtual, Why,
+    Address, Backend, Bound, Ended, Handle, Launch, ListenOptions, Time, Unavailable, Why,
 };
 
 use crate::drive::{Driving, drive};
@@ -83,6 +83,11 @@ impl World {
     /// A number that the seed decides, from the world's own stream.
     pub fn number(&self) -> u64 {
         self.shared.lock().random.number()
+    }
+
+    /// One below `end`, from the same stream; 0 if that is 0.
+    pub fn below(&self, end: u64) -> u64 {
+        self.shared.lock().random.below(end)
     }
 
     /// A new host with an address of each family of its own, 10.0.0.1 and fd00::1 and so on, and a name under which
@@ -276,7 +281,7 @@ impl Backend for Host {
         let (local, sockets) = bound.map_err(errno::error)?;
         let wrap = |socket| Bound {
             local: local.clone(),
-            handle: Handle::Virtual(Virtual::new(Ear::new(self.shared.clone(), socket))),
+            handle: Ear::handle(&self.shared, socket),
             options: *options,
         };
         Ok(sockets.into_iter().map(wrap).collect())

@@ -44,8 +44,6 @@ mod stops;
 mod table;
 mod tasks;
 
-use std::any::Any;
-
 use loom::model::Builder;
 
 use crate::shard::broken::{self, Break};
@@ -63,9 +61,5 @@ fn finds(what: Break, preemptions: usize, model: fn()) -> Option<String> {
     broken::set(Some(what));
     let found = std::panic::catch_unwind(|| explore(preemptions, model)).err();
     broken::set(None);
-    let said = |panic: Box<dyn Any + Send>| match panic.downcast::<String>() {
-        Ok(text) => *text,
-        Err(panic) => panic.downcast::<&str>().map_or_else(|_| String::new(), |text| (*text).to_owned()),
-    };
-    found.map(said)
+    found.map(|panic| waterwheel_reactor::panic_message(&*panic))
 }

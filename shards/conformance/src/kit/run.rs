@@ -9,10 +9,9 @@ use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use super::peer::LOOPBACK;
 use super::thread::FailFast;
-use waterwheel_reactor::{
-    Address, Backend, Bound, Ended, Incoming, Launch, ListenOptions, Listener, Reactor, Start,
-};
+use waterwheel_reactor::{Backend, Bound, Ended, Incoming, Launch, ListenOptions, Listener, Reactor, Start};
 
 /// What one shard does: made with [`shard`], it gives a value of type `T` in the end.
 pub struct Shard<T>(Box<dyn FnOnce(Rc<dyn Reactor>) -> Rooted<T> + Send>);
@@ -105,8 +104,8 @@ pub fn launch(shard: usize, start: Box<Start>) -> Launch {
 /// # Panics
 /// If that fails.
 pub fn bind_local(backend: &dyn Backend) -> Bound {
-    let at = Address::Inet(SocketAddr::from(([127, 0, 0, 1], 0)));
-    let mut bound = backend.bind(&at, &ListenOptions::default(), 1).expect("a free port on the loopback");
+    let mut bound =
+        backend.bind(&LOOPBACK, &ListenOptions::default(), 1).expect("a free port on the loopback");
     assert_eq!(bound.len(), 1, "one socket was asked for");
     bound.remove(0)
 }

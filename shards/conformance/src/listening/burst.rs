@@ -8,7 +8,7 @@ use waterwheel_reactor::{Address, Backend, Incoming, ListenOptions, Listener, Re
 
 use crate::Outcome;
 use crate::kit::pattern::Pattern;
-use crate::kit::peer::{Family, Peer, Venue};
+use crate::kit::peer::{Family, LOOPBACK, Peer, Venue};
 use crate::kit::stream::{once, read, shutdown, turn, write_all};
 use crate::kit::{Census, DescriptorLimit, accept, bind_local, local, on_one, sleep, thread, with_deadline};
 
@@ -23,9 +23,8 @@ pub(super) fn served_in_the_end(backend: &dyn Backend) -> Outcome {
 /// the acknowledgement, only more data from the client brings the connection back (tcp(7), tcp_syncookies).
 fn above_the_backlog(backend: &dyn Backend) {
     const CLIENTS: usize = 24;
-    let at = Address::Inet(([127, 0, 0, 1], 0).into());
     let options = ListenOptions { backlog: 5, ..ListenOptions::default() };
-    let bound = backend.bind(&at, &options, 1).expect("a free port").remove(0);
+    let bound = backend.bind(&LOOPBACK, &options, 1).expect("a free port").remove(0);
     let to = Address::Inet(local(&bound));
     let clients: Vec<_> = (0..CLIENTS)
         .map(|_| {

@@ -98,8 +98,7 @@ fn dropped_at_once(backend: &dyn Backend) {
 }
 
 fn the_last_of_a_group(backend: &dyn Backend) {
-    let at = Address::Inet(SocketAddr::from(([127, 0, 0, 1], 0)));
-    let mut bound = backend.bind(&at, &ListenOptions::default(), 2).expect("a free port");
+    let mut bound = backend.bind(&peer::LOOPBACK, &ListenOptions::default(), 2).expect("a free port");
     let at = local(&bound[0]);
     let (second, first) = (bound.pop().expect("two"), bound.pop().expect("two"));
     on_one(backend, move |reactor| async move {

@@ -12,6 +12,7 @@ use waterwheel_reactor::{
 };
 
 use crate::Outcome;
+use crate::kit::peer::LOOPBACK;
 use crate::kit::stream::flush;
 use crate::kit::{Census, accept, local, on_one};
 
@@ -26,9 +27,8 @@ pub(super) fn as_asked(backend: &dyn Backend) -> Outcome {
     };
     let inherited = Census::take();
     for stream in [plain, special] {
-        let at = Address::Inet(([127, 0, 0, 1], 0).into());
         let options = ListenOptions { stream, ..ListenOptions::default() };
-        let bound = backend.bind(&at, &options, 1).expect("a free port").remove(0);
+        let bound = backend.bind(&LOOPBACK, &options, 1).expect("a free port").remove(0);
         let inherited = inherited.clone();
         let reason = on_one(backend, move |reactor| both_sides(reactor, bound, stream, inherited));
         if let Some(outcome) = reason {

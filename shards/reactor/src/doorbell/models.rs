@@ -26,7 +26,6 @@
 //! | `LoopWakesLate` | `one_ring` | deadlock |
 //! | `LoopNeverAsks` | `one_ring` | deadlock |
 
-use std::any::Any;
 use std::sync::Arc;
 
 use loom::sync::atomic::{AtomicBool, AtomicUsize};
@@ -168,11 +167,7 @@ fn finds(what: Break, model: fn()) -> Option<String> {
     set(Some(what));
     let found = std::panic::catch_unwind(|| explore(model)).err();
     set(None);
-    let said = |panic: Box<dyn Any + Send>| match panic.downcast::<String>() {
-        Ok(text) => *text,
-        Err(panic) => panic.downcast::<&str>().map_or_else(|_| String::new(), |text| (*text).to_owned()),
-    };
-    found.map(said)
+    found.map(|panic| crate::panic_message(&*panic))
 }
 
 #[test]
