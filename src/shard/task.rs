@@ -373,7 +373,7 @@ impl Slab {
     /// Ends a task: gives it back to be dropped outside; if it is being polled now, it ends after that poll.
     pub(super) fn cancel(&mut self, key: Key) -> Option<Body> {
         let entry = self.entry(key.slot)?;
-        if entry.generation.get() != key.generation {
+        if !Slab::is_current(entry, key) {
             return None;
         }
         entry.cancelled.set(true);

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
-use waterwheel_sim::{Options, Random};
+use waterwheel_sim::Options;
 
 use super::host;
 use super::log::Log;
@@ -192,10 +192,10 @@ impl Check {
         F: Future<Output = anyhow::Result<()>> + 'static,
         T: Fn(World) -> F + Send + Sync + 'static,
     {
-        // Another stream than the world's own.
-        let drawn = || Options::drawn(&mut Random::new(!seed));
-        let options = self.options.clone().unwrap_or_else(drawn);
-        let world = waterwheel_sim::World::new(seed, options.clone());
+        let world = match &self.options {
+            Some(options) => waterwheel_sim::World::new(seed, options.clone()),
+            None => waterwheel_sim::World::drawn(seed),
+        };
         let written = trace.map(|out| out.map(|out| world.trace_to(out)));
         let errors = Arc::<Mutex<Vec<String>>>::default();
         let log = Log { world: world.clone(), errors: errors.clone() };
@@ -213,7 +213,7 @@ impl Check {
             failure = Some(failure.map_or(error.clone(), |said| format!("{said}\n{error}")));
         }
         let failure = failure.map(|said| {
-            let (tail, panics) = (world.tail(SHOWN), world.panics());
+            let (options, tail, panics) = (world.options(), world.tail(SHOWN), world.panics());
             let errors = std::mem::take(&mut *errors.lock().unwrap_or_else(PoisonError::into_inner));
             let also = [panics, errors].concat().into_iter().filter(|line| !said.contains(line));
             let also: String = also.map(|line| format!("\n{line}")).collect();

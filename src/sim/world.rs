@@ -112,7 +112,7 @@ impl World {
 
     /// One below `end`; 0 if that is 0.
     pub fn below(&self, end: u64) -> u64 {
-        ((u128::from(self.number()) * u128::from(end)) >> 64) as u64
+        self.inner.below(end)
     }
 
     /// True with this probability.

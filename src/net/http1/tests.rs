@@ -286,16 +286,18 @@ fn nearly_a_message() -> impl Strategy<Value = Vec<u8>> {
         prop::collection::vec(line, 0..8),
         prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..2),
     )
-        .prop_map(|(lines, mutations)| {
-            let mut bytes = lines.concat();
-            for (at, byte) in mutations {
-                if !bytes.is_empty() {
-                    let at = at.index(bytes.len());
-                    bytes[at] = byte;
-                }
-            }
-            bytes
-        })
+        .prop_map(|(lines, mutations)| mutated(lines.concat(), mutations))
+}
+
+/// With some bytes replaced by others.
+fn mutated(mut bytes: Vec<u8>, mutations: Vec<(prop::sample::Index, u8)>) -> Vec<u8> {
+    for (at, byte) in mutations {
+        if !bytes.is_empty() {
+            let at = at.index(bytes.len());
+            bytes[at] = byte;
+        }
+    }
+    bytes
 }
 
 /// Bytes that are nearly a chunked body, for the most part.
@@ -316,13 +318,7 @@ fn nearly_chunks() -> impl Strategy<Value = Vec<u8>> {
         if ends {
             bytes.extend_from_slice(b"0\r\nA: b\r\n\r\nnext");
         }
-        for (at, byte) in mutations {
-            if !bytes.is_empty() {
-                let at = at.index(bytes.len());
-                bytes[at] = byte;
-            }
-        }
-        bytes
+        mutated(bytes, mutations)
     })
 }
 

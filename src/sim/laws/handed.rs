@@ -6,13 +6,11 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use futures_util::future::{join_all, select};
-use rand_core::{Rng, SeedableRng};
-use rand_pcg::Pcg64;
 use waterwheel::mesh::{Mailbox, Port};
 use waterwheel::net::{Connection, Listening};
 use waterwheel::reactor::{Address, ConnectOptions, Incoming};
 use waterwheel::shard::{Shard, ShardId};
-use waterwheel::sim::{Check, Rule, Verdict, World};
+use waterwheel::sim::{Check, Random, Rule, Verdict, World};
 
 const PATIENCE: Duration = Duration::from_secs(600);
 const SHARDS: usize = 3;
@@ -25,10 +23,6 @@ struct Moving {
     moves: u64,
 }
 
-fn below(rng: &mut Pcg64, end: u64) -> u64 {
-    if end == 0 { 0 } else { rng.next_u64() % end }
-}
-
 /// Echoes a while, then gives the connection to another shard with all that was read and not answered.
 async fn echo(
     shard: Shard,
@@ -36,9 +30,9 @@ async fn echo(
     mut connection: Connection,
     mut echoed: u64,
     moves: u64,
-    rng: &mut Pcg64,
+    rng: &mut Random,
 ) -> anyhow::Result<()> {
-    let quota = below(rng, 3_000);
+    let quota = rng.below(3_000);
     let mut done = 0;
     while done < quota || moves == 0 {
         let lent = connection.fill().await?;
@@ -47,18 +41,18 @@ async fn echo(
             return Ok(());
         }
         // Only a part, so that something is left over to be carried along.
-        let count = 1 + below(rng, lent.len() as u64) as usize;
+        let count = 1 + rng.below(lent.len() as u64) as usize;
         let part = lent[..count].to_vec();
         connection.consume(count);
         connection.write_all(&part).await?;
         echoed += count as u64;
         done += count as u64;
     }
-    if below(rng, 2) == 0 {
+    if rng.below(2) == 0 {
         // With a poll under way and perhaps more in the buffer.
         let _ = futures_util::poll!(std::pin::pin!(connection.fill()));
     }
-    let next = ShardId::new(below(rng, shard.count() as u64) as usize);
+    let next = ShardId::new(rng.below(shard.count() as u64) as usize);
     let moving = Moving { incoming: connection.release().await?, echoed, moves: moves - 1 };
     if to.send(next, moving).await.is_err() {
         anyhow::bail!("{next:?} takes no more");
@@ -75,7 +69,7 @@ async fn serve(shard: Shard, listening: Listening, port: Port<Moving>) -> anyhow
         move |connection: Connection, echoed, moves| {
             seeds.set(seeds.get().wrapping_add(1));
             let (shard, mailbox) = (shard.clone(), mailbox.clone());
-            let mut rng = Pcg64::seed_from_u64(seeds.get());
+            let mut rng = Random::new(seeds.get());
             shard.clone().spawn_detached("echo", async move {
                 // A client that was reset is no failure.
                 let _ = echo(shard, mailbox, connection, echoed, moves, &mut rng).await;
@@ -102,20 +96,20 @@ async fn serve(shard: Shard, listening: Listening, port: Port<Moving>) -> anyhow
 }
 
 async fn client(world: World, to: Address, id: usize) -> anyhow::Result<()> {
-    let mut rng = Pcg64::seed_from_u64(world.number());
+    let mut rng = Random::new(world.number());
     let mut connection = world.shard().connect(&to, &ConnectOptions::default()).await?;
-    let total = below(&mut rng, 12_000) as usize;
+    let total = rng.below(12_000) as usize;
     let bytes: Vec<u8> =
         (0..total).map(|at| (at as u32).wrapping_mul(0x85eb_ca6b).rotate_left(9) as u8).collect();
     let (receiving, sending) = connection.halves();
     let mut left = &bytes[..];
     let send = async {
         while !left.is_empty() {
-            let part = 1 + below(&mut rng, left.len() as u64) as usize;
+            let part = 1 + rng.below(left.len() as u64) as usize;
             sending.write_all(&left[..part]).await?;
             left = &left[part..];
-            if below(&mut rng, 3) == 0 {
-                world.sleep(Duration::from_micros(below(&mut rng, 3_000))).await;
+            if rng.below(3) == 0 {
+                world.sleep(Duration::from_micros(rng.below(3_000))).await;
             }
         }
         sending.close().await

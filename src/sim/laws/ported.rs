@@ -10,13 +10,11 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use futures_util::future::{join, join_all};
-use rand_core::{Rng, SeedableRng};
-use rand_pcg::Pcg64;
 use waterwheel::mesh::{CallError, CallOptions, CallPort, Mailbox, Port, PortOptions, TrySendError};
 use waterwheel::reactor::Time;
 use waterwheel::runtime::Config;
 use waterwheel::shard::{Budgets, Shard, ShardId};
-use waterwheel::sim::{Check, Rule, Verdict, World};
+use waterwheel::sim::{Check, Random, Rule, Verdict, World};
 
 /// Longer than anything here may take: a world that takes longer hangs.
 const PATIENCE: Duration = Duration::from_secs(600);
@@ -84,19 +82,15 @@ impl Ledger {
     }
 }
 
-fn below(rng: &mut Pcg64, end: u64) -> u64 {
-    if end == 0 { 0 } else { rng.next_u64() % end }
-}
-
 /// Sends so many messages to random shards, in every way there is.
 async fn sends(shard: Shard, mailbox: Rc<Mailbox<Numbered>>, count: u64, ledger: Ledger, seed: u64) {
-    let mut rng = Pcg64::seed_from_u64(seed);
+    let mut rng = Random::new(seed);
     let mut numbers = vec![0; shard.count()];
     for _ in 0..count {
-        let to = ShardId::new(below(&mut rng, shard.count() as u64) as usize);
+        let to = ShardId::new(rng.below(shard.count() as u64) as usize);
         let number = numbers[to.index()];
         let message = Numbered { number, due: Time::ZERO };
-        let taken = match below(&mut rng, 3) {
+        let taken = match rng.below(3) {
             0 => mailbox.try_send(to, message).map_err(|error| matches!(error, TrySendError::Closed(_))),
             _ => mailbox.send(to, message).await.map_err(|_| true),
         };
@@ -109,8 +103,8 @@ async fn sends(shard: Shard, mailbox: Rc<Mailbox<Numbered>>, count: u64, ledger:
             Err(false) => {}
             Err(true) => numbers[to.index()] = u64::MAX / 2,
         }
-        match below(&mut rng, 12) {
-            0 => shard.sleep(Duration::from_micros(below(&mut rng, 400))).await,
+        match rng.below(12) {
+            0 => shard.sleep(Duration::from_micros(rng.below(400))).await,
             1 => shard.yield_now().await,
             _ => {}
         }
@@ -149,12 +143,12 @@ async fn receives(shard: Shard, mailbox: Rc<Mailbox<Numbered>>, ledger: Ledger, 
 
 /// Sends some messages that are due later, on a port of their own.
 async fn sends_later(shard: Shard, mailbox: Mailbox<Numbered>, ledger: Ledger, seed: u64) {
-    let mut rng = Pcg64::seed_from_u64(seed);
+    let mut rng = Random::new(seed);
     let sender = mailbox.sender();
     let later = async {
-        for _ in 0..below(&mut rng, 12) {
-            let to = ShardId::new(below(&mut rng, shard.count() as u64) as usize);
-            let due = shard.now() + Duration::from_micros(below(&mut rng, 20_000));
+        for _ in 0..rng.below(12) {
+            let to = ShardId::new(rng.below(shard.count() as u64) as usize);
+            let due = shard.now() + Duration::from_micros(rng.below(20_000));
             if sender.send_at(to, Numbered { number: 0, due }, due).await.is_ok() {
                 ledger.sent.fetch_add(1, Relaxed);
             }
@@ -198,13 +192,13 @@ async fn messages(world: World) -> anyhow::Result<()> {
     let running = host.start(runtime, move |shard| {
         let (port, later, ledger) = (port.clone(), later.clone(), inside.clone());
         async move {
-            let mut rng = Pcg64::seed_from_u64(shard.reactor().seed());
+            let mut rng = Random::new(shard.reactor().seed());
             let mailbox = Rc::new(shard.open(&port)?);
-            let own = below(&mut rng, most);
-            let pauses = below(&mut rng, 3) == 0;
-            let sending = sends(shard.clone(), mailbox.clone(), own, ledger.clone(), rng.next_u64());
+            let own = rng.below(most);
+            let pauses = rng.below(3) == 0;
+            let sending = sends(shard.clone(), mailbox.clone(), own, ledger.clone(), rng.number());
             let receiving = receives(shard.clone(), mailbox.clone(), ledger.clone(), pauses);
-            let late = sends_later(shard.clone(), shard.open(&later)?, ledger, rng.next_u64());
+            let late = sends_later(shard.clone(), shard.open(&later)?, ledger, rng.number());
             join(join(sending, receiving), late).await;
             Ok(())
         }
@@ -222,18 +216,18 @@ fn answer(question: u64) -> u64 {
 /// Asks others at random; gives some of its calls up.
 async fn calls(shard: Shard, port: CallPort<u64, u64>, seed: u64, wrong: Ledger) -> anyhow::Result<()> {
     let caller = shard.caller(&port)?;
-    let mut rng = Pcg64::seed_from_u64(seed);
-    let tasks = (0..1 + below(&mut rng, 6)).map(|_| {
+    let mut rng = Random::new(seed);
+    let tasks = (0..1 + rng.below(6)).map(|_| {
         let (caller, shard, wrong) = (caller.clone(), shard.clone(), wrong.clone());
-        let mut rng = Pcg64::seed_from_u64(rng.next_u64());
+        let mut rng = Random::new(rng.number());
         async move {
-            for _ in 0..below(&mut rng, 40) {
-                let to = ShardId::new(below(&mut rng, shard.count() as u64) as usize);
-                let question = rng.next_u64();
+            for _ in 0..rng.below(40) {
+                let to = ShardId::new(rng.below(shard.count() as u64) as usize);
+                let question = rng.number();
                 let call = caller.call(to, question);
                 wrong.asks(question);
-                let outcome = match below(&mut rng, 3) {
-                    0 => shard.timeout(Duration::from_micros(below(&mut rng, 300)), call).await,
+                let outcome = match rng.below(3) {
+                    0 => shard.timeout(Duration::from_micros(rng.below(300)), call).await,
                     _ => Ok(call.await),
                 };
                 match outcome {
@@ -267,7 +261,7 @@ async fn questions(world: World) -> anyhow::Result<()> {
     let running = host.start(runtime, move |shard| {
         let (port, here, ledger) = (port.clone(), here.clone(), inside.clone());
         async move {
-            let rng = Rc::new(RefCell::new(Pcg64::seed_from_u64(shard.reactor().seed())));
+            let rng = Rc::new(RefCell::new(Random::new(shard.reactor().seed())));
             let most = 30_000;
             let handled = ledger.clone();
             let (slow, server) = (rng.clone(), shard.clone());
@@ -275,13 +269,13 @@ async fn questions(world: World) -> anyhow::Result<()> {
                 let (slow, server) = (slow.clone(), server.clone());
                 handled.handles(question);
                 async move {
-                    let pause = below(&mut slow.borrow_mut(), 4) * 100;
+                    let pause = slow.borrow_mut().below(4) * 100;
                     server.sleep(Duration::from_micros(pause)).await;
                     answer(question)
                 }
             })?;
             let mailbox = shard.open(&here)?;
-            let seed = rng.borrow_mut().next_u64();
+            let seed = rng.borrow_mut().number();
             calls(shard.clone(), port, seed, ledger).await?;
             // The others may still ask; one that has died says nothing more.
             for to in shard.ids() {

@@ -6,10 +6,8 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use anyhow::ensure;
-use rand_core::{Rng, SeedableRng};
-use rand_pcg::Pcg64;
 use waterwheel::shard::{Shard, Task, deferred};
-use waterwheel::sim::{Check, World};
+use waterwheel::sim::{Check, Random, World};
 
 /// What one task has come to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,8 +26,8 @@ struct Book {
 }
 
 async fn works(shard: Shard, book: Rc<Book>, me: usize, seed: u64) {
-    let mut rng = Pcg64::seed_from_u64(seed);
-    let mut below = |end: u64| rng.next_u64() % end;
+    let mut rng = Random::new(seed);
+    let mut below = |end: u64| rng.below(end);
     for _ in 0..below(4) {
         let wait = Duration::from_nanos(below(200_000));
         let due = shard.now() + wait;

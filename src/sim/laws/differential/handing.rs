@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use futures_util::future::{join, select};
+use futures_util::future::select;
 use waterwheel::mesh::Mailbox;
 use waterwheel::net::Listening;
 use waterwheel::reactor::{Incoming, ListenOptions};
@@ -11,7 +11,7 @@ use waterwheel::shard::{Shard, ShardId};
 use super::book::Book;
 use super::compare::same_everywhere;
 use super::lines::{act, client};
-use super::peer::{Peer, bytes};
+use super::peer::{Peer, say_and_hear};
 use super::stage::Stage;
 
 /// How many bytes each owner echoes before it hands the connection on.
@@ -89,14 +89,7 @@ fn a_connection_moves_in_the_midst_of_a_stream() {
             let (listening, book, opened) = (listening.clone(), book.clone(), shard.open(&port));
             async move { run(shard, listening, opened?, book).await }
         });
-        let talks = act(async |peer: Peer| {
-            let Peer { mut hears, mut says, .. } = peer;
-            let saying = async {
-                says.all(&bytes(1, EACH * OWNERS + 1)).await;
-                says.end().await;
-            };
-            join(saying, hears.until_the_end()).await;
-        });
+        let talks = act(|peer: Peer| say_and_hear(peer, 1, EACH * OWNERS + 1));
         client(&stage, "moved", &at, &talks).await;
         program.end().await?;
         Ok(())

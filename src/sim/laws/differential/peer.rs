@@ -2,6 +2,7 @@
 
 use std::io::{self, ErrorKind};
 
+use futures_util::future::join;
 use waterwheel::net::{Connection, Receiving, Sending};
 use waterwheel::shard::Shard;
 
@@ -78,13 +79,19 @@ impl Hears {
 
     /// Reads so many bytes; false: the end came before.
     pub(crate) async fn exactly(&mut self, count: usize) -> bool {
+        self.read(count, |_| ()).await
+    }
+
+    async fn read(&mut self, count: usize, mut take: impl FnMut(&[u8])) -> bool {
         let mut left = count;
         while left > 0 {
             match self.receiving.fill().await {
                 Ok([]) => self.strand.note("end"),
                 Ok(lent) => {
-                    let count = lent.len().min(left);
-                    self.strand.bytes(&lent[..count]);
+                    let part = &lent[..lent.len().min(left)];
+                    self.strand.bytes(part);
+                    take(part);
+                    let count = part.len();
                     self.receiving.consume(count);
                     left -= count;
                     continue;
@@ -99,21 +106,7 @@ impl Hears {
     /// Reads so many bytes, or those that come before the end, and answers them; `None`: there are none.
     pub(crate) async fn whole(&mut self, count: usize) -> Option<Vec<u8>> {
         let mut all = Vec::new();
-        while all.len() < count {
-            match self.receiving.fill().await {
-                Ok([]) => self.strand.note("end"),
-                Ok(lent) => {
-                    let part = &lent[..lent.len().min(count - all.len())];
-                    self.strand.bytes(part);
-                    all.extend_from_slice(part);
-                    let count = part.len();
-                    self.receiving.consume(count);
-                    continue;
-                }
-                Err(error) => self.strand.note(heard(&error)),
-            }
-            break;
-        }
+        self.read(count, |part| all.extend_from_slice(part)).await;
         Some(all).filter(|all| !all.is_empty())
     }
 
@@ -183,4 +176,29 @@ impl Says {
             Err(error) => self.strand.note(said(&error)),
         }
     }
+}
+
+/// Reads to the end, then says so many bytes and ends.
+pub(crate) async fn hear_then_say(mut peer: Peer, number: u32, count: usize) {
+    peer.hears.until_the_end().await;
+    peer.says.all(&bytes(number, count)).await;
+    peer.says.end().await;
+}
+
+/// Says so many bytes and ends, then reads to the end.
+pub(crate) async fn say_then_hear(mut peer: Peer, number: u32, count: usize) {
+    peer.says.all(&bytes(number, count)).await;
+    peer.says.end().await;
+    peer.hears.until_the_end().await;
+}
+
+/// Both at once.
+pub(crate) async fn say_and_hear(peer: Peer, number: u32, count: usize) {
+    let Peer { mut hears, mut says, .. } = peer;
+    let all = bytes(number, count);
+    let saying = async {
+        says.all(&all).await;
+        says.end().await;
+    };
+    join(saying, hears.until_the_end()).await;
 }

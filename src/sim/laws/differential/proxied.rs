@@ -9,7 +9,7 @@ use waterwheel::reactor::{Address, ConnectOptions};
 use super::compare::{same_everywhere, same_everywhere_at_length};
 use super::ending::until_refused;
 use super::lines::{Act, Role, act, client, count, serve};
-use super::peer::{Peer, bytes};
+use super::peer::{Peer, bytes, hear_then_say, say_and_hear, say_then_hear};
 use super::stage::{LONG, Program, Stage};
 
 /// Longer than what happens before it on a busy machine.
@@ -76,16 +76,12 @@ async fn through(
 }
 
 /// Reads to the end, then answers and ends.
-async fn answers(mut peer: Peer) {
-    peer.hears.until_the_end().await;
-    peer.says.all(&bytes(1, 60_000)).await;
-    peer.says.end().await;
+async fn answers(peer: Peer) {
+    hear_then_say(peer, 1, 60_000).await;
 }
 
-async fn asks(mut peer: Peer) {
-    peer.says.all(&bytes(2, 20_000)).await;
-    peer.says.end().await;
-    peer.hears.until_the_end().await;
+async fn asks(peer: Peer) {
+    say_then_hear(peer, 2, 20_000).await;
 }
 
 #[test]
@@ -96,14 +92,7 @@ fn a_half_close_goes_through_from_either_side() {
 
 #[test]
 fn much_goes_through_both_ways_at_once() {
-    let both = async |peer: Peer| {
-        let Peer { mut hears, mut says, .. } = peer;
-        let saying = async {
-            says.all(&bytes(3, 1 << 20)).await;
-            says.end().await;
-        };
-        join(saying, hears.until_the_end()).await;
-    };
+    let both = |peer: Peer| say_and_hear(peer, 3, 1 << 20);
     same_everywhere_at_length(move |stage| through(stage, |_| {}, act(both), act(both)));
 }
 

@@ -1,38 +1,11 @@
 //! Bytes and ends: halves that end first, answers that come early, much at once, and closes before all is read.
 
-use futures_util::future::join;
-
 use super::compare::{same_everywhere, same_everywhere_at_length};
 use super::lines::{line, play_all};
-use super::peer::{Peer, bytes};
+use super::peer::{Peer, bytes, hear_then_say, say_and_hear, say_then_hear};
 
 /// Larger than any buffer on the way.
 const MUCH: usize = 1 << 20;
-
-/// Reads to the end, then says so many bytes and ends.
-async fn hear_then_say(mut peer: Peer, number: u32, count: usize) {
-    peer.hears.until_the_end().await;
-    peer.says.all(&bytes(number, count)).await;
-    peer.says.end().await;
-}
-
-/// Says so many bytes and ends, then reads to the end.
-async fn say_then_hear(mut peer: Peer, number: u32, count: usize) {
-    peer.says.all(&bytes(number, count)).await;
-    peer.says.end().await;
-    peer.hears.until_the_end().await;
-}
-
-/// Both at once.
-async fn say_and_hear(peer: Peer, number: u32, count: usize) {
-    let Peer { mut hears, mut says, .. } = peer;
-    let all = bytes(number, count);
-    let saying = async {
-        says.all(&all).await;
-        says.end().await;
-    };
-    join(saying, hears.until_the_end()).await;
-}
 
 #[test]
 fn each_half_may_end_first() {

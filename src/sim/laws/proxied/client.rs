@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
-use futures_util::future::join;
+use futures_util::future::{join, join_all};
 use rand_core::{Rng, SeedableRng};
 use rand_pcg::Pcg64;
 use waterwheel::net::{Receiving, Sending};
@@ -13,7 +13,7 @@ use waterwheel::shard::Shard;
 use waterwheel::sim::{Host, Running};
 
 use super::ledger::{Ledger, Way, bytes};
-use super::{CLIENTS, PATIENCE, all};
+use super::{CLIENTS, PATIENCE};
 
 /// What a client says first: who it is, how much it sends, how much it wants, and how the origin is to behave.
 pub(super) const HEADER: usize = 16;
@@ -97,7 +97,7 @@ pub(super) fn start(host: &Host, doors: Vec<SocketAddr>, ledger: &Ledger, manner
                     served.with_context(|| format!("client {} saw no end: {plan:?}", plan.id))?
                 }
             });
-            all(clients).await.into_iter().collect::<anyhow::Result<Vec<()>>>()?;
+            join_all(clients).await.into_iter().collect::<anyhow::Result<Vec<()>>>()?;
             Ok(())
         }
     })
@@ -135,14 +135,8 @@ async fn client(shard: &Shard, proxy: SocketAddr, plan: Plan, ledger: &Ledger) -
 
 async fn upload(plan: &Plan, sending: &mut Sending, ledger: &Ledger) -> std::io::Result<()> {
     // The header is part of the stream that the proxy carries.
-    let all = [&plan.header()[..], &bytes(plan.id, Way::Up, 0, plan.up)].concat();
-    let mut left = &all[..];
-    while !left.is_empty() {
-        let taken = sending.write(left).await?;
-        left = &left[taken..];
-        ledger.write(plan.id, Way::Up, |stream| stream.sent = all.len() - left.len());
-    }
-    Ok(())
+    let all = [&plan.header()[..], &bytes(plan.id, Way::Up, plan.up)].concat();
+    ledger.send(plan.id, Way::Up, &all, sending).await
 }
 
 enum Fate {

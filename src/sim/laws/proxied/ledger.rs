@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::ensure;
+use waterwheel::net::Sending;
 
 use super::client::HEADER;
 
@@ -14,9 +15,9 @@ pub(super) fn byte(id: u32, way: Way, at: usize) -> u8 {
     ((at as u32).wrapping_mul(0x85eb_ca6b).wrapping_add(salt) >> 21) as u8
 }
 
-/// Part of a stream.
-pub(super) fn bytes(id: u32, way: Way, from: usize, count: usize) -> Vec<u8> {
-    (from..from + count).map(|at| byte(id, way, at)).collect()
+/// The start of a stream.
+pub(super) fn bytes(id: u32, way: Way, count: usize) -> Vec<u8> {
+    (0..count).map(|at| byte(id, way, at)).collect()
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -41,6 +42,13 @@ pub(super) struct Stream {
     pub(super) headers: usize,
 }
 
+impl Stream {
+    /// All that came, with the header.
+    fn came(&self) -> usize {
+        self.got + self.headers * HEADER
+    }
+}
+
 #[derive(Clone, Debug, Default)]
 pub(super) struct Ledger {
     streams: Arc<Mutex<BTreeMap<(u32, Way), Stream>>>,
@@ -60,6 +68,23 @@ impl Ledger {
 
     pub(super) fn write(&self, id: u32, way: Way, change: impl FnOnce(&mut Stream)) {
         change(self.lock().entry((id, way)).or_default());
+    }
+
+    /// Sends all of a stream, and takes note of what was taken.
+    pub(super) async fn send(
+        &self,
+        id: u32,
+        way: Way,
+        all: &[u8],
+        sending: &mut Sending,
+    ) -> std::io::Result<()> {
+        let mut left = all;
+        while !left.is_empty() {
+            let taken = sending.write(left).await?;
+            left = &left[taken..];
+            self.write(id, way, |stream| stream.sent = all.len() - left.len());
+        }
+        Ok(())
     }
 
     /// What a client will do, or let its origin do.
@@ -96,35 +121,31 @@ impl Ledger {
 
     /// Bytes sent up and down, over all clients.
     pub(super) fn sent(&self) -> (u64, u64) {
-        let streams = self.lock();
-        let of = |way| {
-            let own = streams.iter().filter(|((_, other), _)| *other == way);
-            own.map(|(_, stream)| stream.sent as u64).sum()
-        };
-        (of(Way::Up), of(Way::Down))
+        self.sums(|stream| stream.sent)
     }
 
     /// Bytes that origins and clients got.
     pub(super) fn got(&self) -> (u64, u64) {
+        self.sums(Stream::came)
+    }
+
+    fn sums(&self, of: fn(&Stream) -> usize) -> (u64, u64) {
         let streams = self.lock();
-        let of = |way| {
+        let sum = |way| {
             let own = streams.iter().filter(|((_, other), _)| *other == way);
-            own.map(|(_, stream)| (stream.got + stream.headers * HEADER) as u64).sum()
+            own.map(|(_, stream)| of(stream) as u64).sum()
         };
-        (of(Way::Up), of(Way::Down))
+        (sum(Way::Up), sum(Way::Down))
     }
 
     /// Clients of which both streams came whole.
     pub(super) fn whole(&self) -> u32 {
         let streams = self.lock();
-        let is_whole = |way| {
-            move |id: u32, streams: &BTreeMap<(u32, Way), Stream>| {
-                let all = |stream: &Stream| stream.got + stream.headers * HEADER == stream.sent;
-                streams.get(&(id, way)).is_some_and(|stream| stream.saw_end && all(stream))
-            }
+        let is_whole = |id: u32, way| {
+            streams.get(&(id, way)).is_some_and(|stream| stream.saw_end && stream.came() == stream.sent)
         };
         let ids = streams.keys().filter(|(_, way)| *way == Way::Up).map(|(id, _)| *id);
-        ids.filter(|id| is_whole(Way::Up)(*id, &streams) && is_whole(Way::Down)(*id, &streams)).count() as u32
+        ids.filter(|id| is_whole(*id, Way::Up) && is_whole(*id, Way::Down)).count() as u32
     }
 
     /// Nothing was made up, and nothing that was cut looks whole: but for the streams of so many clients, which the proxy
@@ -134,9 +155,9 @@ impl Ledger {
         ensure!(complaints.is_empty(), "an origin complains: {complaints}");
         let (mut cuts, mut ids) = (String::new(), BTreeSet::new());
         for ((id, way), stream) in &*self.lock() {
-            let Stream { sent, ended, got, saw_end, headers } = stream;
+            let Stream { sent, ended, saw_end, headers, .. } = stream;
             ensure!(*headers <= 1, "client {id} was told of {headers} times");
-            let got = &(got + headers * HEADER);
+            let got = &stream.came();
             ensure!(got <= sent, "client {id} {way:?}: {got} bytes of {sent} came");
             if *saw_end && !(*ended && got == sent) {
                 ids.insert(*id);

@@ -17,7 +17,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
-use futures_util::future::join_all;
 use waterwheel::proxy::tcp::{Balance, Counters, Proxy, Report, Settings, ShardReport};
 use waterwheel::runtime::Config;
 use waterwheel::shard::ShardId;
@@ -293,9 +292,4 @@ fn causes(scene: &Scene, total: &Counters, faults: Faults) -> anyhow::Result<()>
 #[test]
 fn the_proxy_keeps_its_promises_under_every_fault() {
     Check::new().seeds(500).run(scene);
-}
-
-/// Every client of a world at once, and what came of it.
-pub(super) async fn all<T>(futures: impl IntoIterator<Item = impl Future<Output = T>>) -> Vec<T> {
-    join_all(futures).await
 }

@@ -71,7 +71,8 @@ async fn serve(mut connection: Connection, ledger: Ledger) -> anyhow::Result<()>
             receive(id, &mut receiving, &ledger, usize::MAX).await
         }
         RESETS => {
-            let _ = send(id, down / 2, &mut sending, &ledger).await;
+            let half = bytes(id, Way::Down, down / 2);
+            let _ = ledger.send(id, Way::Down, &half, &mut sending).await;
             receiving.abort();
             sending.abort();
             Ok(())
@@ -111,19 +112,8 @@ async fn receive(id: u32, receiving: &mut Receiving, ledger: &Ledger, most: usiz
     Ok(())
 }
 
-async fn send(id: u32, count: usize, sending: &mut Sending, ledger: &Ledger) -> anyhow::Result<()> {
-    let all = bytes(id, Way::Down, 0, count);
-    let mut left = &all[..];
-    while !left.is_empty() {
-        let taken = sending.write(left).await?;
-        left = &left[taken..];
-        ledger.write(id, Way::Down, |stream| stream.sent = all.len() - left.len());
-    }
-    Ok(())
-}
-
 async fn answer(id: u32, count: usize, sending: &mut Sending, ledger: &Ledger) -> anyhow::Result<()> {
-    send(id, count, sending, ledger).await?;
+    ledger.send(id, Way::Down, &bytes(id, Way::Down, count), sending).await?;
     sending.close().await?;
     ledger.write(id, Way::Down, |stream| stream.ended = true);
     Ok(())
