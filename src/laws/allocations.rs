@@ -73,12 +73,12 @@ fn allocations() -> u64 {
     ALLOCATIONS.get()
 }
 
-/// Two shards on `epoll` that talk as `main` says.
-fn on_two_shards<F>(runtime: Runtime, main: impl Fn(Shard) -> F + Send + Sync + 'static)
+/// Shards on `epoll` that do, or talk, as `main` says.
+fn on_shards<F>(runtime: Runtime, main: impl Fn(Shard) -> F + Send + Sync + 'static)
 where
     F: Future<Output = anyhow::Result<()>> + 'static,
 {
-    runtime.run(main).expect("both shards end well");
+    runtime.run(main).expect("every shard ends well");
 }
 
 fn runtime() -> Runtime {
@@ -114,7 +114,7 @@ fn the_allocator_counts() {
 fn messages_to_and_fro_allocate_nothing_waiting_for_room_included() {
     let runtime = runtime();
     let port: Port<[u64; 4]> = runtime.port_with("numbers", PortOptions { capacity: 8 }).expect("a new name");
-    on_two_shards(runtime, move |shard| {
+    on_shards(runtime, move |shard| {
         let port = port.clone();
         async move {
             let mailbox = shard.open(&port)?;
@@ -143,7 +143,7 @@ fn messages_to_and_fro_allocate_nothing_waiting_for_room_included() {
 fn messages_to_oneself_and_scheduled_ones_allocate_nothing() {
     let runtime = runtime();
     let port: Port<u64> = runtime.port("later").expect("a new name");
-    on_two_shards(runtime, move |shard| {
+    on_shards(runtime, move |shard| {
         let port = port.clone();
         async move {
             let mailbox = shard.open(&port)?;
@@ -165,7 +165,7 @@ fn calls_both_ways_allocate_nothing_on_either_side() {
     let runtime = runtime();
     let port: CallPort<u64, u64> = runtime.call_port("add").expect("a new name");
     let done: CallPort<(), ()> = runtime.call_port("done").expect("a new name");
-    on_two_shards(runtime, move |shard| {
+    on_shards(runtime, move |shard| {
         let (port, done) = (port.clone(), done.clone());
         async move {
             let gate = Rc::new(Gate::default());
@@ -203,6 +203,43 @@ fn calls_both_ways_allocate_nothing_on_either_side() {
             shard.caller(&done)?.call(other, ()).await?;
             Ok(())
         }
+    });
+}
+
+/// However late it happens: a busy machine may take long to bring about the first turn in which all tasks are ready.
+#[test]
+fn tasks_that_are_all_woken_in_one_turn_for_the_first_time_allocate_nothing() {
+    const TASKS: usize = 1_000;
+    let config = Config::default().cores(1).reactor("epoll");
+    let runtime = Runtime::new(config).expect("epoll").without_signals();
+    on_shards(runtime, |shard| async move {
+        let wakers = Rc::new(RefCell::new(Vec::with_capacity(TASKS)));
+        let woken = Rc::new(Cell::new(0));
+        for _ in 0..TASKS {
+            let (wakers, woken, mut waits) = (wakers.clone(), woken.clone(), true);
+            shard.spawn_detached("waits", async move {
+                poll_fn(|cx| {
+                    if std::mem::take(&mut waits) {
+                        wakers.borrow_mut().push(cx.waker().clone());
+                        return Poll::Pending;
+                    }
+                    Poll::Ready(())
+                })
+                .await;
+                woken.set(woken.get() + 1);
+                // Ending a task is not part of being woken.
+                std::future::pending::<()>().await;
+            });
+            // Never more than one ready.
+            shard.yield_now().await;
+        }
+        let before = allocations();
+        wakers.borrow().iter().for_each(Waker::wake_by_ref);
+        while woken.get() < TASKS {
+            shard.yield_now().await;
+        }
+        assert_eq!(allocations() - before, 0);
+        Ok(())
     });
 }
 

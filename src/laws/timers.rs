@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use futures_util::future::poll_immediate;
 
-use super::{count_rounds, on_two_shards, runtime};
+use super::{count_rounds, on_shards, runtime};
 
 #[test]
 fn time_9_rearming_an_idle_timeout_allocates_nothing() {
-    on_two_shards(runtime(), |shard| async move {
+    on_shards(runtime(), |shard| async move {
         let minute = Duration::from_secs(60);
         let mut sleeps: Vec<_> = (0..100).map(|_| shard.sleep(minute)).collect();
         count_rounds("re-arming", async |number| {

@@ -193,9 +193,25 @@ impl Core {
             return Key::NONE;
         }
         self.stats.spawned.set(self.stats.spawned.get() + 1);
-        let key = self.tasks.borrow_mut().insert(name, spawned, mark, future, &self.foreign);
+        let mut tasks = self.tasks.borrow_mut();
+        let key = tasks.insert(name, spawned, mark, future, &self.foreign);
+        let places = tasks.places();
+        drop(tasks);
+        self.make_room(places);
         self.push_ready(key);
         key
+    }
+
+    /// Lets as many tasks be ready, or give way, at once as there are places for: being woken allocates nothing then,
+    /// however late it is that all of them are woken in one turn for the first time.
+    fn make_room(&self, places: usize) {
+        for queue in [&self.ready, &self.later] {
+            let mut queue = queue.borrow_mut();
+            let length = queue.len();
+            if queue.capacity() < places {
+                queue.reserve(places.saturating_sub(length));
+            }
+        }
     }
 
     pub(super) fn cancel(&self, key: Key) {

@@ -296,6 +296,11 @@ impl Slab {
         self.live
     }
 
+    /// How many tasks there is a place for before the next block.
+    pub(super) fn places(&self) -> usize {
+        self.blocks.len() * BLOCK
+    }
+
     pub(super) fn insert(
         &mut self,
         name: &'static str,
