@@ -13,7 +13,7 @@ const AUTO: &str = "auto";
 /// The order in which `auto` tries the reactors that are compiled in. `epoll` first: it runs on every kernel and in
 /// every container, and nothing lies between it and the system calls, where `glommio` adds a scheduler of its own
 /// under ours.
-const ORDER: [&str; 2] = ["epoll", "glommio"];
+const ORDER: [&str; 3] = ["epoll", "uring", "glommio"];
 
 /// The reactors that are compiled in, in the order in which `auto` tries them.
 pub fn reactors() -> Vec<&'static dyn Backend> {
@@ -22,6 +22,10 @@ pub fn reactors() -> Vec<&'static dyn Backend> {
         &waterwheel_epoll::Epoll,
         #[cfg(feature = "glommio")]
         &waterwheel_glommio::Glommio,
+        #[cfg(feature = "uring")]
+        const {
+            &waterwheel_uring::Uring::new()
+        },
     ];
     all.sort_by_key(|backend| ORDER.iter().position(|name| *name == backend.name()));
     all
@@ -216,7 +220,8 @@ mod tests {
         assert!(names.iter().all(|name| ORDER.contains(name) && *name != AUTO), "{names:?}");
         names.dedup();
         assert_eq!(names.len(), reactors().len());
-        let compiled = usize::from(cfg!(feature = "epoll")) + usize::from(cfg!(feature = "glommio"));
+        let compiled = [cfg!(feature = "epoll"), cfg!(feature = "glommio"), cfg!(feature = "uring")];
+        let compiled = compiled.into_iter().filter(|compiled| *compiled).count();
         assert_eq!(names.len(), compiled, "{names:?}");
         assert!(names.is_sorted_by_key(|name| ORDER.iter().position(|known| known == name)));
     }

@@ -16,5 +16,8 @@ const DEVIATIONS: &[Deviation] = &[Deviation {
 
 fn main() -> ExitCode {
     allocations::count();
-    laws(&[&waterwheel_epoll::Epoll, &waterwheel_glommio::Glommio], DEVIATIONS)
+    laws(
+        &[&waterwheel_epoll::Epoll, &waterwheel_glommio::Glommio, &waterwheel_uring::Uring::new()],
+        DEVIATIONS,
+    )
 }

@@ -3,7 +3,8 @@
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::io::fcntl_dupfd_cloexec;
+use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
+use rustix::io::{Errno, fcntl_dupfd_cloexec};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use waterwheel_reactor::Handle;
 
@@ -37,6 +38,19 @@ pub fn reset(handle: Handle) {
 /// As fcntl(2): no descriptor left.
 pub fn duplicate(descriptor: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     Ok(fcntl_dupfd_cloexec(descriptor, 0)?)
+}
+
+/// Whether the kernel can tell when a descriptor becomes ready; a regular file or a directory always is.
+///
+/// # Errors
+/// No descriptor left, or it is not open.
+pub fn can_be_polled(descriptor: BorrowedFd<'_>) -> io::Result<bool> {
+    let epoll = epoll::create(CreateFlags::CLOEXEC)?;
+    match epoll::add(&epoll, descriptor, EventData::new_u64(0), EventFlags::IN) {
+        Ok(()) => Ok(true),
+        Err(Errno::PERM) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Raises this process's soft limit of open descriptors (`RLIMIT_NOFILE`) to the hard one, and answers how many there

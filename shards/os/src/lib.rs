@@ -8,7 +8,7 @@
 //! | a connection | [`receive`], [`send`], [`send_vectored`], [`shutdown_write`], [`unacknowledged`], [`abort`] |
 //! | names | [`local`], [`peer`], [`is_internet`] |
 //! | waking a sleeping thread | [`Interrupt`] |
-//! | descriptors | [`open`], [`duplicate`], [`reset`], [`raise_descriptor_limit`] |
+//! | descriptors | [`open`], [`duplicate`], [`reset`], [`can_be_polled`], [`raise_descriptor_limit`] |
 //! | signals put back as they were | [`Disposition`] |
 //! | sleeping to the microsecond | [`sleep_exactly`] |
 //! | kernels without `epoll_pwait2` | [`wait_plainly`] |
@@ -39,7 +39,7 @@ pub use accept::accept;
 pub use address::{is_internet, local, peer};
 pub use bind::bind_group;
 pub use connect::{Progress, begin_connect, met_itself, take_error};
-pub use descriptors::{duplicate, open, raise_descriptor_limit, reset};
+pub use descriptors::{can_be_polled, duplicate, open, raise_descriptor_limit, reset};
 pub use disposition::Disposition;
 pub use interrupt::Interrupt;
 pub use place::SocketFile;

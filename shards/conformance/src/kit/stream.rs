@@ -162,6 +162,26 @@ pub(crate) async fn write_until_pending(sink: &mut dyn Sink, pattern: &mut Patte
     poll_fn(|cx| Poll::Ready(write_while_taken(cx, sink, pattern))).await
 }
 
+/// Writes the pattern until nothing more is taken for a while: not for want of room in the reactor alone, which sends behind
+/// the turn, but since the buffers on the way are full of what the peer does not read. Answers how much was taken.
+pub(crate) async fn write_until_full(
+    reactor: &Rc<dyn Reactor>,
+    sink: &mut dyn Sink,
+    pattern: &mut Pattern,
+) -> usize {
+    // A socket that took nothing for this long takes nothing more.
+    const QUIET: Duration = Duration::from_millis(100);
+    let mut total = write_until_pending(sink, pattern).await;
+    loop {
+        let piece = pattern.clone().take(10_000);
+        let Some(taken) = within(reactor, QUIET, write(sink, &piece)).await else { return total };
+        let taken = taken.unwrap_or_else(|error| panic!("writing failed after {total} bytes: {error}"));
+        drop(pattern.take(taken));
+        total += taken;
+        assert!(total < 16 * HELD_BYTES_MAX, "{total} bytes were taken though the peer reads nothing");
+    }
+}
+
 /// The same with the waker of `cx`, which waits then.
 pub(crate) fn write_while_taken(cx: &mut Context<'_>, sink: &mut dyn Sink, pattern: &mut Pattern) -> usize {
     const CHUNK: usize = 64 << 10;

@@ -21,7 +21,7 @@ use crate::Outcome;
 use crate::kit::pattern::Pattern;
 use crate::kit::peer::{Family, Meeting, Peer, Venue, errand};
 use crate::kit::stream::{
-    drain, expect_end, flush, once, peek, peek_once, shutdown, turn, within, write, write_until_pending,
+    drain, expect_end, flush, once, peek, peek_once, shutdown, turn, within, write, write_until_full,
 };
 use crate::kit::{on_one, pause};
 
@@ -170,7 +170,7 @@ pub(super) fn abort(backend: &dyn Backend) -> Outcome {
             }
             after_the_other_half_went(&mut meeting, by).await;
             after_a_shutdown(&mut meeting, by).await;
-            during_a_shutdown(&mut meeting, by).await;
+            during_a_shutdown(&reactor, &mut meeting, by).await;
         }
         meeting.close().await;
     });
@@ -216,7 +216,9 @@ async fn aborted(reactor: &Rc<dyn Reactor>, meeting: &mut Meeting, by: By, state
     let mut taken = 0;
     match state {
         State::Idle => {}
-        State::Full => taken = write_until_pending(transport.sink.as_mut(), &mut Pattern::new(1)).await,
+        State::Full => {
+            taken = write_until_full(reactor, transport.sink.as_mut(), &mut Pattern::new(1)).await;
+        }
         State::Unread => {
             peer.write_all(b"never consumed");
             assert!(!peek(transport.source.as_mut()).await.expect("lent").is_empty(), "bytes, not the end");
@@ -280,9 +282,9 @@ async fn after_a_shutdown(meeting: &mut Meeting, by: By) {
 }
 
 /// The FIN waits behind a full buffer when the abort overtakes it.
-async fn during_a_shutdown(meeting: &mut Meeting, by: By) {
+async fn during_a_shutdown(reactor: &Rc<dyn Reactor>, meeting: &mut Meeting, by: By) {
     let (mut transport, peer) = meeting.peer().await;
-    write_until_pending(transport.sink.as_mut(), &mut Pattern::new(1)).await;
+    write_until_full(reactor, transport.sink.as_mut(), &mut Pattern::new(1)).await;
     let ended = once(|cx| transport.sink.poll_shutdown(cx)).await;
     // Ready is possible where the whole queue is the kernel's; the FIN is stuck all the same, since the window is shut.
     assert!(!matches!(ended, Poll::Ready(Err(_))), "ending behind a full buffer: {ended:?}");
@@ -328,7 +330,7 @@ pub(super) fn while_nobody_reads(backend: &dyn Backend) -> Outcome {
 }
 
 /// A connection whose buffers are full, with input that nobody will read.
-async fn full(meeting: &mut Meeting, unread: usize) -> (Transport, Peer) {
+async fn full(reactor: &Rc<dyn Reactor>, meeting: &mut Meeting, unread: usize) -> (Transport, Peer) {
     let (mut transport, peer) = meeting.peer().await;
     let mut sent = Pattern::new(2);
     let peer = errand(move || {
@@ -336,12 +338,12 @@ async fn full(meeting: &mut Meeting, unread: usize) -> (Transport, Peer) {
         peer
     });
     let peer = peer.end().await;
-    write_until_pending(transport.sink.as_mut(), &mut Pattern::new(1)).await;
+    write_until_full(reactor, transport.sink.as_mut(), &mut Pattern::new(1)).await;
     (transport, peer)
 }
 
 async fn a_pending_write_is_told(reactor: &Rc<dyn Reactor>, meeting: &mut Meeting, unread: usize) {
-    let (Transport { source: _source, mut sink }, peer) = full(meeting, unread).await;
+    let (Transport { source: _source, mut sink }, peer) = full(reactor, meeting, unread).await;
     let reset = async {
         turn().await;
         peer.reset();
@@ -362,7 +364,7 @@ async fn a_pending_write_is_told(reactor: &Rc<dyn Reactor>, meeting: &mut Meetin
 
 /// A flush that is ready because all is with the kernel has nothing to tell yet; it must the next time.
 async fn a_pending_flush_is_told(reactor: &Rc<dyn Reactor>, meeting: &mut Meeting, unread: usize) {
-    let (Transport { source: _source, mut sink }, peer) = full(meeting, unread).await;
+    let (Transport { source: _source, mut sink }, peer) = full(reactor, meeting, unread).await;
     let before = once(|cx| sink.poll_flush(cx)).await;
     if let Poll::Ready(Err(error)) = before {
         panic!("flushing a connection that is only full: {error}");

@@ -158,6 +158,8 @@ fn on_each_other(backend: &dyn Backend) {
         shard(move |reactor: Rc<dyn Reactor>| async move {
             other.send(poll_fn(|cx| Poll::Ready(cx.waker().clone())).await);
             let waker = with_deadline(&reactor, LATE, "the other shard's waker", mine.receive()).await;
+            // What was sent may be kept back until the end of the turn, and the other one waits for it.
+            turn().await;
             together.wait();
             for _ in 0..STORM {
                 waker.wake_by_ref();

@@ -1,0 +1,431 @@
+//! What one reactor owns, and the seam's view of it.
+
+use std::cell::{Cell, RefCell};
+use std::io::{self, ErrorKind};
+use std::mem;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use io_uring::opcode;
+use io_uring::squeue::{Entry, Flags};
+use io_uring::types::{CancelBuilder, Fd};
+use rustix::io::Errno;
+use rustix::rand::{GetRandomFlags, getrandom};
+use waterwheel_os::Progress;
+use waterwheel_reactor::{
+    Address, Alarm, Bound, Clock, ConnectOptions, Incoming, Listener, Reactor, Time, Transport, Watched,
+};
+
+use crate::bell::Way;
+use crate::buffers::Buffers;
+use crate::chain::Links;
+use crate::features::{Feature, Features};
+use crate::listener::UringListener;
+use crate::pool::Pool;
+use crate::ring::{Completion, Ring};
+use crate::sink::UringSink;
+use crate::socket::{Facts, Socket, number};
+use crate::source::UringSource;
+use crate::table::{Kind, NO_PLACE, Owner, Table, Token};
+use crate::waited::Waited;
+use crate::watched::UringWatched;
+
+/// How long a reactor that ends waits for the kernel to let go of what it was asked for. It takes microseconds.
+const PARTING: Duration = Duration::from_secs(1);
+
+/// Room for what comes up in one turn, made before the first; there is more where more comes up.
+const USUAL: usize = 256;
+
+thread_local! {
+    /// The reactor of this thread, whose ring can send messages to others.
+    static CURRENT: RefCell<Weak<Core>> = const { RefCell::new(Weak::new()) };
+}
+
+/// One reactor's possessions, shared by its objects.
+#[derive(Debug)]
+pub(crate) struct Core {
+    pub(crate) clock: Clock,
+    pub(crate) alarm: Alarm,
+    pub(crate) pool: Pool,
+    pub(crate) links: Links,
+    pub(crate) ring: Ring,
+    // After the ring, so that they are freed after it was closed.
+    buffers: Option<Buffers>,
+    features: Features,
+    table: RefCell<Table>,
+    /// Connections that have something to send in this turn.
+    due: RefCell<Vec<Rc<Socket>>>,
+    /// Those whose send is being tried.
+    tried: RefCell<Vec<Rc<Socket>>>,
+    /// Shards that were sent a message in this turn; it names their rings by descriptors, which they keep open.
+    rung: RefCell<Vec<Arc<Way>>>,
+    completions: RefCell<Vec<Completion>>,
+    seed: u64,
+    ended: Cell<bool>,
+}
+
+impl Core {
+    pub(crate) fn new(clock: Clock, features: Features) -> io::Result<Rc<Core>> {
+        let mut seed = [0; 8];
+        getrandom(&mut seed, GetRandomFlags::empty())?;
+        let (ring, mut features) = Ring::new(features)?;
+        let buffers = if features.has(Feature::Buffers) { Buffers::new(&ring).ok() } else { None };
+        if buffers.is_none() {
+            features = features.without(Feature::Buffers);
+        }
+        let core = Rc::new(Core {
+            clock,
+            alarm: Alarm::default(),
+            pool: Pool::default(),
+            links: Links::default(),
+            ring,
+            buffers,
+            features,
+            table: RefCell::new(Table::new()),
+            due: RefCell::new(Vec::with_capacity(USUAL)),
+            tried: RefCell::new(Vec::with_capacity(USUAL)),
+            rung: RefCell::default(),
+            completions: RefCell::new(Vec::with_capacity(USUAL)),
+            seed: u64::from_ne_bytes(seed),
+            ended: Cell::new(false),
+        });
+        CURRENT.with(|current| *current.borrow_mut() = Rc::downgrade(&core));
+        Ok(core)
+    }
+
+    pub(crate) fn has(&self, feature: Feature) -> bool {
+        self.features.has(feature)
+    }
+
+    pub(crate) fn buffers(&self) -> Option<&Buffers> {
+        self.buffers.as_ref()
+    }
+
+    // ---- operations
+
+    /// Begins an operation, in the call that ends the turn at the latest.
+    ///
+    /// # Safety
+    /// As [`Ring::push`].
+    pub(crate) unsafe fn begin(&self, entry: Entry, token: Token) {
+        // SAFETY: as promised by the caller.
+        unsafe { self.ring.push(&entry.user_data(token.number())) }
+    }
+
+    /// Asks the kernel to end an operation, which then completes.
+    pub(crate) fn cancel(&self, token: Token) {
+        let entry = opcode::AsyncCancel::new(token.number()).build();
+        let entry = if self.has(Feature::SkipSuccess) { entry.flags(Flags::SKIP_SUCCESS) } else { entry };
+        // SAFETY: names no memory.
+        unsafe { self.begin(entry, Token::new(Kind::Nothing, NO_PLACE)) }
+    }
+
+    /// Waits for a poll of the interrupt, for ever.
+    pub(crate) fn await_interrupt(&self, way: &Way) {
+        let number = Fd(way.interrupt.as_fd().as_raw_fd());
+        let poll = opcode::PollAdd::new(number, libc::POLLIN as u32);
+        let entry = poll.multi(self.has(Feature::Multishot)).build();
+        // SAFETY: names no memory.
+        unsafe { self.begin(entry, Token::new(Kind::Bell, NO_PLACE)) }
+    }
+
+    /// A connection has something to send.
+    pub(crate) fn due(&self, socket: Rc<Socket>) {
+        self.due.borrow_mut().push(socket);
+    }
+
+    /// The end of a turn: everything that came up in it goes to the kernel in one call, which waits for completions as
+    /// [`Ring::enter`] does, unless something has to be done behind what is sent. Then [`deliver`](Core::deliver).
+    pub(crate) fn enter(&self, want: u32, timeout: Option<Duration>) -> io::Result<()> {
+        self.relieve();
+        let mut want = self.begin_sends(want);
+        if let Some(buffers) = &self.buffers {
+            buffers.publish();
+            if buffers.are_few() {
+                // More are free as soon as these sends are done.
+                want = 0;
+            }
+        }
+        if want > 0 || !self.ring.is_quiet() { self.ring.enter(want, timeout) } else { Ok(()) }
+    }
+
+    /// Queues what is due. Answers how many completions may be waited for.
+    fn begin_sends(&self, mut want: u32) -> u32 {
+        let mut due = mem::take(&mut *self.due.borrow_mut());
+        let mut waited_for = false;
+        for socket in due.drain(..) {
+            if socket.outbox.begin(&socket, self) {
+                waited_for |= socket.is_waited_for();
+                self.tried.borrow_mut().push(socket);
+                if want > 0 && !self.has(Feature::SkipSuccess) {
+                    // Each of them completes in this call.
+                    want += 1;
+                }
+            }
+        }
+        self.keep_due(due);
+        if waited_for { 0 } else { want }
+    }
+
+    /// Puts the memory of the list back, behind what came meanwhile.
+    fn keep_due(&self, mut empty: Vec<Rc<Socket>>) {
+        let mut due = self.due.borrow_mut();
+        empty.append(&mut due);
+        *due = empty;
+    }
+
+    /// Hands each completion to whom it concerns; then what the kernel took and said nothing of went well.
+    pub(crate) fn deliver(&self, way: &Way) -> io::Result<()> {
+        // Wakers may run anything, which may begin operations that the kernel does not know of yet.
+        let (submitted, rung) = (self.ring.is_submitted(), self.rung.borrow().len());
+        let mut completions = self.completions.take();
+        let harvested = self.ring.harvest(&mut completions);
+        for completion in completions.drain(..) {
+            self.dispatch(way, completion);
+        }
+        self.completions.replace(completions);
+        if submitted {
+            self.rung.borrow_mut().drain(..rung);
+            self.settle();
+        }
+        harvested
+    }
+
+    fn dispatch(&self, way: &Way, completion: Completion) {
+        let token = Token::from_number(completion.about);
+        match token.kind() {
+            Kind::Nothing => {}
+            Kind::Bell => {
+                if !completion.more && completion.result != MESSAGE && !self.ended.get() {
+                    way.interrupt.clear();
+                    self.await_interrupt(way);
+                }
+            }
+            Kind::Message => self.not_delivered(token.place()),
+            kind => {
+                // Cloned, since waking may run anything, which may end or begin a registration.
+                let owner = self.table.borrow().get(token.place()).cloned();
+                match owner {
+                    Some(Owner::Socket(socket)) => socket.completed(self, kind, completion),
+                    Some(Owner::Waited(waited)) => waited.completed(self, kind, completion),
+                    None => {}
+                }
+            }
+        }
+    }
+
+    /// Sends that said nothing went well.
+    fn settle(&self) {
+        if self.has(Feature::SkipSuccess) {
+            let mut tried = mem::take(&mut *self.tried.borrow_mut());
+            for socket in tried.drain(..) {
+                socket.sent(self);
+            }
+            self.tried.replace(tried);
+        } else {
+            self.tried.borrow_mut().clear();
+        }
+    }
+
+    /// Gives the kernel buffers back, if it has few, of those who do not use them now.
+    fn relieve(&self) {
+        let Some(buffers) = &self.buffers else { return };
+        if buffers.are_few() {
+            buffers.holders(|place| {
+                let holder = self.table.borrow().socket(place).cloned();
+                if let Some(socket) = holder {
+                    socket.inbox.copy_out(self);
+                    socket.outbox.copy_out(self);
+                }
+            });
+        }
+    }
+
+    // ---- owners
+
+    pub(crate) fn insert(&self, owner: Owner) -> u32 {
+        self.table.borrow_mut().insert(owner)
+    }
+
+    pub(crate) fn remove(&self, place: u32) -> Option<Owner> {
+        self.table.borrow_mut().remove(place)
+    }
+
+    // ---- other shards
+
+    /// Sends a shard a message, with the turn's other operations.
+    fn ring(&self, way: &Arc<Way>) -> bool {
+        let Some(ring) = &way.ring else { return false };
+        if self.ended.get() {
+            return false;
+        }
+        let mut rung = self.rung.borrow_mut();
+        let place = rung.len() as u32;
+        let bell = Token::new(Kind::Bell, NO_PLACE).number();
+        let entry = opcode::MsgRingData::new(Fd(ring.as_raw_fd()), MESSAGE, bell, None).build();
+        let entry = entry.flags(Flags::SKIP_SUCCESS);
+        // SAFETY: names no memory.
+        unsafe { self.begin(entry, Token::new(Kind::Message, place)) };
+        rung.push(way.clone());
+        true
+    }
+
+    /// A message did not arrive: the shard is woken the other way.
+    fn not_delivered(&self, place: u32) {
+        if let Some(way) = self.rung.borrow().get(place as usize) {
+            way.interrupt.raise();
+        }
+    }
+
+    // ---- the end
+
+    /// Ends the reactor: sends what was taken, as far as the kernel takes it, and closes everything, also what somebody
+    /// still holds, once the kernel has let go of it. False if it has not.
+    pub(crate) fn end(&self, way: &Way) -> bool {
+        // Also wakes that came up while the root was dropped.
+        let _ = self.enter(0, None).and_then(|()| self.deliver(way));
+        self.ended.set(true);
+        let everybody = self.table.borrow().everybody();
+        for owner in &everybody {
+            match owner {
+                Owner::Socket(socket) => {
+                    socket.outbox.send_now(socket, self);
+                    if socket.outbox.is_empty() {
+                        socket.close(self);
+                    } else {
+                        // Not to be taken for all that was said.
+                        socket.abort(self);
+                    }
+                }
+                Owner::Waited(waited) => drop(waited.take(self)),
+            }
+        }
+        let let_go = self.part(way);
+        for owner in &everybody {
+            match owner {
+                Owner::Socket(socket) => socket.forget(),
+                Owner::Waited(waited) => waited.forget(),
+            }
+        }
+        // The root's waker holds a descriptor.
+        let nobody = &mut Context::from_waker(Waker::noop());
+        let _ = self.alarm.poll_until(Time::ZERO, nobody, Time::NEVER);
+        self.due.take();
+        self.tried.take();
+        self.pool.clear();
+        CURRENT.with(|current| *current.borrow_mut() = Weak::new());
+        self.ring.close();
+        let_go
+    }
+
+    /// Cancels everything and waits until the kernel says that it is over.
+    fn part(&self, way: &Way) -> bool {
+        let entry = opcode::AsyncCancel2::new(CancelBuilder::any()).build();
+        // SAFETY: names no memory.
+        unsafe { self.begin(entry, Token::new(Kind::Nothing, NO_PLACE)) };
+        let until = self.clock.now() + PARTING;
+        while !self.table.borrow().is_empty() {
+            let left = until.since(self.clock.now());
+            let gone = self.enter(1, Some(left)).and_then(|()| self.deliver(way));
+            if left.is_zero() || gone.is_err() {
+                return false;
+            }
+        }
+        true
+    }
+}
+
+/// What a message from another shard carries, to be told from what a poll answers.
+const MESSAGE: i32 = 0x77;
+
+/// Sends a shard a message if this thread has a reactor that can.
+pub(crate) fn ring_from_this_thread(way: &Arc<Way>) -> bool {
+    let current = CURRENT.try_with(|current| current.try_borrow().ok().and_then(|current| current.upgrade()));
+    current.ok().flatten().is_some_and(|core| core.ring(way))
+}
+
+/// The seam's view of a core.
+#[derive(Debug)]
+pub(crate) struct UringReactor {
+    pub(crate) core: Rc<Core>,
+}
+
+impl UringReactor {
+    fn transport(&self, socket: Rc<Socket>, bytes: Vec<u8>, peer: Option<Address>) -> Transport {
+        Transport {
+            source: Box::new(UringSource::new(self.core.clone(), socket.clone(), bytes, peer)),
+            sink: Box::new(UringSink::new(self.core.clone(), socket)),
+        }
+    }
+
+    fn lives(&self) -> io::Result<()> {
+        if self.core.ended.get() { Err(Errno::NOTCONN.into()) } else { Ok(()) }
+    }
+}
+
+impl Reactor for UringReactor {
+    fn now(&self) -> Time {
+        self.core.clock.now()
+    }
+
+    fn unix_time(&self) -> Duration {
+        self.core.clock.unix_time()
+    }
+
+    fn seed(&self) -> u64 {
+        self.core.seed
+    }
+
+    fn poll_until(&self, cx: &mut Context<'_>, deadline: Time) -> Poll<()> {
+        self.core.alarm.poll_until(self.core.clock.now(), cx, deadline)
+    }
+
+    fn listen(&self, bound: Bound) -> io::Result<Box<dyn Listener>> {
+        let file = waterwheel_os::open(bound.handle)?;
+        self.lives()?;
+        let waited = Waited::new(&self.core, file);
+        Ok(Box::new(UringListener::new(self.core.clone(), waited, bound.local, bound.options)))
+    }
+
+    fn connect(&self, to: &Address, options: &ConnectOptions) -> io::Result<Transport> {
+        self.lives()?;
+        let (file, progress) = waterwheel_os::begin_connect(to, options)?;
+        let near = to.inet().is_some_and(|at| at.ip().is_loopback() || at.ip().is_unspecified());
+        let facts = if near { Facts::NEAR } else { Facts::NONE };
+        let socket = match progress {
+            Progress::Begun => Socket::new(Some(file), facts.and(Facts::CONNECTING), 0),
+            Progress::Established => Socket::new(Some(file), facts, 0),
+            Progress::Failed(error) => {
+                let socket = Socket::new(None, facts.and(Facts::CLOSING), number(&error));
+                return Ok(self.transport(socket, Vec::new(), None));
+            }
+        };
+        socket.enter(&self.core);
+        if socket.is(Facts::CONNECTING) {
+            socket.await_connect(&self.core);
+        }
+        Ok(self.transport(socket, Vec::new(), None))
+    }
+
+    fn adopt(&self, incoming: Incoming) -> io::Result<Transport> {
+        let file = waterwheel_os::open(incoming.handle)?;
+        self.lives()?;
+        let socket = Socket::new(Some(file), Facts::NONE, 0);
+        socket.enter(&self.core);
+        Ok(self.transport(socket, incoming.bytes, incoming.peer))
+    }
+
+    fn watch(&self, descriptor: OwnedFd) -> io::Result<Option<Box<dyn Watched>>> {
+        self.lives()?;
+        if !waterwheel_os::can_be_polled(descriptor.as_fd())? {
+            let not_pollable =
+                "this descriptor cannot be polled: a regular file or directory is always ready";
+            return Err(io::Error::new(ErrorKind::InvalidInput, not_pollable));
+        }
+        UringWatched::new(self.core.clone(), descriptor)
+            .map(|watched| Some(Box::new(watched) as Box<dyn Watched>))
+    }
+}

@@ -1,0 +1,177 @@
+//! What a connection has received and nobody has taken yet.
+
+use std::cell::Cell;
+use std::io;
+use std::rc::Rc;
+
+use io_uring::opcode;
+use io_uring::squeue::Flags;
+use rustix::io::Errno;
+
+use crate::buffers::{BYTES, GROUP};
+use crate::chain::Chain;
+use crate::chunk::{Chunk, Own};
+use crate::core::Core;
+use crate::features::Feature;
+use crate::ring::Completion;
+use crate::socket::{Facts, Socket};
+use crate::table::Kind;
+
+/// With this much received and not taken the kernel is asked to stop. It pushes at most 32 buffers more before it does
+/// (`MULTISHOT_MAX_RETRY`, io_uring/net.c), 576 KiB in all.
+const HELD_MAX: usize = 64 << 10;
+
+/// What the kernel was asked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Asked {
+    #[default]
+    Nothing,
+    /// To receive.
+    Receive,
+    /// To tell when something can be received.
+    Readable,
+    /// To stop what it was asked for.
+    Stop,
+}
+
+/// The receiving side of a connection.
+#[derive(Debug, Default)]
+pub(crate) struct Inbox {
+    chunks: Chain,
+    bytes: Cell<usize>,
+    asked: Cell<Asked>,
+    /// The end of the stream was met.
+    over: Cell<bool>,
+}
+
+impl Inbox {
+    /// The next bytes, if there are any.
+    pub(crate) fn take(&self, core: &Core) -> Option<Chunk> {
+        let chunk = self.chunks.pop(&core.links)?;
+        self.bytes.set(self.bytes.get() - chunk.len());
+        Some(chunk)
+    }
+
+    /// Whether nothing will come behind what is there.
+    pub(crate) fn is_over(&self) -> bool {
+        self.over.get()
+    }
+
+    /// Whether the kernel tells of what comes, errors included.
+    pub(crate) fn is_asked(&self) -> bool {
+        self.asked.get() != Asked::Nothing
+    }
+
+    /// Asks the kernel for what comes next.
+    pub(crate) fn ask(&self, socket: &Socket, core: &Core) {
+        if self.is_asked() || self.over.get() {
+            return;
+        }
+        let Some(number) = socket.number() else { return };
+        let (entry, kind) = if core.buffers().is_none() {
+            self.asked.set(Asked::Readable);
+            let events = (libc::POLLIN | libc::POLLRDHUP) as u32;
+            (opcode::PollAdd::new(number, events).build(), Kind::Readable)
+        } else {
+            self.asked.set(Asked::Receive);
+            let entry = if core.has(Feature::Multishot) {
+                opcode::RecvMulti::new(number, GROUP).build()
+            } else {
+                let anywhere = std::ptr::null_mut();
+                let receive = opcode::Recv::new(number, anywhere, BYTES as u32).buf_group(GROUP);
+                receive.build().flags(Flags::BUFFER_SELECT)
+            };
+            (entry, Kind::Receive)
+        };
+        socket.begun();
+        // SAFETY: receives take memory from the provided buffers, which outlive the ring, and polls none.
+        unsafe { core.begin(entry, socket.token(kind)) };
+    }
+
+    /// Asks the kernel to stop; what it has received until then still comes.
+    pub(crate) fn stop(&self, socket: &Socket, core: &Core) {
+        let kind = match self.asked.get() {
+            Asked::Nothing | Asked::Stop => return,
+            Asked::Receive => Kind::Receive,
+            Asked::Readable => Kind::Readable,
+        };
+        self.asked.set(Asked::Stop);
+        core.cancel(socket.token(kind));
+    }
+
+    /// The kernel received something, met the end, or failed.
+    pub(crate) fn received(&self, socket: &Rc<Socket>, core: &Core, completion: Completion) {
+        if !completion.more {
+            self.asked.set(Asked::Nothing);
+        }
+        let count = usize::try_from(completion.result).unwrap_or(0);
+        if let (Some(buffer), Some(buffers)) = (completion.buffer, core.buffers()) {
+            let filled = Chunk::Filled(buffers.take(buffer, count, socket.place()));
+            if count > 0 && !socket.is(Facts::CLOSING.and(Facts::NO_SOURCE)) {
+                self.put(core, filled);
+            } else {
+                filled.release(core);
+            }
+        }
+        match completion.result {
+            0 => self.over.set(true),
+            1.. => {
+                if self.bytes.get() > HELD_MAX {
+                    self.stop(socket, core);
+                }
+            }
+            error => failed(socket, error),
+        }
+        // Also when it stopped: who waits then asks again.
+        socket.reader.wake();
+    }
+
+    /// Something can be received: receives it, where the kernel does not do it by itself.
+    pub(crate) fn readable(&self, socket: &Rc<Socket>, core: &Core) {
+        let stopped = self.asked.replace(Asked::Nothing) == Asked::Stop;
+        if !stopped {
+            let mut own = Own::empty(core);
+            let received = socket.with_file(|file| own.fill(|room| waterwheel_os::receive(file, room)));
+            let chunk = Chunk::Own(own);
+            match received.flatten() {
+                Ok(0) => {
+                    self.over.set(true);
+                    chunk.release(core);
+                }
+                Ok(_) => self.put(core, chunk),
+                Err(error) => {
+                    chunk.release(core);
+                    failed(socket, -error.raw_os_error().unwrap_or(0));
+                }
+            }
+        }
+        socket.reader.wake();
+    }
+
+    fn put(&self, core: &Core, chunk: Chunk) {
+        self.bytes.set(self.bytes.get() + chunk.len());
+        self.chunks.push(&core.links, chunk);
+    }
+
+    /// Gives the kernel its buffers back, and keeps the bytes.
+    pub(crate) fn copy_out(&self, core: &Core) {
+        self.chunks.each(&core.links, |chunk| chunk.copy_out(core));
+    }
+
+    /// Nobody will take anything any more.
+    pub(crate) fn end(&self, socket: &Socket, core: &Core) {
+        self.stop(socket, core);
+        while let Some(chunk) = self.take(core) {
+            chunk.release(core);
+        }
+    }
+}
+
+/// An error of a receive, below zero. Some are none: a cancellation, a signal, no buffer or nothing there after all.
+fn failed(socket: &Rc<Socket>, error: i32) {
+    let passing = [Errno::CANCELED, Errno::INTR, Errno::AGAIN, Errno::NOBUFS];
+    if passing.iter().all(|errno| errno.raw_os_error() != -error) {
+        socket.fail(io::Error::from_raw_os_error(-error));
+        socket.writer.wake();
+    }
+}

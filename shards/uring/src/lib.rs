@@ -1,0 +1,114 @@
+//! A Waterwheel reactor on io_uring: the fast one.
+//!
+//! One ring per shard, made on the shard's own thread. All that comes up in a turn goes to the kernel in the one system
+//! call that ends the turn and waits for what comes next.
+//!
+//! | file | what |
+//! |---|---|
+//! | `life`, `bell` | the loop of one shard, and its waker |
+//! | `ring`, `enter` | the io_uring instance and its system call |
+//! | `buffers`, `pool`, `chunk`, `chain` | memory: what the kernel fills, ours, and bytes in either |
+//! | `core`, `table` | what one reactor owns, the seam's [`Reactor`](waterwheel_reactor::Reactor); who a completion is for |
+//! | `socket`, `inbox`, `outbox` | a connection, and both its directions |
+//! | `source`, `sink`, `listener`, `watched`, `waited` | the seam's objects |
+//! | `features`, `probe` | what can be done without, and what works here |
+//!
+//! # What the kernel is asked for
+//!
+//! * *Receiving* is one multishot receive per connection, which takes its memory from a ring of 64 buffers of 16 KiB. It is
+//!   asked for when somebody first reads; with 64 KiB received that nobody took it is stopped, and asked for again when they
+//!   are taken. The kernel may push 512 KiB more before it stops.
+//! * *Sending* never waits in the kernel: every send is tried (`MSG_DONTWAIT`) in the call that ends the turn, and says
+//!   something only if the kernel did not take all (`IOSQE_CQE_SKIP_SUCCESS`). What was left waits for a poll. So the kernel
+//!   holds no memory of a send between two calls.
+//! * *Forwarding* from a source to a sink of the same reactor moves the buffer that the kernel filled to the send: no byte is
+//!   copied, or looked at, in user space.
+//! * *Accepting* is a poll and accept4(2), which tells the peer's address; *connecting* is connect(2) and a poll.
+//! * A *deadline* is the call's own timeout.
+//! * *Waking* another shard is a message through the rings, sent with the turn's other operations, or a write to an eventfd.
+//!
+//! # Who owns what the kernel works on
+//!
+//! A connection keeps its place in the table, and its descriptor, until the last of its operations has completed. A place is
+//! its operations' name, so no completion can come to somebody else. Dropping a half cancels what it had begun.
+//!
+//! Buffers: with few left for the kernel, those are copied out that nobody lends or sends; what is lent then is copied first.
+//! So however many connections hold what they were lent, 16 buffers go round among the others.
+//!
+//! Memory: about 400 bytes per idle connection, 2 MiB of buffers per shard, and up to 64 KiB in each direction of a
+//! connection that somebody does not read.
+
+#[cfg(not(target_os = "linux"))]
+compile_error!("io_uring is Linux only");
+
+mod bell;
+mod buffers;
+mod chain;
+mod chunk;
+mod core;
+mod enter;
+mod features;
+mod inbox;
+mod life;
+mod listener;
+mod outbox;
+mod pool;
+mod probe;
+mod ring;
+mod sink;
+mod socket;
+mod source;
+mod table;
+mod waited;
+mod waiting;
+mod watched;
+
+use std::io;
+
+use waterwheel_reactor::{
+    Address, Backend, Bound, Clock, Ended, Launch, ListenOptions, Unavailable, on_threads,
+};
+
+pub use features::{Feature, Features, UnknownFeature};
+
+/// Runs each shard on a thread with a ring of its own.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Uring {
+    off: Features,
+}
+
+impl Uring {
+    /// With all that the kernel has.
+    pub const fn new() -> Uring {
+        Uring { off: Features::NONE }
+    }
+
+    /// Without some features, which the kernel may have wrong.
+    #[must_use]
+    pub const fn without(off: Features) -> Uring {
+        Uring { off }
+    }
+}
+
+impl Backend for Uring {
+    fn name(&self) -> &'static str {
+        "uring"
+    }
+
+    fn probe(&self) -> Result<(), Unavailable> {
+        probe::probe(self.off).map(drop)
+    }
+
+    fn bind(&self, at: &Address, options: &ListenOptions, count: usize) -> io::Result<Vec<Bound>> {
+        waterwheel_os::bind_group(at, options, count)
+    }
+
+    fn run(&self, launches: Vec<Launch>) -> Result<(), Vec<Ended>> {
+        let clock = Clock::start();
+        let probed = probe::probe(self.off);
+        on_threads(launches, |_, start| match &probed {
+            Ok(features) => life::live(clock, *features, start),
+            Err(unavailable) => Err(io::Error::other(unavailable.clone())),
+        })
+    }
+}

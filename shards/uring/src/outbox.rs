@@ -1,0 +1,263 @@
+//! What a connection has taken and the kernel has not.
+//!
+//! Every send is tried without waiting, all of a turn's in the call that ends the turn, so the kernel is done with the
+//! memory when that call returns. What it did not take waits until it says that there is room.
+
+use std::cell::Cell;
+use std::io;
+use std::rc::Rc;
+
+use io_uring::opcode;
+use io_uring::squeue::Flags;
+use rustix::io::Errno;
+
+use crate::chain::Chain;
+use crate::chunk::{Chunk, Own};
+use crate::core::Core;
+use crate::features::Feature;
+use crate::socket::{Facts, Socket};
+use crate::table::Kind;
+
+/// A sink takes nothing while it holds this much.
+const HIGH: usize = 64 << 10;
+/// Who waits to write is woken when no more than this is left.
+pub(crate) const LOW: usize = 16 << 10;
+
+/// As a whole or until the buffers are full; a short count is then an error to the ring, which tells of errors alone.
+const SENDING: i32 = libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT | libc::MSG_WAITALL;
+
+/// The sending side of a connection.
+#[derive(Debug, Default)]
+pub(crate) struct Outbox {
+    chunks: Chain,
+    bytes: Cell<usize>,
+    state: Cell<State>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum State {
+    /// Nothing is done about it.
+    #[default]
+    Idle,
+    /// To be sent with this turn's others.
+    Due,
+    /// The first chunk is being tried.
+    Tried,
+    /// The buffers were full.
+    Stuck,
+}
+
+impl Outbox {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.bytes.get() == 0
+    }
+
+    /// Whether there is more than one send will try.
+    pub(crate) fn has_more(&self) -> bool {
+        self.chunks.has_several()
+    }
+
+    /// Bytes that the kernel has not.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes.get()
+    }
+
+    /// Whether it waits for the peer.
+    pub(crate) fn is_stuck(&self) -> bool {
+        self.state.get() == State::Stuck
+    }
+
+    /// How much it takes now.
+    pub(crate) fn room(&self) -> usize {
+        HIGH.saturating_sub(self.bytes.get())
+    }
+
+    /// Takes some bytes, copied; answers how many.
+    pub(crate) fn write(&self, socket: &Rc<Socket>, core: &Core, bytes: &[u8]) -> usize {
+        let mut left = &bytes[..bytes.len().min(self.room())];
+        let count = left.len();
+        // The kernel may be reading the first one.
+        let busy = self.state.get() == State::Tried && !self.chunks.has_several();
+        let appended = self.chunks.with_last(&core.links, |last| match last {
+            Chunk::Own(last) if !busy => last.append(left),
+            _ => 0,
+        });
+        left = &left[appended.unwrap_or(0)..];
+        while !left.is_empty() {
+            let mut own = Own::empty(core);
+            left = &left[own.append(left)..];
+            self.chunks.push(&core.links, Chunk::Own(own));
+        }
+        self.bytes.set(self.bytes.get() + count);
+        self.due(socket, core);
+        count
+    }
+
+    /// Takes a chunk as it is.
+    pub(crate) fn put(&self, socket: &Rc<Socket>, core: &Core, chunk: Chunk) {
+        self.bytes.set(self.bytes.get() + chunk.len());
+        self.chunks.push(&core.links, chunk);
+        self.due(socket, core);
+    }
+
+    fn due(&self, socket: &Rc<Socket>, core: &Core) {
+        if self.state.get() == State::Idle && !self.is_empty() && !socket.is(Facts::CLOSING) {
+            self.state.set(State::Due);
+            core.due(socket.clone());
+        }
+    }
+
+    /// Queues the send of the first chunk. False if there is nothing to send after all.
+    pub(crate) fn begin(&self, socket: &Socket, core: &Core) -> bool {
+        if self.state.get() != State::Due {
+            return false;
+        }
+        self.state.set(State::Idle);
+        let Some(number) = socket.number() else { return false };
+        let send = self.chunks.with_first(&core.links, |first| {
+            let bytes = first.bytes(core);
+            opcode::Send::new(number, bytes.as_ptr(), bytes.len() as u32).flags(SENDING).build()
+        });
+        let Some(mut entry) = send else { return false };
+        if core.has(Feature::SkipSuccess) {
+            entry = entry.flags(Flags::SKIP_SUCCESS);
+        }
+        self.state.set(State::Tried);
+        socket.begun();
+        // SAFETY: the chunk stays where it is, and the first, until the call has returned that takes the entry, or the kernel
+        // has said that it is done: what would drop it asks for the state. Not to wait means that it is done by then.
+        unsafe { core.begin(entry, socket.token(Kind::Send)) };
+        true
+    }
+
+    /// The call has returned and nothing was said of the first chunk: it was sent whole. False if something was said.
+    pub(crate) fn settle(&self, socket: &Rc<Socket>, core: &Core) -> bool {
+        if self.state.get() != State::Tried {
+            return false;
+        }
+        let whole = self.chunks.with_first(&core.links, |first| first.len()).unwrap_or(0);
+        self.advance(socket, core, whole);
+        true
+    }
+
+    /// The kernel said how far it came with the first chunk: how many bytes it took, or an error below zero.
+    pub(crate) fn tried(&self, socket: &Rc<Socket>, core: &Core, result: i32) {
+        let whole = self.chunks.with_first(&core.links, |first| first.len()).unwrap_or(0);
+        match usize::try_from(result) {
+            Ok(count) if count >= whole => self.advance(socket, core, whole),
+            Ok(count) => self.stick(socket, core, count),
+            Err(_) if result == -Errno::AGAIN.raw_os_error() => self.stick(socket, core, 0),
+            Err(_) if result == -Errno::INTR.raw_os_error() => self.advance(socket, core, 0),
+            // Short of memory: it may have some when there is room again.
+            Err(_) if [Errno::NOBUFS, Errno::NOMEM].iter().any(|errno| errno.raw_os_error() == -result) => {
+                self.stick(socket, core, 0);
+            }
+            Err(_) => {
+                socket.fail(io::Error::from_raw_os_error(-result));
+                self.state.set(State::Idle);
+                self.drop_all(core);
+                socket.writer.wake();
+                socket.reader.wake();
+                socket.let_go(core);
+            }
+        }
+    }
+
+    fn advance(&self, socket: &Rc<Socket>, core: &Core, count: usize) {
+        self.state.set(State::Idle);
+        self.take(core, count);
+        self.due(socket, core);
+        self.progressed(socket, core);
+    }
+
+    /// Leaves out what was sent.
+    fn take(&self, core: &Core, count: usize) {
+        let left = self.chunks.with_first(&core.links, |first| {
+            first.advance(count);
+            first.len()
+        });
+        // After an abort there is nothing.
+        let Some(left) = left else { return };
+        self.bytes.set(self.bytes.get() - count);
+        if left == 0
+            && let Some(first) = self.chunks.pop(&core.links)
+        {
+            first.release(core);
+        }
+    }
+
+    /// Waits until there is room.
+    fn stick(&self, socket: &Rc<Socket>, core: &Core, count: usize) {
+        self.take(core, count);
+        self.state.set(State::Idle);
+        if socket.is(Facts::CLOSING) {
+            return;
+        }
+        if let Some(number) = socket.number() {
+            self.state.set(State::Stuck);
+            let events = (libc::POLLOUT | libc::POLLERR | libc::POLLHUP) as u32;
+            socket.begun();
+            // SAFETY: names no memory.
+            unsafe { core.begin(opcode::PollAdd::new(number, events).build(), socket.token(Kind::Writable)) };
+        }
+        self.progressed(socket, core);
+    }
+
+    /// There is room again, or the connection broke, which the next send tells.
+    pub(crate) fn writable(&self, socket: &Rc<Socket>, core: &Core) {
+        if self.state.get() == State::Stuck {
+            self.state.set(State::Idle);
+            self.due(socket, core);
+        }
+    }
+
+    fn progressed(&self, socket: &Rc<Socket>, core: &Core) {
+        if self.is_empty() && socket.is(Facts::SHUT_LATER) && !socket.is(Facts::SHUT) {
+            // If it fails the connection broke, which the source learns by itself.
+            let _ = socket.shut();
+        }
+        socket.let_go(core);
+        if self.bytes.get() <= LOW {
+            socket.writer.wake();
+        }
+    }
+
+    /// Sends what is due at once, in a call of its own, as far as the kernel takes it: for what has to come right behind
+    /// it.
+    pub(crate) fn send_now(&self, socket: &Socket, core: &Core) {
+        while matches!(self.state.get(), State::Due | State::Idle) {
+            let sent = self.chunks.with_first(&core.links, |first| {
+                socket.with_file(|file| waterwheel_os::send(file, first.bytes(core))).flatten()
+            });
+            // What went wrong is said again by the send that is due.
+            let Some(Ok(count)) = sent else { return };
+            self.take(core, count);
+        }
+    }
+
+    /// Gives the kernel its buffers back, and keeps the bytes, unless they are sent right now.
+    pub(crate) fn copy_out(&self, core: &Core) {
+        if self.state.get() == State::Stuck {
+            self.chunks.each(&core.links, |chunk| chunk.copy_out(core));
+        }
+    }
+
+    /// Nothing more will be sent.
+    pub(crate) fn end(&self, socket: &Socket, core: &Core) {
+        match self.state.get() {
+            // The kernel may be reading it; dropped with the socket.
+            State::Tried => return,
+            State::Stuck => core.cancel(socket.token(Kind::Writable)),
+            State::Idle | State::Due => {}
+        }
+        self.state.set(State::Idle);
+        self.drop_all(core);
+    }
+
+    fn drop_all(&self, core: &Core) {
+        self.bytes.set(0);
+        while let Some(chunk) = self.chunks.pop(&core.links) {
+            chunk.release(core);
+        }
+    }
+}

@@ -1,0 +1,244 @@
+//! The io_uring instance of one reactor: what goes in, what comes out, and the one system call between.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::ffi::c_uint;
+use std::fmt;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
+
+use io_uring::IoUring;
+use io_uring::cqueue::{buffer_select, more};
+use io_uring::squeue::Entry;
+use rustix::io::Errno;
+
+use crate::enter::{NO_IOWAIT, Name, enter, register, unregister};
+use crate::features::{Feature, Features};
+
+/// Operations submitted at once, 16 KiB of entries. More in one turn are submitted in several calls.
+const ENTRIES: u32 = 256;
+
+/// Completions that wait at once, 64 KiB. More than that the kernel keeps for us (`IORING_FEAT_NODROP`).
+const COMPLETIONS: u32 = 4096;
+
+/// A deadline this far away is none: the kernel's clock would not count as far as ours.
+const FOREVER: Duration = Duration::from_secs(1 << 30);
+
+/// What the kernel said of an operation.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Completion {
+    /// What was asked for, as a [`Token`](crate::table::Token)'s number.
+    pub(crate) about: u64,
+    /// A count, or an error's number below zero.
+    pub(crate) result: i32,
+    /// The provided buffer that was used.
+    pub(crate) buffer: Option<u16>,
+    /// The operation goes on.
+    pub(crate) more: bool,
+}
+
+/// The queues of one reactor. Only the thread that made it may use it (`IORING_SETUP_SINGLE_ISSUER`).
+pub(crate) struct Ring {
+    /// `None` once closed.
+    open: RefCell<Option<IoUring>>,
+    /// What found no room: the kernel was short of memory when the queue was full.
+    spilled: RefCell<VecDeque<Entry>>,
+    name: Name,
+    flags: c_uint,
+}
+
+impl Ring {
+    /// With what of `wanted` the kernel accepts. It is found out by trying, on each call.
+    ///
+    /// # Errors
+    /// As io_uring_setup(2): `PermissionDenied` where it is forbidden, `Unsupported` where there is none.
+    pub(crate) fn new(wanted: Features) -> io::Result<(Ring, Features)> {
+        let (ring, mut got) = Ring::set_up(wanted)?;
+        if !(ring.params().is_feature_nodrop() && ring.params().is_feature_ext_arg()) {
+            return Err(io::Error::new(
+                io::ErrorKind::Unsupported,
+                "io_uring drops completions or takes no deadline: Linux 5.11 or later is needed",
+            ));
+        }
+        let mut flags = 0;
+        if got.has(Feature::NoIowait) {
+            if ring.params().is_feature_no_iowait() {
+                flags = NO_IOWAIT;
+            } else {
+                got = got.without(Feature::NoIowait);
+            }
+        }
+        let descriptor = ring.as_raw_fd();
+        let mut name = Name::Descriptor(descriptor);
+        if got.has(Feature::RingFd) {
+            match register(descriptor) {
+                Ok(registered) => name = registered,
+                Err(_) => got = got.without(Feature::RingFd),
+            }
+        }
+        let spilled = RefCell::default();
+        Ok((Ring { open: RefCell::new(Some(ring)), spilled, name, flags }, got))
+    }
+
+    /// Tries the setups from the newest on. A kernel refuses flags that it does not know.
+    fn set_up(wanted: Features) -> io::Result<(IoUring, Features)> {
+        let tries = [
+            wanted,
+            wanted.without(Feature::NoSqArray),
+            wanted.without(Feature::NoSqArray).without(Feature::DeferTaskrun),
+        ];
+        let mut last = None;
+        for (number, tried) in tries.into_iter().enumerate() {
+            if number > 0 && tried == tries[number - 1] {
+                continue;
+            }
+            let mut builder = IoUring::builder();
+            builder.setup_cqsize(COMPLETIONS).setup_clamp().setup_submit_all();
+            if tried.has(Feature::DeferTaskrun) {
+                builder.setup_single_issuer().setup_defer_taskrun().setup_taskrun_flag();
+            } else {
+                builder.setup_coop_taskrun().setup_taskrun_flag();
+            }
+            if tried.has(Feature::NoSqArray) {
+                builder.setup_no_sqarray();
+            }
+            match builder.build(ENTRIES) {
+                Ok(ring) => return Ok((ring, tried)),
+                Err(error) if error.raw_os_error() == Some(Errno::INVAL.raw_os_error()) => last = Some(error),
+                Err(error) => return Err(error),
+            }
+        }
+        // Linux 5.18 and before.
+        match IoUring::builder().setup_cqsize(COMPLETIONS).setup_clamp().build(ENTRIES) {
+            Ok(ring) => Ok((ring, tries[2])),
+            Err(error) => Err(last.unwrap_or(error)),
+        }
+    }
+
+    /// Queues an operation for the next [`enter`](Ring::enter). After the close it is dropped.
+    ///
+    /// # Safety
+    /// Whatever memory the entry names must stay valid, and alone the kernel's where the kernel writes, until the
+    /// operation's last completion was taken or the ring was closed; for an operation that the kernel never keeps, until
+    /// the `enter` that took it has returned.
+    pub(crate) unsafe fn push(&self, entry: &Entry) {
+        let mut open = self.open.borrow_mut();
+        let Some(ring) = &mut *open else { return };
+        // SAFETY: as promised by the caller.
+        if unsafe { ring.submission().push(entry) }.is_ok() {
+            return;
+        }
+        // What it says is said again by the next call.
+        let queued = ring.submission().len() as u32;
+        let _ = enter(self.name, queued, 0, None, self.flags);
+        // SAFETY: as promised by the caller; a spilled entry is pushed later under the same promise.
+        if unsafe { ring.submission().push(entry) }.is_err() {
+            self.spilled.borrow_mut().push_back(entry.clone());
+        }
+    }
+
+    /// Whether a call would do nothing: no operation is queued, and the kernel has no work for the ring. What it has done
+    /// may still be there to be taken.
+    pub(crate) fn is_quiet(&self) -> bool {
+        let mut open = self.open.borrow_mut();
+        let Some(ring) = &mut *open else { return true };
+        let queue = ring.submission();
+        queue.is_empty() && !queue.taskrun() && !queue.cq_overflow()
+    }
+
+    /// Whether the kernel has taken all that was pushed.
+    pub(crate) fn is_submitted(&self) -> bool {
+        let mut open = self.open.borrow_mut();
+        self.spilled.borrow().is_empty() && open.as_mut().is_none_or(|ring| ring.submission().is_empty())
+    }
+
+    /// Submits what is queued, lets the kernel do its work for the ring, and waits for `want` completions, but not
+    /// longer than `timeout` (`None`: without end). A signal ends the wait early.
+    ///
+    /// # Errors
+    /// The kernel's reason: the ring is of no use any more.
+    pub(crate) fn enter(&self, want: u32, timeout: Option<Duration>) -> io::Result<()> {
+        let mut open = self.open.borrow_mut();
+        let Some(ring) = &mut *open else { return Err(Errno::NOTCONN.into()) };
+        self.unspill(ring);
+        let queued = ring.submission().len() as u32;
+        let timeout = timeout.filter(|timeout| *timeout < FOREVER);
+        match enter(self.name, queued, want, timeout, self.flags) {
+            Ok(()) => Ok(()),
+            Err(error) => match Errno::from_io_error(&error) {
+                // The deadline, a signal; too much to be taken, or no memory now: the next call tries again.
+                Some(Errno::TIME | Errno::INTR | Errno::BUSY | Errno::AGAIN) => Ok(()),
+                _ => Err(error),
+            },
+        }
+    }
+
+    fn unspill(&self, ring: &mut IoUring) {
+        let mut spilled = self.spilled.borrow_mut();
+        while let Some(entry) = spilled.pop_front() {
+            // SAFETY: as promised to `push`.
+            if unsafe { ring.submission().push(&entry) }.is_err() {
+                return spilled.push_front(entry);
+            }
+        }
+    }
+
+    /// Takes all completions that are there, those that the kernel had to keep for us too.
+    ///
+    /// # Errors
+    /// As [`enter`](Ring::enter).
+    pub(crate) fn harvest(&self, into: &mut Vec<Completion>) -> io::Result<()> {
+        loop {
+            let overflown = {
+                let mut open = self.open.borrow_mut();
+                let Some(ring) = &mut *open else { return Ok(()) };
+                into.extend(ring.completion().map(|entry| Completion {
+                    about: entry.user_data(),
+                    result: entry.result(),
+                    buffer: buffer_select(entry.flags()),
+                    more: more(entry.flags()),
+                }));
+                ring.submission().cq_overflow()
+            };
+            if !overflown {
+                return Ok(());
+            }
+            self.enter(0, None)?;
+        }
+    }
+
+    /// Another descriptor of the ring, for other rings to send messages to.
+    ///
+    /// # Errors
+    /// As fcntl(2): no descriptor left.
+    pub(crate) fn duplicate(&self) -> io::Result<OwnedFd> {
+        let open = self.open.borrow();
+        let ring = open.as_ref().ok_or(Errno::NOTCONN)?;
+        // SAFETY: the ring, and so its descriptor, is open for as long as it is borrowed.
+        let descriptor = unsafe { BorrowedFd::borrow_raw(ring.as_raw_fd()) };
+        waterwheel_os::duplicate(descriptor)
+    }
+
+    /// Does something with the instance itself.
+    ///
+    /// # Errors
+    /// `NotConnected` after the close, else what `with` says.
+    pub(crate) fn register<T>(&self, with: impl FnOnce(&IoUring) -> io::Result<T>) -> io::Result<T> {
+        with(self.open.borrow().as_ref().ok_or(Errno::NOTCONN)?)
+    }
+
+    /// Closes the instance.
+    pub(crate) fn close(&self) {
+        self.spilled.borrow_mut().clear();
+        if let Some(ring) = self.open.take() {
+            unregister(ring.as_raw_fd(), self.name);
+        }
+    }
+}
+
+impl fmt::Debug for Ring {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Ring").field("open", &self.open.borrow().is_some()).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,165 @@
+//! The sending half of a connection.
+
+use std::any::Any;
+use std::io::{self, IoSlice};
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+
+use rustix::io::Errno;
+use waterwheel_reactor::{Side, Sink, Source};
+
+use crate::core::Core;
+use crate::outbox::LOW;
+use crate::socket::{Facts, Socket};
+use crate::source::UringSource;
+
+/// Takes bytes until it holds 64 KiB, and sends them with the turn's others.
+#[derive(Debug)]
+pub(crate) struct UringSink {
+    core: Rc<Core>,
+    socket: Rc<Socket>,
+}
+
+impl UringSink {
+    pub(crate) fn new(core: Rc<Core>, socket: Rc<Socket>) -> UringSink {
+        UringSink { core, socket }
+    }
+
+    /// Ready when something can be taken.
+    fn poll_room(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let socket = &*self.socket;
+        if socket.is(Facts::CONNECTING) {
+            socket.writer.wait(cx);
+            return Poll::Pending;
+        }
+        if let Some(error) = socket.error() {
+            return Poll::Ready(Err(error));
+        }
+        if socket.is(Facts::SHUT.and(Facts::SHUT_LATER)) {
+            return Poll::Ready(Err(Errno::PIPE.into()));
+        }
+        if socket.outbox.room() == 0 {
+            socket.writer.wait(cx);
+            return Poll::Pending;
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl Sink for UringSink {
+    fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        if bytes.is_empty() {
+            return Poll::Ready(Ok(0));
+        }
+        ready!(self.poll_room(cx))?;
+        Poll::Ready(Ok(self.socket.outbox.write(&self.socket, &self.core, bytes)))
+    }
+
+    fn poll_write_vectored(
+        &mut self,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        if slices.iter().all(|slice| slice.is_empty()) {
+            return Poll::Ready(Ok(0));
+        }
+        ready!(self.poll_room(cx))?;
+        let mut taken = 0;
+        for slice in slices {
+            let count = self.socket.outbox.write(&self.socket, &self.core, slice);
+            taken += count;
+            if count < slice.len() {
+                break;
+            }
+        }
+        Poll::Ready(Ok(taken))
+    }
+
+    fn poll_forward(
+        &mut self,
+        cx: &mut Context<'_>,
+        from: &mut dyn Source,
+        most: usize,
+    ) -> Poll<Result<usize, Side<io::Error>>> {
+        let any: &mut dyn Any = from;
+        if let Some(source) = any.downcast_mut::<UringSource>()
+            && Rc::ptr_eq(&source.core, &self.core)
+        {
+            let Some(chunk) = ready!(source.poll_take(cx)).map_err(Side::Source)? else {
+                return Poll::Ready(Ok(0));
+            };
+            let count = chunk.len();
+            let room = self.poll_room(cx);
+            if matches!(room, Poll::Ready(Ok(()))) && count <= most {
+                self.socket.outbox.put(&self.socket, &self.core, chunk);
+                return Poll::Ready(Ok(count));
+            }
+            source.put_back(chunk);
+            ready!(room).map_err(Side::Sink)?;
+        }
+        let lent = ready!(from.poll_fill(cx)).map_err(Side::Source)?;
+        if lent.is_empty() {
+            return Poll::Ready(Ok(0));
+        }
+        let part = &lent[..lent.len().min(most)];
+        let taken = ready!(self.poll_write(cx, part)).map_err(Side::Sink)?;
+        from.consume(taken);
+        Poll::Ready(Ok(taken))
+    }
+
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let socket = &*self.socket;
+        if socket.is(Facts::CONNECTING) || socket.outbox.bytes() > LOW && socket.error().is_none() {
+            socket.writer.wait(cx);
+            return Poll::Pending;
+        }
+        if socket.error().is_none() && !socket.inbox.is_asked() {
+            socket.take_error();
+        }
+        Poll::Ready(socket.error().map_or(Ok(()), Err))
+    }
+
+    fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let socket = &*self.socket;
+        if socket.is(Facts::CONNECTING) {
+            socket.writer.wait(cx);
+            return Poll::Pending;
+        }
+        if socket.is(Facts::SHUT) {
+            return Poll::Ready(Ok(()));
+        }
+        if socket.error().is_none() {
+            // The end often comes with the last bytes, which then need not wait for the turn's end.
+            socket.outbox.send_now(socket, &self.core);
+            if !socket.outbox.is_empty() {
+                socket.writer.wait(cx);
+                return Poll::Pending;
+            }
+        }
+        Poll::Ready(socket.shut())
+    }
+
+    fn unacknowledged(&self) -> Option<usize> {
+        let kernels = self.socket.with_file(waterwheel_os::unacknowledged).flatten().ok()?;
+        Some(kernels + self.socket.outbox.bytes())
+    }
+
+    fn abort(&mut self) {
+        self.socket.abort(&self.core);
+    }
+}
+
+impl Drop for UringSink {
+    fn drop(&mut self) {
+        let socket = &self.socket;
+        socket.writer.forget();
+        socket.set(Facts::NO_SINK);
+        if socket.is(Facts::CONNECTING) || !socket.outbox.is_empty() {
+            socket.set(Facts::SHUT_LATER);
+        } else if !socket.is(Facts::SHUT) && socket.error().is_none() && !socket.is(Facts::NO_SOURCE) {
+            // If it fails the connection broke, which the source learns by itself.
+            let _ = socket.shut();
+        }
+        socket.let_go(&self.core);
+    }
+}

@@ -1,0 +1,388 @@
+//! A connection: what both halves share, and what the kernel's answers do to it.
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::rc::Rc;
+
+use io_uring::opcode;
+use io_uring::types::{Fd, Timespec};
+use rustix::io::Errno;
+
+use crate::core::Core;
+use crate::inbox::Inbox;
+use crate::outbox::Outbox;
+use crate::ring::Completion;
+use crate::table::{Kind, NO_PLACE, Owner, Token};
+use crate::waiting::Waiter;
+
+/// Some of the facts below.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Facts(u16);
+
+impl Facts {
+    pub(crate) const NONE: Facts = Facts(0);
+    /// The connect has not come to its end.
+    pub(crate) const CONNECTING: Facts = Facts(1);
+    /// The peer is this machine, so that a connect may have met itself.
+    pub(crate) const NEAR: Facts = Facts(1 << 1);
+    /// Our FIN is with the kernel.
+    pub(crate) const SHUT: Facts = Facts(1 << 2);
+    /// The sink was dropped: send FIN when all that it took is sent.
+    pub(crate) const SHUT_LATER: Facts = Facts(1 << 3);
+    /// The source was dropped.
+    pub(crate) const NO_SOURCE: Facts = Facts(1 << 4);
+    /// The sink was dropped.
+    pub(crate) const NO_SINK: Facts = Facts(1 << 5);
+    /// Reset by its owner: nothing is lent any more.
+    pub(crate) const ABORTED: Facts = Facts(1 << 6);
+    /// To be closed as soon as no operation is under way.
+    pub(crate) const CLOSING: Facts = Facts(1 << 7);
+    /// The source waits until no operation is under way.
+    pub(crate) const RELEASING: Facts = Facts(1 << 8);
+    /// The time that its last bytes have is running.
+    pub(crate) const PATIENCE: Facts = Facts(1 << 9);
+
+    pub(crate) const fn and(self, more: Facts) -> Facts {
+        Facts(self.0 | more.0)
+    }
+
+    const fn but(self, less: Facts) -> Facts {
+        Facts(self.0 & !less.0)
+    }
+
+    /// Whether any of `some` holds.
+    const fn any(self, some: Facts) -> bool {
+        self.0 & some.0 != 0
+    }
+}
+
+/// Shared by the halves of a connection and the reactor's table, which keeps it until its last operation has completed:
+/// until then its descriptor stays open, since what was queued names it by its number.
+#[derive(Debug)]
+pub(crate) struct Socket {
+    place: Cell<u32>,
+    // `None` when closed, released, or when the reactor ended.
+    file: RefCell<Option<OwnedFd>>,
+    facts: Cell<Facts>,
+    /// The system's number of what broke the connection; 0: nothing did.
+    error: Cell<i32>,
+    /// Operations that have not completed.
+    under_way: Cell<u32>,
+    pub(crate) reader: Waiter,
+    pub(crate) writer: Waiter,
+    pub(crate) inbox: Inbox,
+    pub(crate) outbox: Outbox,
+}
+
+const PIPE: i32 = Errno::PIPE.raw_os_error();
+const NOBUFS: i32 = Errno::NOBUFS.raw_os_error();
+const NOMEM: i32 = Errno::NOMEM.raw_os_error();
+
+impl Socket {
+    pub(crate) fn new(file: Option<OwnedFd>, facts: Facts, error: i32) -> Rc<Socket> {
+        Rc::new(Socket {
+            place: Cell::new(NO_PLACE),
+            file: RefCell::new(file),
+            facts: Cell::new(facts),
+            error: Cell::new(error),
+            under_way: Cell::new(0),
+            reader: Waiter::default(),
+            writer: Waiter::default(),
+            inbox: Inbox::default(),
+            outbox: Outbox::default(),
+        })
+    }
+
+    /// How operations name it.
+    pub(crate) fn number(&self) -> Option<Fd> {
+        self.file.borrow().as_ref().map(|file| Fd(file.as_raw_fd()))
+    }
+
+    pub(crate) fn place(&self) -> u32 {
+        self.place.get()
+    }
+
+    pub(crate) fn is(&self, some: Facts) -> bool {
+        self.facts.get().any(some)
+    }
+
+    pub(crate) fn set(&self, more: Facts) {
+        self.facts.set(self.facts.get().and(more));
+    }
+
+    fn clear(&self, less: Facts) {
+        self.facts.set(self.facts.get().but(less));
+    }
+
+    // ---- operations
+
+    pub(crate) fn token(&self, kind: Kind) -> Token {
+        Token::new(kind, self.place.get())
+    }
+
+    /// One more operation is under way.
+    pub(crate) fn begun(&self) {
+        self.under_way.set(self.under_way.get() + 1);
+    }
+
+    /// One operation less is under way.
+    fn ended(self: &Rc<Self>, core: &Core) {
+        self.under_way.set(self.under_way.get() - 1);
+        if self.under_way.get() > 0 {
+            return;
+        }
+        if self.is(Facts::CLOSING) {
+            self.leave(core);
+        } else if self.is(Facts::RELEASING) {
+            self.reader.wake();
+        }
+    }
+
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.under_way.get() == 0
+    }
+
+    /// Whether something has to be done as soon as the kernel has what is being sent.
+    pub(crate) fn is_waited_for(&self) -> bool {
+        self.writer.waits() || self.outbox.has_more() || self.is(Facts::SHUT_LATER.and(Facts::RELEASING))
+    }
+
+    /// Hands an answer of the kernel's to whom it concerns.
+    pub(crate) fn completed(self: &Rc<Self>, core: &Core, kind: Kind, completion: Completion) {
+        match kind {
+            Kind::Receive => self.inbox.received(self, core, completion),
+            Kind::Readable => self.inbox.readable(self, core),
+            Kind::Send => self.outbox.tried(self, core, completion.result),
+            Kind::Writable if self.is(Facts::CONNECTING) => {
+                self.connected(core);
+                self.reader.wake();
+                self.writer.wake();
+            }
+            Kind::Writable => self.outbox.writable(self, core),
+            Kind::Patience => self.out_of_time(core),
+            _ => return,
+        }
+        if !completion.more {
+            self.ended(core);
+        }
+    }
+
+    /// A send that says nothing if it went well has gone well.
+    pub(crate) fn sent(self: &Rc<Self>, core: &Core) {
+        if self.outbox.settle(self, core) {
+            self.ended(core);
+        }
+    }
+
+    /// Waits for the end of a connect.
+    pub(crate) fn await_connect(&self, core: &Core) {
+        if let Some(number) = self.number() {
+            let events = (libc::POLLOUT | libc::POLLERR | libc::POLLHUP) as u32;
+            self.begun();
+            // SAFETY: names no memory.
+            unsafe { core.begin(opcode::PollAdd::new(number, events).build(), self.token(Kind::Writable)) };
+        }
+    }
+
+    /// The connect came to its end, one way or the other.
+    fn connected(self: &Rc<Self>, core: &Core) {
+        self.clear(Facts::CONNECTING);
+        let failed = match &*self.file.borrow() {
+            Some(file) => match waterwheel_os::take_error(file.as_fd()) {
+                Ok(None) if self.is(Facts::NEAR) && waterwheel_os::met_itself(file.as_fd()) => {
+                    Some(Errno::CONNREFUSED.raw_os_error())
+                }
+                Ok(None) => None,
+                Ok(Some(error)) | Err(error) => Some(number(&error)),
+            },
+            None => return,
+        };
+        if let Some(error) = failed {
+            self.error.set(error);
+            // Nothing can come of it any more, and one that met itself would even work.
+            self.close(core);
+        } else if self.is(Facts::SHUT_LATER) {
+            // If it fails the connection broke, which the source learns by itself.
+            let _ = self.shut();
+        }
+    }
+
+    // ---- errors
+
+    /// Remembers an error that ends the connection, and answers with the one to report: the first, but for a broken
+    /// pipe, which only says that the peer does not read.
+    pub(crate) fn fail(&self, error: io::Error) -> io::Error {
+        let known = self.error.get();
+        if known != 0 && known != PIPE {
+            return io::Error::from_raw_os_error(known);
+        }
+        match error.raw_os_error() {
+            // Short of memory, not broken.
+            Some(NOBUFS | NOMEM) | None => {}
+            Some(number) => self.error.set(number),
+        }
+        error
+    }
+
+    /// What broke the connection, if anything did.
+    pub(crate) fn error(&self) -> Option<io::Error> {
+        match self.error.get() {
+            0 => None,
+            number => Some(io::Error::from_raw_os_error(number)),
+        }
+    }
+
+    /// What broke the receiving half: a broken pipe does not.
+    pub(crate) fn receive_error(&self) -> Option<io::Error> {
+        if self.error.get() == PIPE { None } else { self.error() }
+    }
+
+    /// Why there is no file any more.
+    pub(crate) fn failure(&self) -> io::Error {
+        self.error().unwrap_or_else(|| Errno::NOTCONN.into())
+    }
+
+    /// Asks the kernel for an error that nobody was told of: while nothing is received, nothing tells.
+    pub(crate) fn take_error(&self) {
+        let waiting = match &*self.file.borrow() {
+            Some(file) => waterwheel_os::take_error(file.as_fd()),
+            None => return,
+        };
+        if let Ok(Some(error)) | Err(error) = waiting {
+            self.fail(error);
+        }
+    }
+
+    // ---- the end
+
+    /// Sends FIN, behind what the kernel has.
+    pub(crate) fn shut(&self) -> io::Result<()> {
+        let sent = self.with_file(waterwheel_os::shutdown_write)?;
+        match sent {
+            Ok(()) => {
+                self.set(Facts::SHUT);
+                Ok(())
+            }
+            Err(error) => {
+                // ENOTCONN; what broke the connection says more.
+                self.take_error();
+                Err(self.error().unwrap_or(error))
+            }
+        }
+    }
+
+    /// Does something with the descriptor.
+    ///
+    /// # Errors
+    /// There is none any more.
+    pub(crate) fn with_file<T>(&self, with: impl FnOnce(BorrowedFd<'_>) -> T) -> io::Result<T> {
+        match &*self.file.borrow() {
+            Some(file) => Ok(with(file.as_fd())),
+            None => Err(self.failure()),
+        }
+    }
+
+    /// Resets the connection.
+    pub(crate) fn abort(self: &Rc<Self>, core: &Core) {
+        if self.is(Facts::CLOSING) || self.file.borrow().is_none() {
+            return;
+        }
+        let _ = self.with_file(waterwheel_os::abort);
+        if self.error.get() == 0 {
+            self.error.set(Errno::CONNABORTED.raw_os_error());
+        }
+        self.set(Facts::ABORTED);
+        self.close(core);
+    }
+
+    /// Closes the connection when both halves are gone, as soon as what they left is sent.
+    pub(crate) fn let_go(self: &Rc<Self>, core: &Core) {
+        if !(self.is(Facts::NO_SOURCE) && self.is(Facts::NO_SINK)) {
+            return;
+        }
+        if self.outbox.is_empty() || self.is(Facts::CONNECTING) || self.error.get() != 0 {
+            self.close(core);
+        } else if !self.is(Facts::PATIENCE) && self.outbox.is_stuck() {
+            self.set(Facts::PATIENCE);
+            self.begun();
+            let entry = opcode::Timeout::new(&raw const PATIENCE).build();
+            // SAFETY: the kernel reads a constant.
+            unsafe { core.begin(entry, self.token(Kind::Patience)) };
+        }
+    }
+
+    /// Nobody waits for this connection any more, and its peer has not read for long.
+    fn out_of_time(self: &Rc<Self>, core: &Core) {
+        if !self.is(Facts::CLOSING) {
+            self.abort(core);
+        }
+    }
+
+    /// Nothing more will come of it: cancels what is under way, wakes who waits, and closes the file as soon as the kernel
+    /// has let go of it.
+    pub(crate) fn close(self: &Rc<Self>, core: &Core) {
+        if self.is(Facts::CLOSING) {
+            return;
+        }
+        self.set(Facts::CLOSING);
+        if self.is(Facts::CONNECTING) {
+            self.clear(Facts::CONNECTING);
+            core.cancel(self.token(Kind::Writable));
+        }
+        self.inbox.end(self, core);
+        self.outbox.end(self, core);
+        if self.is(Facts::PATIENCE) {
+            core.cancel(self.token(Kind::Patience));
+        }
+        if self.error.get() == 0 {
+            self.error.set(Errno::NOTCONN.raw_os_error());
+        }
+        self.reader.wake();
+        self.writer.wake();
+        if self.is_quiet() {
+            self.leave(core);
+        }
+    }
+
+    fn leave(self: &Rc<Self>, core: &Core) {
+        self.inbox.end(self, core);
+        self.outbox.end(self, core);
+        drop(core.remove(self.place.replace(NO_PLACE)));
+        drop(self.file.take());
+    }
+
+    /// Takes the file out, to be owned by somebody else. No operation may be under way.
+    pub(crate) fn hand_out(self: &Rc<Self>, core: &Core) -> Option<OwnedFd> {
+        let file = self.file.take()?;
+        self.close(core);
+        Some(file)
+    }
+
+    /// The reactor is over, and the kernel has let go.
+    pub(crate) fn forget(&self) {
+        drop(self.file.take());
+        self.set(Facts::CLOSING);
+        if self.error.get() == 0 {
+            self.error.set(Errno::NOTCONN.raw_os_error());
+        }
+        self.reader.wake();
+        self.writer.wake();
+        self.reader.forget();
+        self.writer.forget();
+    }
+
+    /// Gives it a place in the table.
+    pub(crate) fn enter(self: &Rc<Self>, core: &Core) {
+        self.place.set(core.insert(Owner::Socket(self.clone())));
+    }
+}
+
+/// How long a peer has to read what was left for it by a connection that nobody holds any more.
+static PATIENCE: Timespec = Timespec::new().sec(30);
+
+/// The system's number of an error from connect(2) or `SO_ERROR`.
+pub(crate) fn number(error: &io::Error) -> i32 {
+    // One that is not the kernel's has none; there is none such at present.
+    error.raw_os_error().unwrap_or(Errno::CONNREFUSED.raw_os_error())
+}

@@ -1,0 +1,57 @@
+//! Who waits: one waker for each direction, kept when woken, so that waiting again costs no reference count.
+
+use std::cell::Cell;
+use std::fmt;
+use std::task::{Context, Waker};
+
+/// Somebody who may wait for something.
+#[derive(Default)]
+pub(crate) struct Waiter {
+    waker: Cell<Option<Waker>>,
+    waits: Cell<bool>,
+}
+
+impl Waiter {
+    /// Remembers who waits; the latest wins.
+    pub(crate) fn wait(&self, cx: &Context<'_>) {
+        let waker = match self.waker.take() {
+            Some(mut waker) => {
+                waker.clone_from(cx.waker());
+                waker
+            }
+            None => cx.waker().clone(),
+        };
+        self.waker.set(Some(waker));
+        self.waits.set(true);
+    }
+
+    /// Whether somebody waits.
+    pub(crate) fn waits(&self) -> bool {
+        self.waits.get()
+    }
+
+    /// Wakes whoever waits. Borrow nothing meanwhile: a waker may run anything.
+    pub(crate) fn wake(&self) {
+        if !self.waits.replace(false) {
+            return;
+        }
+        if let Some(waker) = self.waker.take() {
+            waker.wake_by_ref();
+            // Whoever came meanwhile is later, and stays.
+            let later = self.waker.take();
+            self.waker.set(later.or(Some(waker)));
+        }
+    }
+
+    /// Forgets who waited.
+    pub(crate) fn forget(&self) {
+        self.waits.set(false);
+        self.waker.take();
+    }
+}
+
+impl fmt::Debug for Waiter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Waiter").field(&self.waits.get()).finish()
+    }
+}
