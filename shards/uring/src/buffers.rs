@@ -12,13 +12,18 @@ use io_uring::types::BufRingEntry;
 
 use crate::ring::Ring;
 
-/// How many buffers; a power of two. The kernel takes them in turn and so walks through all of them: few, to stay in the
-/// cache. With 64 of 16 KiB a proxy of small messages took a tenth less CPU than with 512 of 32 KiB.
-pub(crate) const COUNT: usize = 64;
+/// How many there may be; a power of two. 16 MiB of address space, of which a page takes memory once it is used.
+const MOST: usize = 1024;
+/// How many the kernel is given at first.
+const FIRST: usize = 64;
+/// And at least. The kernel takes them in turn and so walks through all that it has: with few it stays in the cache.
+const LEAST: usize = 16;
+/// Calls after which it is seen how many were needed at once.
+const CALLS: u32 = 256;
 /// Bytes of each, and the most that one receive takes.
 pub(crate) const BYTES: usize = 16 << 10;
-/// With fewer than this many left for the kernel, those that nobody is busy with are taken back.
-const FEW: usize = COUNT / 4;
+/// With fewer than this many left for the kernel, and none in store, those that nobody is busy with are taken back.
+const FEW: usize = LEAST;
 
 /// The number under which the kernel knows them.
 pub(crate) const GROUP: u16 = 0;
@@ -68,18 +73,27 @@ impl Filled {
     }
 }
 
-/// The provided buffers of one reactor. Each is either the kernel's, who may write to it, or lent to one connection, by its
+/// The provided buffers of one reactor. Each is the kernel's, who may write to it, in store, or lent to one connection, by its
 /// place in the table.
+///
+/// The kernel has as many as it lately needed between two calls, twice over: more would be cold when their turn comes, and
+/// fewer would stop receives. What it has not is in store, the latest used on top.
 pub(crate) struct Buffers {
     // Records of 16 bytes; the last two bytes of the first are the tail.
     records: Pages,
     memory: Pages,
     /// Whose each buffer is.
-    holders: RefCell<[u32; COUNT]>,
-    /// Where the next one given back goes. Published by `publish`.
+    holders: RefCell<Box<[u32; MOST]>>,
+    store: RefCell<Vec<u16>>,
+    /// Where the next one handed over goes.
     tail: Cell<u16>,
     /// How many the kernel has, as far as we know.
     left: Cell<usize>,
+    /// How many it is to have.
+    wanted: Cell<usize>,
+    /// The most that it took between two of the calls counted so far.
+    peak: Cell<usize>,
+    calls: Cell<u32>,
 }
 
 impl Buffers {
@@ -89,21 +103,22 @@ impl Buffers {
     /// As io_uring_register(2): the kernel does not know such buffers, or knows them wrong.
     pub(crate) fn new(ring: &Ring) -> io::Result<Buffers> {
         let buffers = Buffers {
-            records: Pages::new(COUNT * size_of::<BufRingEntry>()),
-            memory: Pages::new(COUNT * BYTES),
-            holders: RefCell::new([NOBODY; COUNT]),
+            records: Pages::new(MOST * size_of::<BufRingEntry>()),
+            memory: Pages::new(MOST * BYTES),
+            holders: RefCell::new(Box::new([NOBODY; MOST])),
+            store: RefCell::new((0..MOST as u16).rev().collect()),
             tail: Cell::new(0),
             left: Cell::new(0),
+            wanted: Cell::new(FIRST),
+            peak: Cell::new(0),
+            calls: Cell::new(0),
         };
         let at = buffers.records.at.as_ptr().addr() as u64;
         ring.register(|ring| {
-            // SAFETY: the records are COUNT of them, at the start of a page, and stay until these buffers are dropped,
+            // SAFETY: the records are MOST of them, at the start of a page, and stay until these buffers are dropped,
             // which is after the ring was closed.
-            unsafe { ring.submitter().register_buf_ring_with_flags(at, COUNT as u16, GROUP, 0) }
+            unsafe { ring.submitter().register_buf_ring_with_flags(at, MOST as u16, GROUP, 0) }
         })?;
-        for number in 0..COUNT as u16 {
-            buffers.hand_over(number);
-        }
         buffers.publish();
         Ok(buffers)
     }
@@ -130,19 +145,26 @@ impl Buffers {
     }
 
     fn place(&self, number: u16) -> *mut u8 {
-        // SAFETY: the number is below COUNT, since the kernel knows no others.
+        // SAFETY: the number is below MOST, since the kernel knows no others.
         unsafe { self.memory.at.as_ptr().add(usize::from(number) * BYTES) }
     }
 
-    /// Gives one back, to be seen by the kernel after the next [`publish`](Buffers::publish).
+    /// Gives one back, for the kernel to have after the next [`publish`](Buffers::publish).
     pub(crate) fn give_back(&self, filled: Filled) {
         self.holders.borrow_mut()[usize::from(filled.number)] = NOBODY;
-        self.hand_over(filled.number);
+        self.store.borrow_mut().push(filled.number);
+    }
+
+    /// The kernel wanted one and had none.
+    pub(crate) fn ran_out(&self) {
+        self.wanted.set((self.wanted.get() * 2).min(MOST));
+        self.peak.set(self.wanted.get() / 2);
+        self.calls.set(0);
     }
 
     fn hand_over(&self, number: u16) {
         let tail = self.tail.get();
-        let place = usize::from(tail) % COUNT;
+        let place = usize::from(tail) % MOST;
         // SAFETY: the place is inside the records, which are aligned to a page. The kernel reads it only once the tail is
         // published, and has read what was there before: there are as many places as buffers.
         let record = unsafe { &mut *self.records.at.as_ptr().cast::<BufRingEntry>().add(place) };
@@ -153,8 +175,25 @@ impl Buffers {
         self.left.set(self.left.get() + 1);
     }
 
-    /// Shows the kernel what was given back.
+    /// Before each call: gives the kernel as many as it is to have.
     pub(crate) fn publish(&self) {
+        let taken = self.wanted.get().saturating_sub(self.left.get());
+        self.peak.set(self.peak.get().max(taken));
+        self.calls.set(self.calls.get() + 1);
+        if self.calls.get() == CALLS {
+            self.wanted.set((self.peak.get() * 2).next_power_of_two().clamp(LEAST, MOST));
+            self.peak.set(0);
+            self.calls.set(0);
+        }
+        if self.left.get() >= self.wanted.get() {
+            return;
+        }
+        let mut store = self.store.borrow_mut();
+        while self.left.get() < self.wanted.get()
+            && let Some(number) = store.pop()
+        {
+            self.hand_over(number);
+        }
         // SAFETY: the tail lies in the first record, at an even address, and is only written here; the kernel reads it as
         // the atomic that it is.
         let tail = unsafe {
@@ -166,12 +205,12 @@ impl Buffers {
 
     /// Whether the kernel may soon find none.
     pub(crate) fn are_few(&self) -> bool {
-        self.left.get() < FEW
+        self.left.get() + self.store.borrow().len() < FEW
     }
 
     /// Whose they are that the kernel has not, each once or more often.
     pub(crate) fn holders(&self, mut each: impl FnMut(u32)) {
-        for number in 0..COUNT {
+        for number in 0..MOST {
             let holder = self.holders.borrow()[number];
             if holder != NOBODY {
                 each(holder);

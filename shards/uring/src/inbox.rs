@@ -120,7 +120,12 @@ impl Inbox {
                     self.stop(socket, core);
                 }
             }
-            error => failed(socket, error),
+            error => {
+                if let (true, Some(buffers)) = (error == -Errno::NOBUFS.raw_os_error(), core.buffers()) {
+                    buffers.ran_out();
+                }
+                failed(socket, error);
+            }
         }
         // Also when it stopped: who waits then asks again.
         socket.reader.wake();
