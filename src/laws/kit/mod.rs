@@ -50,6 +50,15 @@ macro_rules! on_each_reactor {
                 }
             })*
         }
+        #[cfg(feature = "uring")]
+        mod uring {
+            $(#[test]
+            fn $name() {
+                if crate::kit::wanted("uring") {
+                    super::$name("uring");
+                }
+            })*
+        }
     };
 }
 pub(crate) use on_each_reactor;

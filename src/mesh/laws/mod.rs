@@ -38,6 +38,10 @@ fn reactors() -> Vec<&'static dyn Backend> {
         &waterwheel_epoll::Epoll,
         #[cfg(feature = "glommio")]
         &waterwheel_glommio::Glommio,
+        #[cfg(feature = "uring")]
+        const {
+            &waterwheel_uring::Uring::new()
+        },
     ]
 }
 
@@ -52,6 +56,10 @@ macro_rules! on_each_reactor {
         #[cfg(feature = "glommio")]
         mod glommio {
             $crate::mesh::laws::on_a_reactor!("glommio": $($law,)* $($($threads,)*)? $($($kernel,)*)?);
+        }
+        #[cfg(feature = "uring")]
+        mod uring {
+            $crate::mesh::laws::on_a_reactor!("uring": $($law,)* $($($threads,)*)? $($($kernel,)*)?);
         }
         #[cfg(feature = "sim")]
         mod sim {
