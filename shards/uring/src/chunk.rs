@@ -34,6 +34,11 @@ impl Own {
         Own { memory: core.pool.take(), start: 0, end: 0 }
     }
 
+    /// A large chunk of the pool, of which nothing is in use.
+    pub(crate) fn empty_and_large(core: &Core) -> Own {
+        Own { memory: core.pool.take_much(), start: 0, end: 0 }
+    }
+
     /// As much of `bytes` as there is room for behind what is in use; answers how much.
     pub(crate) fn append(&mut self, bytes: &[u8]) -> usize {
         let room = &mut self.memory[self.end..];

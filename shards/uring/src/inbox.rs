@@ -21,6 +21,13 @@ use crate::table::Kind;
 /// (`MULTISHOT_MAX_RETRY`, io_uring/net.c), 576 KiB in all.
 const HELD_MAX: usize = 64 << 10;
 
+/// So many buffers in a row that were full, none of them waited for, are a stream: much is there whenever somebody looks.
+const STREAM: u32 = 2;
+/// So many receives in a row that found little end it.
+const TRICKLE: u32 = 4;
+/// This is little.
+const LITTLE: usize = BYTES / 2;
+
 /// What the kernel was asked for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Asked {
@@ -42,14 +49,48 @@ pub(crate) struct Inbox {
     asked: Cell<Asked>,
     /// The end of the stream was met.
     over: Cell<bool>,
+    /// Receives happen in calls of their own, into large chunks, when somebody takes: what is then sent at once is still in
+    /// the cache, where a batch of receives would have left it before the batch of sends.
+    streams: Cell<bool>,
+    /// Receives in a row that speak for the other way.
+    run: Cell<u32>,
 }
 
 impl Inbox {
     /// The next bytes, if there are any.
     pub(crate) fn take(&self, core: &Core) -> Option<Chunk> {
-        let chunk = self.chunks.pop(&core.links)?;
+        let Some(chunk) = self.chunks.pop(&core.links) else {
+            if !self.streams.get() {
+                self.run.set(0);
+            }
+            return None;
+        };
         self.bytes.set(self.bytes.get() - chunk.len());
         Some(chunk)
+    }
+
+    /// The next bytes of a stream, received now. `None`: there are none now, or it is no stream; the end and errors are
+    /// noted.
+    pub(crate) fn receive_now(&self, socket: &Rc<Socket>, core: &Core) -> Option<Own> {
+        if !self.streams.get() || self.is_asked() || self.over.get() || socket.is(Facts::CLOSING) {
+            return None;
+        }
+        let mut own = Own::empty_and_large(core);
+        let received = socket.with_file(|file| own.fill(|room| waterwheel_os::receive(file, room)));
+        match received.flatten() {
+            Ok(0) => self.over.set(true),
+            Ok(count) => {
+                self.run.set(if count < LITTLE { self.run.get() + 1 } else { 0 });
+                if self.run.get() == TRICKLE {
+                    self.run.set(0);
+                    self.streams.set(false);
+                }
+                return Some(own);
+            }
+            Err(error) => failed(socket, -error.raw_os_error().unwrap_or(0)),
+        }
+        Chunk::Own(own).release(core);
+        None
     }
 
     /// Whether nothing will come behind what is there.
@@ -68,7 +109,7 @@ impl Inbox {
             return;
         }
         let Some(number) = socket.number() else { return };
-        let (entry, kind) = if core.buffers().is_none() {
+        let (entry, kind) = if core.buffers().is_none() || self.streams.get() {
             self.asked.set(Asked::Readable);
             let events = (libc::POLLIN | libc::POLLRDHUP) as u32;
             (opcode::PollAdd::new(number, events).build(), Kind::Readable)
@@ -116,7 +157,12 @@ impl Inbox {
         match completion.result {
             0 => self.over.set(true),
             1.. => {
-                if self.bytes.get() > HELD_MAX {
+                self.run.set(if count == BYTES { self.run.get() + 1 } else { 0 });
+                if self.run.get() == STREAM {
+                    self.run.set(0);
+                    self.streams.set(true);
+                }
+                if self.streams.get() || self.bytes.get() > HELD_MAX {
                     self.stop(socket, core);
                 }
             }
@@ -134,7 +180,7 @@ impl Inbox {
     /// Something can be received: receives it, where the kernel does not do it by itself.
     pub(crate) fn readable(&self, socket: &Rc<Socket>, core: &Core) {
         let stopped = self.asked.replace(Asked::Nothing) == Asked::Stop;
-        if !stopped {
+        if !stopped && !self.streams.get() {
             let mut own = Own::empty(core);
             let received = socket.with_file(|file| own.fill(|room| waterwheel_os::receive(file, room)));
             let chunk = Chunk::Own(own);

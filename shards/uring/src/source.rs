@@ -55,6 +55,9 @@ impl UringSource {
         if let Some(chunk) = socket.inbox.take(core) {
             return Poll::Ready(Ok(Some(chunk)));
         }
+        if let Some(own) = socket.inbox.receive_now(socket, core) {
+            return Poll::Ready(Ok(Some(Chunk::Own(own))));
+        }
         // A reset that the other half met first leaves what looks like an end to this one.
         if let Some(error) = socket.receive_error() {
             return Poll::Ready(Err(error));
