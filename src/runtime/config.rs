@@ -35,6 +35,7 @@ pub struct Config {
     /// `None`: the first ones allowed.
     pub(crate) cpus: Option<Given<CpuList>>,
     pub(crate) reactor: Given<String>,
+    pub(crate) uring_off: knob::uring::Features,
     pub(crate) steer: Mode,
     pub(crate) spin: Duration,
     /// `None`: stalls are not reported.
@@ -87,6 +88,7 @@ impl Default for Config {
             cores: None,
             cpus: None,
             reactor: Given::by(Knob::Reactor.variable(), "auto".to_owned()),
+            uring_off: Default::default(),
             steer: Mode::default(),
             spin: Duration::ZERO,
             stall: Some(Duration::from_millis(100)),
@@ -221,6 +223,7 @@ impl Config {
                 self.cpus = Some(Given::by(origin, list));
             }
             Knob::Reactor => self.reactor = Given::by(origin, text.to_owned()),
+            Knob::UringOff => self.uring_off = knob::uring::features(text)?,
             Knob::Steer => self.steer = text.parse().map_err(|_| "no such steering mode".to_owned())?,
             Knob::SpinUs => self.spin = Duration::from_micros(knob::number(text, SPIN_US_MAX)?),
             Knob::StallMs => {

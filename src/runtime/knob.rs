@@ -16,6 +16,9 @@ pub enum Knob {
     Cpus,
     /// `WATERWHEEL_REACTOR`: a reactor's name, or `auto`.
     Reactor,
+    /// `WATERWHEEL_URING_OFF`: features of io_uring that the reactor `uring` does without, between commas, for kernels that
+    /// have them wrong. None by default.
+    UringOff,
     /// `WATERWHEEL_STEER`: a [steering mode](Mode).
     Steer,
     /// `WATERWHEEL_SPIN_US`: microseconds that an idle shard spins before it parks. Default 0.
@@ -38,10 +41,11 @@ pub enum Knob {
 
 impl Knob {
     /// All of them, in the order in which they are documented.
-    pub const ALL: [Knob; 12] = [
+    pub const ALL: [Knob; 13] = [
         Knob::Cores,
         Knob::Cpus,
         Knob::Reactor,
+        Knob::UringOff,
         Knob::Steer,
         Knob::SpinUs,
         Knob::StallMs,
@@ -59,6 +63,7 @@ impl Knob {
             Knob::Cores => "WATERWHEEL_CORES",
             Knob::Cpus => "WATERWHEEL_CPUS",
             Knob::Reactor => "WATERWHEEL_REACTOR",
+            Knob::UringOff => "WATERWHEEL_URING_OFF",
             Knob::Steer => "WATERWHEEL_STEER",
             Knob::SpinUs => "WATERWHEEL_SPIN_US",
             Knob::StallMs => "WATERWHEEL_STALL_MS",
@@ -77,6 +82,7 @@ impl Knob {
             Knob::Cores => format!("auto, or a number from 1 to {SHARDS_MAX}"),
             Knob::Cpus => "numbers and ranges of CPUs from 0 to 1023, as in 0-3,8".to_owned(),
             Knob::Reactor => "auto, or a reactor's name".to_owned(),
+            Knob::UringOff => uring::FEATURES.to_owned(),
             Knob::Steer => Mode::ALL.map(Mode::name).join(", "),
             Knob::SpinUs => format!("microseconds from 0 to {SPIN_US_MAX}"),
             Knob::StallMs => format!("milliseconds from 1 to {STALL_MS_MAX}, or 0 for no reports"),
@@ -146,6 +152,34 @@ pub(crate) fn log_filter(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
+/// What the reactor on io_uring does without.
+#[cfg(feature = "uring")]
+pub(crate) mod uring {
+    pub(crate) use waterwheel_uring::Features;
+
+    /// What may be named.
+    pub(crate) const FEATURES: &str =
+        "buffers, multishot, skip, msg_ring, defer_taskrun, no_sqarray, ring_fd, no_iowait, between commas";
+
+    pub(crate) fn features(text: &str) -> Result<Features, String> {
+        text.parse().map_err(|error: waterwheel_uring::UnknownFeature| error.to_string())
+    }
+}
+
+/// The same in a program without that reactor.
+#[cfg(not(feature = "uring"))]
+pub(crate) mod uring {
+    /// Nothing can be switched off.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+    pub(crate) struct Features;
+
+    pub(crate) const FEATURES: &str = "nothing, since this program was built without the reactor uring";
+
+    pub(crate) fn features(text: &str) -> Result<Features, String> {
+        if text.is_empty() { Ok(Features) } else { Err("there is nothing to switch off".to_owned()) }
+    }
+}
+
 /// The variable that was probably meant by `name`, if one is near.
 pub(crate) fn nearest(name: &str) -> Option<&'static str> {
     // Three slips at most; more of them make another word.
@@ -202,6 +236,16 @@ mod tests {
         for text in ["", "inof", "info,", "=info", "waterwheel=", "a[b]=info", "a=b=info", "waterwheel"] {
             assert!(log_filter(text).is_err(), "{text:?}");
         }
+    }
+
+    #[cfg(feature = "uring")]
+    #[test]
+    fn every_feature_of_uring_may_be_named() {
+        for feature in waterwheel_uring::Feature::ALL {
+            assert!(uring::features(feature.name()).is_ok());
+            assert!(uring::FEATURES.split(", ").any(|name| name == feature.name()), "{feature}");
+        }
+        assert_eq!(uring::features("skip,magic"), Err("no feature is named \"magic\"".to_owned()));
     }
 
     #[test]

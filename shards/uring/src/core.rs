@@ -339,7 +339,7 @@ impl Core {
 }
 
 /// What a message from another shard carries, to be told from what a poll answers.
-const MESSAGE: i32 = 0x77;
+pub(crate) const MESSAGE: i32 = 0x77;
 
 /// Sends a shard a message if this thread has a reactor that can.
 pub(crate) fn ring_from_this_thread(way: &Arc<Way>) -> bool {

@@ -70,6 +70,17 @@ impl Features {
     /// None.
     pub const NONE: Features = Features(0);
 
+    /// How many sets there are.
+    pub(crate) const SETS: usize = 1 << Feature::ALL.len();
+
+    pub(crate) const fn from_bits(bits: usize) -> Features {
+        Features(bits as u16)
+    }
+
+    pub(crate) const fn bits(self) -> usize {
+        self.0 as usize
+    }
+
     /// These and one more.
     #[must_use]
     pub const fn with(self, feature: Feature) -> Features {
@@ -130,6 +141,7 @@ mod tests {
             assert_eq!(one.to_string().parse(), Ok(one));
             assert_eq!(Feature::ALL.into_iter().filter(|other| one.has(*other)).count(), 1);
             assert_eq!(one.without(feature), Features::NONE);
+            assert_eq!(crate::Uring::kept_without(one).off, one);
         }
         let two: Features = " multishot, msg_ring,".parse().unwrap();
         assert_eq!(two.to_string(), "multishot,msg_ring");

@@ -11,7 +11,7 @@
 //! | `core`, `table` | what one reactor owns, the seam's [`Reactor`](waterwheel_reactor::Reactor); who a completion is for |
 //! | `socket`, `inbox`, `outbox` | a connection, and both its directions |
 //! | `source`, `sink`, `listener`, `watched`, `waited` | the seam's objects |
-//! | `features`, `probe` | what can be done without, and what works here |
+//! | `features`, `probe`, `wakes` | what can be done without, what works here, and how shards wake each other faster |
 //!
 //! # What the kernel is asked for
 //!
@@ -61,6 +61,7 @@ mod source;
 mod table;
 mod waited;
 mod waiting;
+mod wakes;
 mod watched;
 
 use std::io;
@@ -88,6 +89,20 @@ impl Uring {
     pub const fn without(off: Features) -> Uring {
         Uring { off }
     }
+
+    /// The same, to be kept for good: what is chosen when the program runs.
+    pub fn kept_without(off: Features) -> &'static Uring {
+        static ALL: [Uring; Features::SETS] = {
+            let mut all = [Uring::new(); Features::SETS];
+            let mut bits = 0;
+            while bits < Features::SETS {
+                all[bits] = Uring::without(Features::from_bits(bits));
+                bits += 1;
+            }
+            all
+        };
+        &ALL[off.bits()]
+    }
 }
 
 impl Backend for Uring {
@@ -105,10 +120,27 @@ impl Backend for Uring {
 
     fn run(&self, launches: Vec<Launch>) -> Result<(), Vec<Ended>> {
         let clock = Clock::start();
-        let probed = probe::probe(self.off);
+        let probed = probe::probe(self.off).map(|probed| self.settle(&probed, launches.len()));
         on_threads(launches, |_, start| match &probed {
             Ok(features) => life::live(clock, *features, start),
             Err(unavailable) => Err(io::Error::other(unavailable.clone())),
         })
+    }
+}
+
+impl Uring {
+    /// What to use: of what works, what is faster. Says once what is not used, and why.
+    fn settle(&self, probed: &probe::Probed, shards: usize) -> Features {
+        if self.off != Features::NONE {
+            tracing::info!(off = %self.off, "features of io_uring are switched off");
+        }
+        for (feature, why) in &probed.missing {
+            tracing::info!(%feature, "a feature of io_uring is not used: {why}");
+        }
+        let features = probed.features;
+        if shards > 1 && features.has(Feature::MessageRing) && !wakes::messages_are_faster(features) {
+            return features.without(Feature::MessageRing);
+        }
+        features
     }
 }

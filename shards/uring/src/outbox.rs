@@ -24,7 +24,7 @@ const HIGH: usize = 64 << 10;
 pub(crate) const LOW: usize = 16 << 10;
 
 /// As a whole or until the buffers are full; a short count is then an error to the ring, which tells of errors alone.
-const SENDING: i32 = libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT | libc::MSG_WAITALL;
+pub(crate) const SENDING: i32 = libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT | libc::MSG_WAITALL;
 
 /// The sending side of a connection.
 #[derive(Debug, Default)]

@@ -74,7 +74,8 @@ mod tests {
         pool.give_back(large);
         pool.give_back(small);
         pool.give_back(vec![0; 3].into_boxed_slice());
-        assert_eq!([pool.take().as_ptr(), pool.take_much().as_ptr()], at, "the latest used comes first");
+        let again = [pool.take(), pool.take_much()];
+        assert_eq!(again.each_ref().map(|chunk| chunk.as_ptr()), at, "the latest used comes first");
         for _ in 0..2 * KEPT_MAX[0] {
             SIZES.into_iter().for_each(|size| pool.give_back(chunk(size)));
         }

@@ -22,6 +22,9 @@ const ENTRIES: u32 = 256;
 /// Completions that wait at once, 64 KiB. More than that the kernel keeps for us (`IORING_FEAT_NODROP`).
 const COMPLETIONS: u32 = 4096;
 
+/// Where little memory may be locked, a sixteenth of both.
+const SCALE_MAX: u32 = 4;
+
 /// A deadline this far away is none: the kernel's clock would not count as far as ours.
 const FOREVER: Duration = Duration::from_secs(1 << 30);
 
@@ -81,39 +84,56 @@ impl Ring {
         Ok((Ring { open: RefCell::new(Some(ring)), spilled, name, flags }, got))
     }
 
-    /// Tries the setups from the newest on. A kernel refuses flags that it does not know.
+    /// Tries the setups from the newest on, since a kernel refuses flags that it does not know, and smaller ones where little
+    /// memory may be locked.
     fn set_up(wanted: Features) -> io::Result<(IoUring, Features)> {
+        let mut scale = 0;
+        loop {
+            match Ring::set_up_with(wanted, ENTRIES >> scale, COMPLETIONS >> scale) {
+                Err(error)
+                    if scale < SCALE_MAX && error.raw_os_error() == Some(Errno::NOMEM.raw_os_error()) =>
+                {
+                    scale += 1;
+                }
+                made => {
+                    if scale > 0 && made.is_ok() {
+                        let entries = ENTRIES >> scale;
+                        tracing::warn!(entries, "little memory may be locked (ulimit -l): a small ring");
+                    }
+                    return made;
+                }
+            }
+        }
+    }
+
+    fn set_up_with(wanted: Features, entries: u32, completions: u32) -> io::Result<(IoUring, Features)> {
         let tries = [
             wanted,
             wanted.without(Feature::NoSqArray),
             wanted.without(Feature::NoSqArray).without(Feature::DeferTaskrun),
         ];
-        let mut last = None;
         for (number, tried) in tries.into_iter().enumerate() {
             if number > 0 && tried == tries[number - 1] {
                 continue;
             }
             let mut builder = IoUring::builder();
-            builder.setup_cqsize(COMPLETIONS).setup_clamp().setup_submit_all();
+            builder.setup_cqsize(completions).setup_clamp().setup_submit_all().setup_taskrun_flag();
             if tried.has(Feature::DeferTaskrun) {
-                builder.setup_single_issuer().setup_defer_taskrun().setup_taskrun_flag();
+                builder.setup_single_issuer().setup_defer_taskrun();
             } else {
-                builder.setup_coop_taskrun().setup_taskrun_flag();
+                builder.setup_coop_taskrun();
             }
             if tried.has(Feature::NoSqArray) {
                 builder.setup_no_sqarray();
             }
-            match builder.build(ENTRIES) {
-                Ok(ring) => return Ok((ring, tried)),
-                Err(error) if error.raw_os_error() == Some(Errno::INVAL.raw_os_error()) => last = Some(error),
-                Err(error) => return Err(error),
+            match builder.build(entries) {
+                Err(error) if error.raw_os_error() == Some(Errno::INVAL.raw_os_error()) => {}
+                made => return made.map(|ring| (ring, tried)),
             }
         }
         // Linux 5.18 and before.
-        match IoUring::builder().setup_cqsize(COMPLETIONS).setup_clamp().build(ENTRIES) {
-            Ok(ring) => Ok((ring, tries[2])),
-            Err(error) => Err(last.unwrap_or(error)),
-        }
+        let ring = IoUring::builder().setup_cqsize(completions).setup_clamp().build(entries)?;
+        Ok((ring, tries[2]))
     }
 
     /// Queues an operation for the next [`enter`](Ring::enter). After the close it is dropped.
