@@ -1,0 +1,2 @@
+//! bare
+fn main() {}
