@@ -68,6 +68,11 @@ pub(crate) fn start(
     Ok((generator, running))
 }
 
+/// Those that take part under a load.
+pub(crate) fn fitting(subjects: &[Subject], workload: Workload) -> Vec<&Subject> {
+    subjects.iter().filter(|subject| !subject.leaves_out.contains(&workload.name)).collect()
+}
+
 /// Calls for every subject once per round, in an order that the seed decides.
 pub(crate) fn in_rounds(
     subjects: &[&Subject],
@@ -96,8 +101,7 @@ pub(crate) fn in_rounds(
 /// One does not start, dies, loses a byte or sends a wrong one.
 pub fn table(asked: &Asked, subjects: &[Subject], workload: Workload, cpus: Cpus) -> anyhow::Result<Table> {
     let mut random = Rng::with_seed(asked.seed);
-    let fits = |subject: &&Subject| !subject.leaves_out.contains(&workload.name);
-    let subjects: Vec<&Subject> = subjects.iter().filter(fits).collect();
+    let subjects = fitting(subjects, workload);
     let mut measured = vec![Measured::default(); subjects.len()];
     in_rounds(&subjects, workload, asked.rounds, &mut random, |place, subject| {
         let measured = &mut measured[place];
@@ -137,7 +141,7 @@ fn tabled(
         "subject".to_owned(),
         format!("CPU µs/{message}"),
         "from … to".to_owned(),
-        format!("{message}s/s"),
+        format!("{message}/s"),
         "busy".to_owned(),
         format!("of {to_reference} (95 %)"),
         "by round (95 %)".to_owned(),

@@ -2,7 +2,9 @@
 pub mod asked;
 pub mod cost;
 pub mod cpus;
+pub mod latency;
 pub mod load;
+pub mod memory;
 pub mod peers;
 pub mod report;
 #[expect(unsafe_code, reason = "it gives the kernel addresses")]

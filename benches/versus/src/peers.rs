@@ -4,7 +4,7 @@ use std::net::SocketAddrV4;
 use std::path::Path;
 
 /// Connections that a peer has to hold: the most idle ones that are measured, with room to spare.
-const CONNECTIONS_MAX: usize = 8000;
+const CONNECTIONS_MAX: usize = 5000;
 
 /// HAProxy's configuration, for `haproxy -db -f FILE`.
 pub fn haproxy(listen: SocketAddrV4, origin: SocketAddrV4, splice: bool) -> String {

@@ -137,9 +137,9 @@ impl Ring {
         self.buffers.give_back(buffer);
     }
 
-    /// The kernel has a buffer to receive into.
-    pub fn has_buffers(&self) -> bool {
-        self.buffers.lent_count < self.buffers.lent.len()
+    /// How many buffers the kernel has to receive into.
+    pub fn free_buffers(&self) -> usize {
+        self.buffers.lent.len() - self.buffers.lent_count
     }
 
     /// Submits what was put in, waits, and appends what was completed.

@@ -1,7 +1,7 @@
 //! What every server in this folder does before it serves: read its arguments, listen, say where.
 
 use std::io::{self, Write as _};
-use std::net::{SocketAddrV4, TcpListener};
+use std::net::{SocketAddr, SocketAddrV4, TcpListener};
 
 use anyhow::{Context as _, bail};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, ipproto, sockopt};
@@ -40,6 +40,9 @@ impl Role {
     }
 }
 
+/// How large everybody's buffers are, one per direction and where the server shares them one per receive.
+pub const BUFFER_BYTES: usize = 16 * 1024;
+
 /// How many connections may wait to be accepted; the kernel caps it (`net.core.somaxconn`).
 pub const BACKLOG: i32 = 4096;
 
@@ -72,9 +75,9 @@ pub fn socket() -> io::Result<std::os::fd::OwnedFd> {
 ///
 /// # Errors
 /// Standard output is closed.
-pub fn announce(listener: &TcpListener) -> io::Result<()> {
+pub fn announce(address: SocketAddr) -> io::Result<()> {
     let mut output = io::stdout().lock();
-    writeln!(output, "listening on {}", listener.local_addr()?)?;
+    writeln!(output, "listening on {address}")?;
     output.flush()
 }
 

@@ -17,6 +17,9 @@ pub struct Found {
     pub notes: Vec<String>,
 }
 
+/// Loads in which splice(2) moves too little at a time to be worth it.
+const ALL_BUT_STREAMS: &[&str] = &["64b-1", "64b-64", "64b-512", "16k-64", "connect-16"];
+
 /// The repository's root.
 pub fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
@@ -86,13 +89,12 @@ fn small(of: Of) -> anyhow::Result<Vec<Subject>> {
     let programs = std::env::current_exe()?;
     let folder = programs.parent().context("a program lies in a folder")?;
     let program = |file: &str| folder.join(file);
-    let exchanges: &[&str] = &["64b-1", "64b-64", "64b-512", "16k-64", "connect-16"];
     Ok(match of {
         Of::Proxies => vec![
             Subject::small("tokio", Rank::Other, program("tokio_peer"), &[]),
             Subject::small("monoio", Rank::Other, program("monoio_peer"), &[]),
             Subject::small("monoio-splice", Rank::Other, program("monoio_peer"), &["--splice"])
-                .without(exchanges),
+                .without(ALL_BUT_STREAMS),
             Subject::small("bare-uring", Rank::Limit, program("bare_proxy"), &[]),
         ],
         Of::Echo => vec![

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use anyhow::{Context as _, ensure};
 use waterwheel_versus::asked::{Asked, USAGE, What};
 use waterwheel_versus::cpus::Cpus;
-use waterwheel_versus::{cost, report, subjects};
+use waterwheel_versus::{cost, latency, memory, report, subjects};
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -43,7 +43,8 @@ fn run(asked: &Asked) -> anyhow::Result<()> {
     for workload in &asked.workloads {
         let table = match asked.what {
             What::Cost => cost::table(asked, &found.subjects, *workload, cpus)?,
-            What::Latency | What::Memory => anyhow::bail!("not there yet"),
+            What::Latency => latency::table(asked, &found.subjects, *workload, cpus)?,
+            What::Memory => memory::table(asked, &found.subjects, *workload, cpus)?,
         };
         println!("\n{}", table.text());
         markdown.extend(["\n", &table.markdown()]);

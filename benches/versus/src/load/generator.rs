@@ -20,7 +20,7 @@ pub struct Generator {
     pub(super) ring: Ring,
     completed: Vec<Completion>,
     /// Clients that stopped receiving because no buffer was left, and connections of the origin.
-    starved: Vec<u64>,
+    starved: VecDeque<u64>,
     /// The origin's, for proxies.
     listener: Option<TcpListener>,
     pub(super) clients: Vec<Client>,
@@ -82,7 +82,7 @@ impl Generator {
             workload,
             ring,
             completed: Vec::with_capacity(sizes.completions as usize),
-            starved: Vec::new(),
+            starved: VecDeque::new(),
             listener,
             clients: Vec::new(),
             wanted: 0,
@@ -132,10 +132,10 @@ impl Generator {
             self.completed(completion)?;
         }
         self.completed = completed;
-        if !self.starved.is_empty() && self.ring.has_buffers() {
-            for of in std::mem::take(&mut self.starved) {
-                self.receive(of);
-            }
+        // Not more than there are buffers for, since the others would be told so and ask again.
+        let fed = self.starved.len().min(self.ring.free_buffers());
+        for of in self.starved.drain(..fed).collect::<Vec<_>>() {
+            self.receive(of);
         }
         Ok(())
     }
@@ -162,7 +162,7 @@ impl Generator {
             _ => {
                 let is_client = of == of::CLIENT_RECEIVE;
                 if result == -libc::ENOBUFS {
-                    self.starved.push(tag);
+                    self.starved.push_back(tag);
                     return Ok(());
                 }
                 if let Some(buffer) = buffer.filter(|_| result > 0) {

@@ -94,6 +94,14 @@ impl Generator {
         self.until("the first answers", |own| own.idle.len() == own.wanted)
     }
 
+    /// Goes on for a while with nothing new.
+    ///
+    /// # Errors
+    /// A connection is lost.
+    pub fn rest(&mut self, time: Duration) -> anyhow::Result<()> {
+        self.turn_until(Instant::now() + time, &mut |_, _| {})
+    }
+
     fn connect_all(&mut self, connections: usize) -> anyhow::Result<()> {
         self.wanted = connections;
         self.open()?;
