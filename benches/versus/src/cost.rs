@@ -24,6 +24,8 @@ pub(crate) struct Measured {
     busy: Vec<f64>,
     /// The share that it could have been and was not let.
     waited: Vec<f64>,
+    /// The same of the generator.
+    generator_waited: Vec<f64>,
 }
 
 impl Measured {
@@ -39,15 +41,16 @@ impl Measured {
         let (mut generator, mut running) = start(subject, workload, asked, cpus, folder.path())?;
         let id = running.id();
         let timing = Timing { warm_up: asked.warm_up, window: asked.window };
-        let window = generator.closed(timing, || Usage::of(id));
+        let window = generator.closed(timing, || Ok((Usage::of(id)?, Usage::of_this_thread()?)));
         running.check()?;
         let window = window?;
         let [before, after] = window.probed;
-        let (used, time) = (after.since(&before), window.time.as_secs_f64());
+        let (used, time) = (after.0.since(&before.0), window.time.as_secs_f64());
         self.micros.push(used.on_cpu.as_secs_f64() * 1e6 / window.messages);
         self.rates.push(window.messages / time);
         self.busy.push(used.on_cpu.as_secs_f64() / time);
         self.waited.push(used.waiting.as_secs_f64() / time);
+        self.generator_waited.push(after.1.since(&before.1).waiting.as_secs_f64() / time);
         Ok(())
     }
 }
@@ -165,7 +168,14 @@ fn tabled(
         ]
     });
     let rows = rows.collect();
-    let waited: Vec<f64> = measured.iter().flat_map(|measured| measured.waited.clone()).collect();
+    let waited = |of: fn(&Measured) -> &Vec<f64>| {
+        100.0 * median(&measured.iter().flat_map(of).copied().collect::<Vec<_>>())
+    };
+    let waited = format!(
+        "Others had the subjects' CPU {:.1} % of the time and the generator's {:.1} % (medians).",
+        waited(|measured| &measured.waited),
+        waited(|measured| &measured.generator_waited)
+    );
     let Workload { name, connections, bytes, .. } = workload;
     Table {
         title: format!(
@@ -175,9 +185,6 @@ fn tabled(
         ),
         head: head.into(),
         rows,
-        notes: vec![format!(
-            "Subjects waited for their CPU {:.1} % of the time (median; 0 where nobody else uses it).",
-            100.0 * median(&waited)
-        )],
+        notes: vec![waited],
     }
 }

@@ -40,9 +40,10 @@ impl Cpus {
     /// # Errors
     /// The kernel refuses.
     pub fn on_subjects<T>(&self, start: impl FnOnce() -> T) -> anyhow::Result<T> {
+        let own = sched_getaffinity(None)?;
         pin(self.subject)?;
         let started = start();
-        pin(self.generator)?;
+        sched_setaffinity(None, &own).context("going back to the own CPUs")?;
         Ok(started)
     }
 }
@@ -68,10 +69,11 @@ mod tests {
     fn a_process_stays_where_it_was_started() {
         let Ok(cpus) = Cpus::choose() else { return };
         let script = "grep Cpus_allowed_list /proc/self/status";
+        let before = allowed().unwrap();
         let start = || std::process::Command::new("sh").args(["-c", script]).output().unwrap();
         let output = cpus.on_subjects(start).unwrap();
         let text = String::from_utf8(output.stdout).unwrap();
         assert_eq!(text.split_whitespace().last(), Some(&*cpus.subject.to_string()));
-        assert_eq!(allowed().unwrap(), [cpus.generator]);
+        assert_eq!(allowed().unwrap(), before);
     }
 }

@@ -13,6 +13,7 @@ pub mod server;
 pub mod statistics;
 pub mod subject;
 pub mod subjects;
+pub mod trial;
 pub mod usage;
 
 /// Raises the limit of open files as far as it may be, for this process and those that it starts.

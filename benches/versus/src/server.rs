@@ -6,7 +6,7 @@ use std::net::{SocketAddr, SocketAddrV4, TcpListener};
 use anyhow::{Context as _, bail};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, ipproto, sockopt};
 
-/// What a server is asked to be: `echo`, or `proxy ORIGIN`, and perhaps `--splice`.
+/// What a server is asked to be: `echo`, or `proxy ORIGIN`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
     /// Sends back what comes in.
@@ -15,8 +15,6 @@ pub enum Role {
     Proxy {
         /// Where connections go.
         origin: SocketAddrV4,
-        /// By splice(2), where the server can.
-        splice: bool,
     },
 }
 
@@ -30,12 +28,12 @@ impl Role {
     fn read(arguments: &[String]) -> anyhow::Result<Role> {
         match &arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
             ["echo"] => Ok(Role::Echo),
-            ["proxy", origin, rest @ ..] if rest.is_empty() || rest == ["--splice"] => {
+            ["proxy", origin] => {
                 let origin =
                     origin.parse().with_context(|| format!("{origin} is no IPv4 address with a port"))?;
-                Ok(Role::Proxy { origin, splice: !rest.is_empty() })
+                Ok(Role::Proxy { origin })
             }
-            _ => bail!("use as `echo`, `proxy HOST:PORT` or `proxy HOST:PORT --splice`"),
+            _ => bail!("use as `echo` or `proxy HOST:PORT`"),
         }
     }
 }
@@ -90,8 +88,7 @@ mod tests {
         let read = |text: &str| Role::read(&text.split_whitespace().map(str::to_owned).collect::<Vec<_>>());
         assert_eq!(read("echo").unwrap(), Role::Echo);
         let origin = "127.0.0.1:9".parse().unwrap();
-        assert_eq!(read("proxy 127.0.0.1:9").unwrap(), Role::Proxy { origin, splice: false });
-        assert_eq!(read("proxy 127.0.0.1:9 --splice").unwrap(), Role::Proxy { origin, splice: true });
+        assert_eq!(read("proxy 127.0.0.1:9").unwrap(), Role::Proxy { origin });
         for wrong in ["", "echo 1", "proxy", "proxy nowhere", "proxy 127.0.0.1:9 --fast"] {
             assert!(read(wrong).is_err(), "{wrong}");
         }

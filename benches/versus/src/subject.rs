@@ -28,7 +28,7 @@ pub struct Subject {
 pub enum Rank {
     /// Waterwheel on one of its reactors.
     Ours,
-    /// What others have built and run: the better of them is what ratios are to.
+    /// The best of these is what ratios are to: of proxies those that others run, of echo servers all runtimes.
     Reference,
     /// Others that are measured beside.
     Other,
@@ -45,7 +45,7 @@ enum How {
     /// A program of this folder.
     Small {
         program: PathBuf,
-        flags: &'static [&'static str],
+        package: &'static str,
     },
     HaProxy {
         splice: bool,
@@ -61,8 +61,8 @@ impl Subject {
     }
 
     /// A program of this folder, which takes [`Role`](crate::server::Role)'s arguments.
-    pub fn small(name: &str, rank: Rank, program: PathBuf, flags: &'static [&'static str]) -> Subject {
-        Subject { name: name.to_owned(), rank, leaves_out: &[], how: How::Small { program, flags } }
+    pub fn small(name: &str, rank: Rank, program: PathBuf, package: &'static str) -> Subject {
+        Subject { name: name.to_owned(), rank, leaves_out: &[], how: How::Small { program, package } }
     }
 
     /// HAProxy.
@@ -78,6 +78,14 @@ impl Subject {
     /// nginx's stream module.
     pub fn nginx() -> Subject {
         Subject { name: "nginx".to_owned(), rank: Rank::Reference, leaves_out: &[], how: How::Nginx }
+    }
+
+    /// The package of this folder that it is built from; `None` if it is not.
+    pub fn package(&self) -> Option<&'static str> {
+        match self.how {
+            How::Small { package, .. } => Some(package),
+            How::Waterwheel { .. } | How::HaProxy { .. } | How::Nginx => None,
+        }
     }
 
     /// The same, left out of some loads.
@@ -146,13 +154,12 @@ impl Subject {
                 command.args(["--cpus", &cpus.subject.to_string()]);
                 Ok((command, None))
             }
-            How::Small { program, flags } => {
+            How::Small { program, .. } => {
                 let mut command = Command::new(program);
                 match origin {
                     Some(origin) => command.args(["proxy", &origin.to_string()]),
                     None => command.arg("echo"),
                 };
-                command.args(*flags);
                 Ok((command, None))
             }
             How::HaProxy { splice } => {
@@ -245,11 +252,11 @@ mod tests {
     fn what_cannot_start_says_why() {
         let folder = tempfile::tempdir().unwrap();
         let Ok(cpus) = Cpus::choose() else { return };
-        let none = Subject::small("none", Rank::Other, "no/such/program".into(), &[]);
+        let none = Subject::small("none", Rank::Other, "no/such/program".into(), "");
         assert!(
             none.start(cpus, folder.path(), None).unwrap_err().to_string().contains("none did not start")
         );
-        let brief = Subject::small("brief", Rank::Other, "/bin/ls".into(), &[]);
+        let brief = Subject::small("brief", Rank::Other, "/bin/ls".into(), "");
         let error = format!("{:#}", brief.start(cpus, folder.path(), None).unwrap_err());
         assert!(error.contains("it ended at once") && error.contains("'echo'"), "{error}");
     }

@@ -1,5 +1,6 @@
 //! Builds what is ours to build, and finds what can be measured on this machine.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -38,13 +39,7 @@ pub fn find(asked: &Asked) -> anyhow::Result<Found> {
         found.subjects.extend([
             Subject::haproxy("haproxy", false),
             // It splices where there is much to move; in exchanges it is no other than the one above.
-            Subject::haproxy("haproxy-splice", true).without(&[
-                "64b-1",
-                "64b-64",
-                "64b-512",
-                "16k-64",
-                "connect-16",
-            ]),
+            Subject::haproxy("haproxy-splice", true).without(ALL_BUT_STREAMS),
             Subject::nginx(),
         ]);
     }
@@ -88,21 +83,20 @@ fn ours(program: &Path, found: &mut Found) -> anyhow::Result<()> {
 fn small(of: Of) -> anyhow::Result<Vec<Subject>> {
     let programs = std::env::current_exe()?;
     let folder = programs.parent().context("a program lies in a folder")?;
-    let program = |file: &str| folder.join(file);
+    let peer = |name, rank, file| Subject::small(name, rank, folder.join(file), "waterwheel-versus-peers");
+    let limit = |name, file| Subject::small(name, Rank::Limit, folder.join(file), "waterwheel-versus");
     Ok(match of {
         Of::Proxies => vec![
-            Subject::small("tokio", Rank::Other, program("tokio_peer"), &[]),
-            Subject::small("monoio", Rank::Other, program("monoio_peer"), &[]),
-            Subject::small("monoio-splice", Rank::Other, program("monoio_peer"), &["--splice"])
-                .without(ALL_BUT_STREAMS),
-            Subject::small("bare-uring", Rank::Limit, program("bare_proxy"), &[]),
+            peer("tokio", Rank::Other, "tokio_peer"),
+            peer("monoio", Rank::Other, "monoio_peer"),
+            limit("bare-uring", "bare_proxy"),
         ],
         Of::Echo => vec![
-            Subject::small("tokio", Rank::Other, program("tokio_peer"), &[]),
-            Subject::small("monoio", Rank::Other, program("monoio_peer"), &[]),
-            Subject::small("glommio", Rank::Other, program("glommio_peer"), &[]),
-            Subject::small("bare-epoll", Rank::Limit, program("epoll_echo"), &[]),
-            Subject::small("bare-uring", Rank::Limit, program("bare_echo"), &[]),
+            peer("tokio", Rank::Reference, "tokio_peer"),
+            peer("monoio", Rank::Reference, "monoio_peer"),
+            peer("glommio", Rank::Reference, "glommio_peer"),
+            limit("bare-epoll", "epoll_echo"),
+            limit("bare-uring", "bare_echo"),
         ],
     })
 }
@@ -118,10 +112,9 @@ fn build_small(subjects: &[Subject]) -> anyhow::Result<()> {
     let own = std::env::current_exe()?;
     let target = own.ancestors().nth(2).context("a program lies in target/release")?;
     let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml");
-    for (rank, package) in [(Rank::Limit, "waterwheel-versus"), (Rank::Other, "waterwheel-versus-peers")] {
-        if subjects.iter().any(|subject| subject.rank == rank) {
-            cargo(&manifest, target, &["-p", package, "--bins"])?;
-        }
+    let packages: BTreeSet<&str> = subjects.iter().filter_map(Subject::package).collect();
+    for package in packages {
+        cargo(&manifest, target, &["-p", package, "--bins"])?;
     }
     Ok(())
 }

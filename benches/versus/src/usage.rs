@@ -35,6 +35,15 @@ impl Usage {
         Ok(sum)
     }
 
+    /// Of the calling thread.
+    ///
+    /// # Errors
+    /// The kernel does not say.
+    pub fn of_this_thread() -> anyhow::Result<Usage> {
+        let text = fs::read_to_string("/proc/thread-self/schedstat").context("schedstat")?;
+        Usage::parse(&text).with_context(|| format!("a schedstat that says {text:?}"))
+    }
+
     fn parse(text: &str) -> Option<Usage> {
         let mut nanos = text.split_ascii_whitespace().map(|word| word.parse().ok().map(Duration::from_nanos));
         Some(Usage { on_cpu: nanos.next()??, waiting: nanos.next()?? })

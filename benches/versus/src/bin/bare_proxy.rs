@@ -26,7 +26,7 @@ const SIZES: Sizes =
 const WAITING_MAX: usize = 8;
 
 fn main() -> anyhow::Result<()> {
-    let Role::Proxy { origin, splice: false } = Role::of_this_program()? else {
+    let Role::Proxy { origin } = Role::of_this_program()? else {
         bail!("use as `proxy HOST:PORT`");
     };
     let listener = server::listen()?;

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use anyhow::{Context as _, ensure};
 use waterwheel_versus::asked::{Asked, USAGE, What};
 use waterwheel_versus::cpus::Cpus;
-use waterwheel_versus::{cost, latency, memory, report, subjects};
+use waterwheel_versus::{cost, latency, memory, report, subjects, trial};
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -38,6 +38,9 @@ fn run(asked: &Asked) -> anyhow::Result<()> {
     cpus.pin_generator()?;
     eprintln!("seed {}, subjects on CPU {}, generator on CPU {}", asked.seed, cpus.subject, cpus.generator);
     found.notes.iter().for_each(|note| eprintln!("{note}"));
+    for subject in &found.subjects {
+        trial::subject(subject, asked.of, cpus)?;
+    }
     let mut markdown = report::environment(&found.subjects, asked.waterwheel.as_deref(), asked.seed);
     found.notes.iter().for_each(|note| markdown.extend(["* ", note, "\n"]));
     for workload in &asked.workloads {

@@ -1,13 +1,13 @@
-//! monoio on its io_uring driver: a task per direction that reads and writes; with `--splice`, its `zero_copy`.
+//! monoio on its io_uring driver: a task per connection, two copying loops in it.
 //!
-//! Its helper `copy` is this very loop with a buffer of 4 KiB; here it has 16, as everybody's. `zero_copy` moves 4 KiB at a
-//! time, which cannot be set.
+//! Its helper `copy` is this very loop with a buffer of 4 KiB; here it has 16, as everybody's. Its `zero_copy`, which
+//! splices 4 KiB at a time, was measured too: streams took three times the CPU.
 #![forbid(unsafe_code)]
 
 use std::io;
 use std::net::SocketAddrV4;
 
-use monoio::io::{AsyncReadRent, AsyncWriteRent, AsyncWriteRentExt as _, Splitable as _, zero_copy};
+use monoio::io::{AsyncReadRent, AsyncWriteRent, AsyncWriteRentExt as _, Splitable as _};
 use monoio::net::{TcpListener, TcpStream};
 use waterwheel_versus::server::{self, BUFFER_BYTES, Role};
 
@@ -26,7 +26,7 @@ async fn serve(role: Role) -> anyhow::Result<()> {
         // A connection that fails ends, and its client sees it.
         match role {
             Role::Echo => drop(monoio::spawn(echo(client))),
-            Role::Proxy { origin, splice } => drop(monoio::spawn(proxy(client, origin, splice))),
+            Role::Proxy { origin } => drop(monoio::spawn(proxy(client, origin))),
         }
     }
 }
@@ -36,25 +36,17 @@ async fn echo(client: TcpStream) -> io::Result<()> {
     copy(&mut read, &mut write).await
 }
 
-async fn proxy(client: TcpStream, origin: SocketAddrV4, splice: bool) -> io::Result<()> {
+async fn proxy(client: TcpStream, origin: SocketAddrV4) -> io::Result<()> {
     let origin = TcpStream::connect_addr(origin.into()).await?;
     origin.set_nodelay(true)?;
     let (mut client_read, mut client_write) = client.into_split();
     let (mut origin_read, mut origin_write) = origin.into_split();
     let up = async {
-        if splice {
-            zero_copy(&mut client_read, &mut origin_write).await?;
-        } else {
-            copy(&mut client_read, &mut origin_write).await?;
-        }
+        copy(&mut client_read, &mut origin_write).await?;
         origin_write.shutdown().await
     };
     let down = async {
-        if splice {
-            zero_copy(&mut origin_read, &mut client_write).await?;
-        } else {
-            copy(&mut origin_read, &mut client_write).await?;
-        }
+        copy(&mut origin_read, &mut client_write).await?;
         client_write.shutdown().await
     };
     monoio::try_join!(up, down)?;

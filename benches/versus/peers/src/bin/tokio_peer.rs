@@ -24,7 +24,7 @@ async fn serve(role: Role) -> anyhow::Result<()> {
         // A connection that fails ends, and its client sees it.
         match role {
             Role::Echo => drop(tokio::spawn(echo(client))),
-            Role::Proxy { origin, .. } => drop(tokio::spawn(proxy(client, origin))),
+            Role::Proxy { origin } => drop(tokio::spawn(proxy(client, origin))),
         }
     }
 }
