@@ -1,13 +1,14 @@
 //! CPU per message: every subject once per round, in random order, each freshly started.
 
 use std::path::Path;
+use std::time::Duration;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use fastrand::Rng;
 
 use crate::asked::Asked;
 use crate::cpus::Cpus;
-use crate::load::{Generator, Timing, Workload};
+use crate::load::{Generator, STALL_MAX, Timing, Workload};
 use crate::report::{NOTHING, Table, cell};
 use crate::statistics::{mean_of_ratios, median, ratio_of_medians};
 use crate::subject::{Rank, Subject};
@@ -37,13 +38,17 @@ impl Measured {
         asked: &Asked,
         cpus: Cpus,
     ) -> anyhow::Result<()> {
-        let folder = tempfile::tempdir()?;
-        let (mut generator, mut running) = start(subject, workload, asked, cpus, folder.path())?;
-        let id = running.id();
         let timing = Timing { warm_up: asked.warm_up, window: asked.window };
-        let window = generator.closed(timing, || Ok((Usage::of(id)?, Usage::of_this_thread()?)));
-        running.check()?;
-        let window = window?;
+        let window = awake(|| {
+            let folder = tempfile::tempdir()?;
+            let (mut generator, mut running) = start(subject, workload, asked, cpus, folder.path())?;
+            let id = running.id();
+            let window = generator.closed(timing, || Ok((Usage::of(id)?, Usage::of_this_thread()?)));
+            running.check()?;
+            let window = window?;
+            let stall = window.stall;
+            Ok((window, stall))
+        })?;
         let [before, after] = window.probed;
         let (used, time) = (after.0.since(&before.0), window.time.as_secs_f64());
         self.micros.push(used.on_cpu.as_secs_f64() * 1e6 / window.messages);
@@ -53,6 +58,23 @@ impl Measured {
         self.generator_waited.push(after.1.since(&before.1).waiting.as_secs_f64() / time);
         Ok(())
     }
+}
+
+/// Windows that may be void one after the other before the run gives up.
+const VOID_MAX: usize = 5;
+
+/// Measures again where the generator was away for long: then the numbers are its own, or of a machine that stood still.
+pub(crate) fn awake<T>(mut measure: impl FnMut() -> anyhow::Result<(T, Duration)>) -> anyhow::Result<T> {
+    for _ in 0..VOID_MAX {
+        let (measured, stall) = measure()?;
+        if stall <= STALL_MAX {
+            return Ok(measured);
+        }
+        eprintln!("void: the generator was away for {} ms", stall.as_millis());
+    }
+    bail!(
+        "the generator was away for more than {STALL_MAX:?} in {VOID_MAX} windows: too much runs on this machine"
+    )
 }
 
 /// A generator and a subject that know each other.

@@ -7,7 +7,7 @@
 use fastrand::Rng;
 
 use crate::asked::Asked;
-use crate::cost::{Measured, best, fitting, in_rounds, start};
+use crate::cost::{Measured, awake, best, fitting, in_rounds, start};
 use crate::cpus::Cpus;
 use crate::load::{Timing, Workload};
 use crate::report::{NOTHING, Table, cell};
@@ -41,12 +41,15 @@ pub fn table(asked: &Asked, subjects: &[Subject], workload: Workload, cpus: Cpus
     let mut responses = vec![Percentiles::default(); subjects.len()];
     let first_seed = random.u64(..);
     in_rounds(&subjects, workload, asked.rounds, &mut random, |place, subject| {
-        let folder = tempfile::tempdir()?;
-        let (mut generator, mut running) = start(subject, workload, asked, cpus, folder.path())?;
         let of = &mut responses[place];
-        let times = generator.planned(timing, rate, first_seed.wrapping_add(of[0].len() as u64));
-        running.check()?;
-        let times = times?;
+        let times = awake(|| {
+            let folder = tempfile::tempdir()?;
+            let (mut generator, mut running) = start(subject, workload, asked, cpus, folder.path())?;
+            let planned = generator.planned(timing, rate, first_seed.wrapping_add(of[0].len() as u64));
+            running.check()?;
+            let (times, window) = planned?;
+            Ok((times, window.stall))
+        })?;
         for ((share, _), of) in SHARES.iter().zip(of.iter_mut()) {
             of.extend(percentile(&times, *share).map(|time| time.as_secs_f64() * 1e6));
         }

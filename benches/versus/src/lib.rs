@@ -26,7 +26,10 @@
 //!   mean of the ratios within each round, which a machine that gets slower and faster disturbs less. Both intervals
 //!   are the middle 95 % of what resampled rounds give. The last column is the ratio of medians to the better bare loop.
 //! * **Others on the machine** are not kept away. How much of the two CPUs they had stands below each table: where that is
-//!   more than a few percent, only ratios mean anything, and they are less sure than they look.
+//!   more than a few percent, only ratios mean anything, and they are less sure than they look. A window in which the
+//!   generator was away for 100 ms is void and measured again. Root can let a run go before all others, in a session of
+//!   its own (sched(7), the autogroup feature):
+//!   `setsid --wait sh -c 'echo -15 >/proc/self/autogroup; exec cargo run …'`
 //! * **Correctness.** Every subject is tried first ([`trial`]). Under load every length is checked and, but for the middle
 //!   of most pieces of streams, every byte; a wrong one ends the run.
 //!
@@ -50,8 +53,8 @@
 //! * `tokio`: a current-thread runtime and `copy_bidirectional` with buffers of 16 KiB.
 //! * `monoio`: its io_uring driver and its copying loop with buffers of 16 KiB. Its splicing took three times the CPU.
 //! * `glommio` (echo only): its executor, read and write.
-//! * `bare-epoll` (echo only): an edge-triggered loop. `bare-uring`: multishot receives into provided buffers, sends from
-//!   them ([`ring`]). Neither does anything that it need not: they are the limits, not rivals.
+//! * `bare-epoll` (echo only): an edge-triggered loop. `bare-uring`: multishot receives into provided buffers that
+//!   the kernel fills one piece behind the other (Linux 6.12), sends from them ([`ring`]). Neither does anything that it need not: they are the limits, not rivals.
 //!
 //! # Order of reading
 //!

@@ -26,6 +26,29 @@ pub struct Sizes {
     pub buffers: u16,
     /// How large each is.
     pub buffer_bytes: u32,
+    /// One buffer holds what several receives brought, one behind the other (Linux 6.12). Small messages then lie close
+    /// together, and thousands fit where else each took a buffer.
+    pub packed: bool,
+}
+
+/// Bytes that were received: part of a buffer, which is the program's until [`Ring::give_back`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Piece {
+    buffer: u16,
+    start: u32,
+    length: u32,
+}
+
+impl Piece {
+    /// How many bytes.
+    pub fn len(self) -> usize {
+        self.length as usize
+    }
+
+    /// There are none.
+    pub fn is_empty(self) -> bool {
+        self.length == 0
+    }
 }
 
 /// What became of an operation.
@@ -37,8 +60,8 @@ pub struct Completion {
     pub result: i32,
     /// A multishot operation goes on.
     pub more: bool,
-    /// The provided buffer that was received into. It is the program's until [`Ring::give_back`].
-    pub buffer: Option<u16>,
+    /// What was received.
+    pub piece: Option<Piece>,
     /// The connection that was accepted.
     pub socket: Option<OwnedFd>,
 }
@@ -79,7 +102,7 @@ impl Ring {
             .setup_submit_all()
             .setup_cqsize(sizes.completions)
             .build(sizes.submissions)?;
-        let buffers = Buffers::new(&uring, sizes.buffers, sizes.buffer_bytes)?;
+        let buffers = Buffers::new(&uring, sizes)?;
         Ok(Ring { uring, buffers, target: Box::new(address(SocketAddrV4::new([127, 0, 0, 1].into(), 0))) })
     }
 
@@ -105,9 +128,9 @@ impl Ring {
         self.push(opcode::RecvMulti::new(Fd(socket), GROUP).build(), tag);
     }
 
-    /// Sends part of a buffer that was received into. It stays the program's until the completion at least.
-    pub fn send_buffer(&mut self, socket: RawFd, buffer: u16, part: std::ops::Range<usize>, tag: u64) {
-        let entry = send(socket, &self.bytes(buffer)[part]);
+    /// Sends what was received, but for its first bytes. It stays the program's until the completion at least.
+    pub fn send_piece(&mut self, socket: RawFd, piece: Piece, but_for: usize, tag: u64) {
+        let entry = send(socket, &self.bytes(piece)[but_for..]);
         self.push(entry, tag);
     }
 
@@ -121,25 +144,25 @@ impl Ring {
         self.push(opcode::AsyncCancel::new(what).build(), tag);
     }
 
-    /// What a buffer holds that the program has.
+    /// What was received.
     ///
     /// # Panics
-    /// The kernel has it.
-    pub fn bytes(&self, buffer: u16) -> &[u8] {
-        self.buffers.bytes(buffer)
+    /// It was given back.
+    pub fn bytes(&self, piece: Piece) -> &[u8] {
+        self.buffers.bytes(piece)
     }
 
-    /// Lets the kernel receive into a buffer again, from the next [`enter`](Ring::enter) on.
+    /// Lets the kernel use these bytes' place again, from the next [`enter`](Ring::enter) on.
     ///
     /// # Panics
-    /// The kernel has it.
-    pub fn give_back(&mut self, buffer: u16) {
-        self.buffers.give_back(buffer);
+    /// More was given back than was received.
+    pub fn give_back(&mut self, piece: Piece) {
+        self.buffers.give_back(piece);
     }
 
     /// How many buffers the kernel has to receive into.
     pub fn free_buffers(&self) -> usize {
-        self.buffers.lent.len() - self.buffers.lent_count
+        self.buffers.free
     }
 
     /// Submits what was put in, waits, and appends what was completed.
@@ -169,13 +192,12 @@ impl Ring {
         for entry in self.uring.completion() {
             let (tag, result, flags) = (entry.user_data(), entry.result(), entry.flags());
             let buffer = cqueue::buffer_select(flags);
-            if let Some(buffer) = buffer {
-                self.buffers.take(buffer);
-            }
+            let more_fits = cqueue::buffer_more(flags);
+            let piece = buffer.map(|buffer| self.buffers.take(buffer, result.max(0) as u32, more_fits));
             let is_socket = tag == ACCEPTED && result >= 0;
             // SAFETY: the kernel made the socket for this completion, which is fetched once.
             let socket = is_socket.then(|| unsafe { OwnedFd::from_raw_fd(result) });
-            completed.push(Completion { tag, result, more: cqueue::more(flags), buffer, socket });
+            completed.push(Completion { tag, result, more: cqueue::more(flags), piece, socket });
         }
         Ok(())
     }
@@ -202,7 +224,7 @@ impl Ring {
 
 impl std::fmt::Debug for Ring {
     fn fmt(&self, to: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        to.debug_struct("Ring").field("buffers", &self.buffers.lent.len()).finish_non_exhaustive()
+        to.debug_struct("Ring").field("buffers", &self.buffers.states.len()).finish_non_exhaustive()
     }
 }
 
@@ -231,71 +253,109 @@ fn address(of: SocketAddrV4) -> libc::sockaddr_in {
 
 /// The buffers that the kernel receives into, and the ring that tells it which it has.
 struct Buffers {
-    /// One entry per buffer; the tail lies in the first one's spare field. Shared with the kernel, which reads only.
+    /// One entry per buffer; the tail lies in the first one's spare field. Shared with the kernel, which reads only, but for
+    /// packed buffers: there it moves an entry's address on as it fills the buffer.
     entries: NonNull<BufRingEntry>,
     bytes: NonNull<u8>,
-    buffer_bytes: usize,
+    buffer_bytes: u32,
     /// Where the next one given back is entered; the kernel sees it after `publish`.
     tail: u16,
-    /// By buffer: the program has it, and not the kernel.
-    lent: Box<[bool]>,
-    lent_count: usize,
+    states: Box<[State]>,
+    /// How many the kernel has.
+    free: usize,
 }
 
+/// What is known of one buffer.
+#[derive(Clone, Copy, Debug)]
+struct State {
+    /// The kernel may receive into what is behind `filled`.
+    is_kernels: bool,
+    filled: u32,
+    /// Pieces of it that the program has.
+    pieces: u32,
+}
+
+/// Register the ring for packed buffers (`IOU_PBUF_RING_INC`).
+const PACKED: u16 = 2;
+
 impl Buffers {
-    fn new(uring: &IoUring, count: u16, buffer_bytes: u32) -> io::Result<Buffers> {
+    fn new(uring: &IoUring, sizes: Sizes) -> io::Result<Buffers> {
+        let Sizes { buffers: count, buffer_bytes, packed, .. } = sizes;
         assert!(count.is_power_of_two(), "the kernel masks the tail");
-        let buffer_bytes = buffer_bytes as usize;
         let entries = map(usize::from(count) * size_of::<BufRingEntry>())?;
         let mut buffers = Buffers {
             entries: entries.cast(),
-            bytes: map(usize::from(count) * buffer_bytes)?,
+            bytes: map(usize::from(count) * buffer_bytes as usize)?,
             buffer_bytes,
             tail: 0,
-            lent: vec![true; count.into()].into(),
-            lent_count: count.into(),
+            states: vec![State { is_kernels: false, filled: 0, pieces: 0 }; count.into()].into(),
+            free: 0,
         };
+        let flags = if packed { PACKED } else { 0 };
         // SAFETY: the entries are page-aligned, zeroed memory of the right length, and stay until `Drop` of `Ring` has
         // unregistered them.
         unsafe {
-            uring.submitter().register_buf_ring_with_flags(entries.as_ptr() as u64, count, GROUP, 0)?;
+            uring.submitter().register_buf_ring_with_flags(entries.as_ptr() as u64, count, GROUP, flags)?;
         }
-        (0..count).for_each(|buffer| buffers.give_back(buffer));
+        (0..count).for_each(|buffer| buffers.enter(buffer));
         buffers.publish();
         Ok(buffers)
     }
 
-    fn bytes(&self, buffer: u16) -> &[u8] {
-        assert!(self.lent[usize::from(buffer)], "the kernel has buffer {buffer}");
-        // SAFETY: inside the mapping, initialised since it came zeroed, and nobody writes to it while it is lent.
+    fn bytes(&self, piece: Piece) -> &[u8] {
+        let state = self.states[usize::from(piece.buffer)];
+        assert!(state.pieces > 0 && piece.start + piece.length <= state.filled, "{piece:?} was given back");
+        // SAFETY: inside the mapping, initialised since it came zeroed, and the kernel writes only behind what is filled
+        // as long as the program has a piece of the buffer.
         unsafe {
-            let start = self.bytes.add(usize::from(buffer) * self.buffer_bytes);
-            std::slice::from_raw_parts(start.as_ptr(), self.buffer_bytes)
+            let start = self.start(piece.buffer).add(piece.start as usize);
+            std::slice::from_raw_parts(start.as_ptr(), piece.length as usize)
         }
     }
 
-    fn take(&mut self, buffer: u16) {
-        let lent = &mut self.lent[usize::from(buffer)];
-        assert!(!*lent, "the kernel gave buffer {buffer} twice");
-        *lent = true;
-        self.lent_count += 1;
+    /// Notes what the kernel received, and whether it goes on in the same buffer.
+    fn take(&mut self, buffer: u16, length: u32, more_fits: bool) -> Piece {
+        let state = &mut self.states[usize::from(buffer)];
+        assert!(state.is_kernels, "the kernel gave buffer {buffer} twice");
+        let start = state.filled;
+        state.filled += length;
+        assert!(state.filled <= self.buffer_bytes, "more than buffer {buffer} holds");
+        state.pieces += 1;
+        state.is_kernels = more_fits;
+        self.free -= usize::from(!more_fits);
+        Piece { buffer, start, length }
     }
 
-    fn give_back(&mut self, buffer: u16) {
-        let lent = &mut self.lent[usize::from(buffer)];
-        assert!(*lent, "the kernel has buffer {buffer}");
-        *lent = false;
-        self.lent_count -= 1;
-        let place = usize::from(self.tail) % self.lent.len();
-        // SAFETY: `place` is inside the ring, and the kernel reads no entry at or behind the tail that it knows. Set
+    fn give_back(&mut self, piece: Piece) {
+        let state = &mut self.states[usize::from(piece.buffer)];
+        assert!(state.pieces > 0, "{piece:?} was given back");
+        state.pieces -= 1;
+        if state.pieces == 0 && !state.is_kernels {
+            self.enter(piece.buffer);
+        }
+    }
+
+    /// Gives the kernel a whole buffer.
+    fn enter(&mut self, buffer: u16) {
+        self.states[usize::from(buffer)] = State { is_kernels: true, filled: 0, pieces: 0 };
+        self.free += 1;
+        let place = usize::from(self.tail) % self.states.len();
+        let start = self.start(buffer).as_ptr() as u64;
+        // SAFETY: `place` is inside the ring, and the kernel uses no entry at or behind the tail that it knows. Set
         // field by field, since the first entry's spare field is the tail.
         unsafe {
             let entry = self.entries.add(place).as_mut();
-            entry.set_addr(self.bytes.add(usize::from(buffer) * self.buffer_bytes).as_ptr() as u64);
-            entry.set_len(self.buffer_bytes as u32);
+            entry.set_addr(start);
+            entry.set_len(self.buffer_bytes);
             entry.set_bid(buffer);
         }
         self.tail = self.tail.wrapping_add(1);
+    }
+
+    fn start(&self, buffer: u16) -> NonNull<u8> {
+        assert!(usize::from(buffer) < self.states.len(), "there is no buffer {buffer}");
+        // SAFETY: inside the mapping, since there is such a buffer.
+        unsafe { self.bytes.add(usize::from(buffer) * self.buffer_bytes as usize) }
     }
 
     /// Shows the kernel all that was given back.
@@ -312,8 +372,10 @@ impl Drop for Buffers {
         // SAFETY: both were mapped with these lengths and nothing borrows from them any more; the ring that named them
         // has been closed, or never got them.
         unsafe {
-            let _unmapped = munmap(self.entries.as_ptr().cast(), self.lent.len() * size_of::<BufRingEntry>());
-            let _unmapped = munmap(self.bytes.as_ptr().cast(), self.lent.len() * self.buffer_bytes);
+            let _unmapped =
+                munmap(self.entries.as_ptr().cast(), self.states.len() * size_of::<BufRingEntry>());
+            let _unmapped =
+                munmap(self.bytes.as_ptr().cast(), self.states.len() * self.buffer_bytes as usize);
         }
     }
 }

@@ -96,7 +96,7 @@ impl Subject {
     /// Starts it on its CPU: a proxy to `origin`, or an echo server.
     ///
     /// # Errors
-    /// It does not start, or not within [`PATIENCE`]; with what it said.
+    /// It does not start, or not within 10 s; with what it said.
     pub fn start(&self, cpus: Cpus, folder: &Path, origin: Option<SocketAddrV4>) -> anyhow::Result<Running> {
         let log = folder.join("log");
         let started = self.start_in(cpus, folder, origin, &log);

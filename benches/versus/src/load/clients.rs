@@ -8,6 +8,7 @@ use rustix::net::Shutdown;
 
 use super::generator::{Generator, error, of, tag};
 use super::{Kind, pattern};
+use crate::ring::Piece;
 use crate::server;
 
 /// Clients that may be connecting at once: fewer than the shortest queue of a listener.
@@ -36,7 +37,7 @@ pub(super) struct Client {
     received: usize,
     /// When this message was planned.
     planned: Option<Instant>,
-    sending: bool,
+    pub(super) sending: bool,
     /// It waits for its message to come back, or for its stream to go out.
     pub(super) busy: bool,
     /// The subject sends no more.
@@ -128,15 +129,15 @@ impl Generator {
         Ok(())
     }
 
-    pub(super) fn client_received(&mut self, which: usize, buffer: u16, length: usize) -> anyhow::Result<()> {
+    pub(super) fn client_received(&mut self, which: usize, piece: Piece) -> anyhow::Result<()> {
         let client = &mut self.clients[which];
         let from = client.received;
-        client.received += length;
+        client.received += piece.len();
         let expected = client.message.len();
-        ensure!(self.workload.kind != Kind::Stream, "WRONG BYTES: {length} came back from a stream");
+        ensure!(self.workload.kind != Kind::Stream, "WRONG BYTES: some came back from a stream");
         ensure!(client.received <= expected, "WRONG BYTES: {} came back for {expected}", client.received);
-        pattern::check(&self.ring.bytes(buffer)[..length], &client.message[from..client.received])?;
-        self.ring.give_back(buffer);
+        pattern::check(self.ring.bytes(piece), &client.message[from..client.received])?;
+        self.ring.give_back(piece);
         if client.received == expected && self.workload.kind == Kind::Exchange {
             client.busy = false;
             self.done += 1;

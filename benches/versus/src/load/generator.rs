@@ -72,7 +72,7 @@ impl Generator {
             _ if workload.bytes <= 256 => (2048, 256),
             _ => (128, 16 * 1024),
         };
-        let sizes = Sizes { submissions: 2048, completions: 32 * 1024, buffers, buffer_bytes };
+        let sizes = Sizes { submissions: 2048, completions: 32 * 1024, buffers, buffer_bytes, packed: false };
         let mut ring = Ring::new(sizes).context("the generator needs io_uring of Linux 6.1 or later")?;
         let listener = with_origin.then(server::listen).transpose()?;
         if let Some(listener) = &listener {
@@ -124,6 +124,25 @@ impl Generator {
         }
     }
 
+    /// Where everything stands, for the message of an error.
+    pub(super) fn state(&self) -> String {
+        let (busy, sending) = self.clients.iter().fold((0, 0), |(busy, sending), client| {
+            (busy + usize::from(client.busy), sending + usize::from(client.sending))
+        });
+        let peers = self.peers.iter().flatten();
+        let (peers, pieces) =
+            peers.fold((0, 0), |(peers, pieces), peer| (peers + 1, pieces + peer.waiting.len()));
+        format!(
+            "{} connections of {}, {busy} wait for an answer, {sending} send; the origin has {peers} and {pieces} \
+             pieces to send; {} receives wait for one of {} free buffers; {} done",
+            self.connected,
+            self.wanted,
+            self.starved.len(),
+            self.ring.free_buffers(),
+            self.done
+        )
+    }
+
     /// One system call at most, and all that follows from it. Never waits.
     pub(super) fn turn(&mut self) -> anyhow::Result<()> {
         let mut completed = std::mem::take(&mut self.completed);
@@ -141,7 +160,7 @@ impl Generator {
     }
 
     fn completed(&mut self, completion: Completion) -> anyhow::Result<()> {
-        let Completion { tag, result, more, buffer, socket } = completion;
+        let Completion { tag, result, more, piece, socket } = completion;
         if tag == ACCEPTED {
             let listener = self.listener.as_ref().context("nobody listens")?.as_raw_fd();
             let socket = socket.with_context(|| format!("the origin accepts: {}", error(result)))?;
@@ -165,19 +184,18 @@ impl Generator {
                     self.starved.push_back(tag);
                     return Ok(());
                 }
-                if let Some(buffer) = buffer.filter(|_| result > 0) {
-                    let length = result as usize;
+                if let Some(piece) = piece.filter(|piece| !piece.is_empty()) {
                     if is_client {
-                        self.client_received(which, buffer, length)?;
+                        self.client_received(which, piece)?;
                     } else {
-                        self.peer_received(which, buffer, length)?;
+                        self.peer_received(which, piece)?;
                     }
                     if !more {
                         self.receive(tag);
                     }
                 } else {
                     // The end has no buffer on some kernels and an empty one on others.
-                    buffer.into_iter().for_each(|buffer| self.ring.give_back(buffer));
+                    piece.into_iter().for_each(|piece| self.ring.give_back(piece));
                     if is_client {
                         self.client_ended(which, result)?;
                     } else {

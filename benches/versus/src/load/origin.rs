@@ -9,6 +9,7 @@ use rustix::net::Shutdown;
 use super::Kind;
 use super::generator::{Generator, error, of, tag};
 use super::pattern::{PIECE_MAX, check, check_ends, stream, whose_stream};
+use crate::ring::Piece;
 
 /// Of so many pieces of a stream one is looked at whole.
 const LOOKED_AT: u64 = 8;
@@ -17,8 +18,8 @@ const LOOKED_AT: u64 = 8;
 #[derive(Debug)]
 pub(super) struct Peer {
     pub(super) socket: OwnedFd,
-    /// Buffers to be sent back, and how much is in each. The first is being sent.
-    waiting: VecDeque<(u16, usize)>,
+    /// What is to be sent back. The first is being sent.
+    pub(super) waiting: VecDeque<Piece>,
     /// How much of the first is sent.
     sent: usize,
     /// All that came.
@@ -51,19 +52,18 @@ impl Generator {
         self.receive(tag(of::PEER_RECEIVE, place));
     }
 
-    pub(super) fn peer_received(&mut self, place: usize, buffer: u16, length: usize) -> anyhow::Result<()> {
+    pub(super) fn peer_received(&mut self, place: usize, piece: Piece) -> anyhow::Result<()> {
         let peer = self.peers[place].as_mut().context("bytes for nobody")?;
         if self.workload.kind == Kind::Stream {
-            let bytes = &self.ring.bytes(buffer)[..length];
-            peer.look_at(bytes, self.wanted)?;
-            self.done += length as u64;
-            self.ring.give_back(buffer);
+            peer.look_at(self.ring.bytes(piece), self.wanted)?;
+            self.done += piece.len() as u64;
+            self.ring.give_back(piece);
             return Ok(());
         }
-        peer.received += length as u64;
-        peer.waiting.push_back((buffer, length));
+        peer.received += piece.len() as u64;
+        peer.waiting.push_back(piece);
         if peer.waiting.len() == 1 {
-            self.ring.send_buffer(peer.socket.as_raw_fd(), buffer, 0..length, tag(of::PEER_SEND, place));
+            self.ring.send_piece(peer.socket.as_raw_fd(), piece, 0, tag(of::PEER_SEND, place));
         }
         Ok(())
     }
@@ -71,16 +71,15 @@ impl Generator {
     pub(super) fn peer_sent(&mut self, place: usize, result: i32) -> anyhow::Result<()> {
         let peer = self.peers[place].as_mut().context("sent by nobody")?;
         ensure!(result > 0, "the origin answers: {}", error(result));
-        let &(buffer, length) = peer.waiting.front().context("nothing was sent")?;
+        let &piece = peer.waiting.front().context("nothing was sent")?;
         peer.sent += result as usize;
-        if peer.sent == length {
+        if peer.sent == piece.len() {
             peer.waiting.pop_front();
             peer.sent = 0;
-            self.ring.give_back(buffer);
+            self.ring.give_back(piece);
         }
-        if let Some(&(buffer, length)) = peer.waiting.front() {
-            let part = peer.sent..length;
-            self.ring.send_buffer(peer.socket.as_raw_fd(), buffer, part, tag(of::PEER_SEND, place));
+        if let Some(&piece) = peer.waiting.front() {
+            self.ring.send_piece(peer.socket.as_raw_fd(), piece, peer.sent, tag(of::PEER_SEND, place));
         } else if self.workload.kind == Kind::Connect && peer.received >= self.workload.bytes as u64 {
             // The side that ends first keeps the port for a while, and the origin's is always the same.
             rustix::net::shutdown(&peer.socket, Shutdown::Write)?;

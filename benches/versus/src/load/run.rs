@@ -16,6 +16,9 @@ pub struct Timing {
     pub window: Duration,
 }
 
+/// A generator that did nothing for longer has measured itself, or a machine that stood still.
+pub const STALL_MAX: Duration = Duration::from_millis(100);
+
 /// What a window gave, with what the probe read before and after.
 #[derive(Clone, Debug)]
 pub struct Opened<T> {
@@ -25,6 +28,8 @@ pub struct Opened<T> {
     pub time: Duration,
     /// The probe's readings at its two ends.
     pub probed: [T; 2],
+    /// The longest that the generator itself did nothing.
+    pub stall: Duration,
 }
 
 impl Generator {
@@ -45,11 +50,16 @@ impl Generator {
     }
 
     /// Messages planned at random times, so many a second in the mean, whatever the subject does. Returns the times from
-    /// plan to answer of those planned in the window, sorted.
+    /// plan to answer of those planned in the window, sorted, and the window.
     ///
     /// # Errors
     /// As [`closed`](Generator::closed).
-    pub fn planned(&mut self, timing: Timing, rate: f64, seed: u64) -> anyhow::Result<Vec<Duration>> {
+    pub fn planned(
+        &mut self,
+        timing: Timing,
+        rate: f64,
+        seed: u64,
+    ) -> anyhow::Result<(Vec<Duration>, Opened<()>)> {
         ensure!(self.workload.kind == Kind::Exchange, "only exchanges can be planned");
         self.pace = Pace::Planned;
         self.connect_all(self.workload.connections)?;
@@ -58,7 +68,7 @@ impl Generator {
         let mut next = Instant::now();
         let (from, mut planned) = (next + timing.warm_up, 0);
         self.responses_from = Some(from);
-        self.windowed(
+        let opened = self.windowed(
             timing,
             || Ok(()),
             |own, now| {
@@ -80,7 +90,7 @@ impl Generator {
             self.responses.len()
         );
         self.responses.sort_unstable();
-        Ok(self.responses.drain(..).map(Duration::from_nanos).collect())
+        Ok((self.responses.drain(..).map(Duration::from_nanos).collect(), opened))
     }
 
     /// Makes it so many connections; each has exchanged one message and is idle.
@@ -99,7 +109,8 @@ impl Generator {
     /// # Errors
     /// A connection is lost.
     pub fn rest(&mut self, time: Duration) -> anyhow::Result<()> {
-        self.turn_until(Instant::now() + time, &mut |_, _| {})
+        self.turn_until(Instant::now() + time, &mut |_, _| {})?;
+        Ok(())
     }
 
     fn connect_all(&mut self, connections: usize) -> anyhow::Result<()> {
@@ -119,25 +130,31 @@ impl Generator {
         let warm = Instant::now() + timing.warm_up;
         self.turn_until(warm, &mut plan)?;
         let (before, messages, start) = (probe()?, self.messages(), Instant::now());
-        self.turn_until(start + timing.window, &mut plan)?;
+        let stall = self.turn_until(start + timing.window, &mut plan)?;
         let (time, messages, after) = (start.elapsed(), self.messages() - messages, probe()?);
-        ensure!(messages > 0.0, "nothing went through");
-        Ok(Opened { messages, time, probed: [before, after] })
+        if stall > STALL_MAX {
+            // What went through or did not says nothing of the subject.
+            return Ok(Opened { messages, time, probed: [before, after], stall });
+        }
+        ensure!(messages > 0.0, "nothing went through: {}", self.state());
+        Ok(Opened { messages, time, probed: [before, after], stall })
     }
 
+    /// Says how long the longest turn took.
     fn turn_until(
         &mut self,
         end: Instant,
         plan: &mut impl FnMut(&mut Generator, Instant),
-    ) -> anyhow::Result<()> {
-        loop {
-            let now = Instant::now();
-            if now >= end {
-                return Ok(());
-            }
-            plan(self, now);
+    ) -> anyhow::Result<Duration> {
+        let (mut last, mut longest) = (Instant::now(), Duration::ZERO);
+        while last < end {
+            plan(self, last);
             self.turn()?;
+            let now = Instant::now();
+            longest = longest.max(now - last);
+            last = now;
         }
+        Ok(longest)
     }
 
     /// Lets what is under way end.
@@ -156,7 +173,7 @@ impl Generator {
     fn until(&mut self, what: &str, done: impl Fn(&Generator) -> bool) -> anyhow::Result<()> {
         let end = Instant::now() + PATIENCE;
         while !done(self) {
-            ensure!(Instant::now() < end, "waited {PATIENCE:?} for {what} in vain");
+            ensure!(Instant::now() < end, "waited {PATIENCE:?} for {what} in vain: {}", self.state());
             self.turn().with_context(|| what.to_owned())?;
         }
         Ok(())
