@@ -12,8 +12,8 @@ use crate::statistics::median;
 use crate::subject::Subject;
 use crate::usage::private_bytes;
 
-/// Idle connections at which memory is read. The slope is between the last two: what comes with the first ones, be it
-/// buffers or tables, is no connection's.
+/// Idle connections at which memory is read. The slope between the last two leaves out what comes with the first ones, such
+/// as buffers that all share; the slope over all is steadier where memory is had in large steps.
 const STEPS: [usize; 3] = [0, 1000, 4000];
 
 /// How long a subject may take to put in order what it has, before it is read.
@@ -41,17 +41,19 @@ pub fn table(asked: &Asked, subjects: &[Subject], workload: Workload, cpus: Cpus
     })?;
     let rows = subjects.iter().zip(&bytes).map(|(subject, bytes)| {
         let steps: Vec<f64> = bytes.iter().map(|rounds| median(rounds)).collect();
-        let slope = (steps[2] - steps[1]) / (STEPS[2] - STEPS[1]) as f64;
+        let slope = |from: usize| (steps[2] - steps[from]) / (STEPS[2] - STEPS[from]) as f64;
+        let slopes = [slope(1), slope(0)].map(|slope| format!("{slope:.0}"));
         let mebibytes = steps.iter().map(|bytes| format!("{:.1}", bytes / MIB));
-        std::iter::once(subject.name.clone()).chain(mebibytes).chain([format!("{slope:.0}")]).collect()
+        std::iter::once(subject.name.clone()).chain(mebibytes).chain(slopes).collect()
     });
     let at = STEPS.map(|connections| format!("MiB at {connections}"));
-    let head = std::iter::once("subject".to_owned()).chain(at).chain(["bytes/connection".to_owned()]);
+    let slopes = [STEPS[1], STEPS[0]].map(|from| format!("bytes each from {from}"));
+    let head = std::iter::once("subject".to_owned()).chain(at).chain(slopes);
     Ok(Table {
         title: format!("Private memory with idle connections, {} rounds", asked.rounds),
         head: head.collect(),
         rows: rows.collect(),
-        notes: vec![format!("Bytes per connection: from {} to {} connections, median.", STEPS[1], STEPS[2])],
+        notes: vec![format!("Bytes of each connection up to {}, by medians.", STEPS[2])],
     })
 }
 

@@ -49,12 +49,14 @@ pub fn find(asked: &Asked) -> anyhow::Result<Found> {
         ensure!(names.contains(name), "--only {name}: there is none; there are {}", names.join(", "));
     }
     found.subjects.retain(|subject| wanted(&subject.name));
-    for (program, ready) in [("haproxy", runs("haproxy", &["-v"])), ("nginx", nginx_has_streams())] {
+    let peers = [
+        ("haproxy", runs("haproxy", &["-v"]), "it is not installed"),
+        ("nginx", nginx_has_streams(), "it is not installed, or its stream module is not"),
+    ];
+    for (program, ready, why) in peers {
         let of_it = |subject: &Subject| subject.name.starts_with(program);
         if !ready && found.subjects.iter().any(of_it) {
-            found
-                .notes
-                .push(format!("{program} is left out: it is not installed, or lacks its stream module"));
+            found.notes.push(format!("{program} is left out: {why}"));
             found.subjects.retain(|subject| !of_it(subject));
         }
     }
