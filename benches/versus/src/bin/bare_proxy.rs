@@ -1,0 +1,241 @@
+//! The limit: a TCP proxy that is nothing but an io_uring loop. `bare_proxy proxy ORIGIN`.
+//!
+//! One thread, one system call per turn. Each direction of a connection receives multishot into provided buffers and
+//! sends straight from them, one send at a time so that the order holds; a buffer goes back when its send is complete.
+//! No limits on connections, no timeouts, no counters, no log: what a proxy that does its work has to add.
+//!
+//! A direction whose receiver is slow stops receiving at [`WAITING_MAX`] buffers. The buffers are shared by all, and one is
+//! free again when all that it holds is sent, so some slow receivers may keep the others waiting: a proxy in earnest would
+//! do better.
+#![forbid(unsafe_code)]
+
+use std::collections::VecDeque;
+use std::os::fd::{AsRawFd as _, OwnedFd};
+
+use anyhow::bail;
+use rustix::net::Shutdown;
+use waterwheel_versus::ring::{ACCEPTED, Completion, Piece, Ring, Sizes, Wait};
+use waterwheel_versus::server::{self, BUFFER_BYTES, Role};
+
+/// Eight buffers of 128 KiB, one behind the other's pieces in each: one MiB, which a cache holds. Streams took a quarter more
+/// CPU with a buffer for each receive, exchanges the same. Completions: several for each of some thousand connections.
+const PACKED: Sizes =
+    Sizes { submissions: 1024, completions: 16 * 1024, buffers: 8, buffer_bytes: 128 * 1024, packed: true };
+
+/// For kernels before 6.12. With half as many buffers a turn under 512 connections takes them all, and receives that find
+/// none are a third of all completions.
+const SINGLE: Sizes = Sizes { buffers: 128, buffer_bytes: BUFFER_BYTES as u32, packed: false, ..PACKED };
+
+/// Buffers that may wait to be sent in one direction before it stops receiving; it goes on at half of it. What the
+/// kernel received until it hears of that comes on top.
+const WAITING_MAX: usize = 8;
+
+fn main() -> anyhow::Result<()> {
+    let Role::Proxy { origin } = Role::of_this_program()? else {
+        bail!("use as `proxy HOST:PORT`");
+    };
+    let listener = server::listen()?;
+    let mut ring = Ring::new(PACKED).or_else(|_| Ring::new(SINGLE))?;
+    ring.set_target(origin);
+    server::announce(listener.local_addr()?)?;
+    ring.accept(listener.as_raw_fd());
+    let mut proxy = Proxy { ring, pairs: Vec::new(), free: Vec::new(), starved: VecDeque::new() };
+    let mut completed = Vec::with_capacity(PACKED.completions as usize);
+    loop {
+        proxy.ring.enter(Wait::ForEver, &mut completed)?;
+        for completion in completed.drain(..) {
+            if completion.tag == ACCEPTED {
+                // Without a socket: the client left before, or there are too many. The next one may fare better.
+                completion.socket.map_or(Ok(()), |client| proxy.accepted(client))?;
+                if !completion.more {
+                    proxy.ring.accept(listener.as_raw_fd());
+                }
+            } else {
+                proxy.completed(completion);
+            }
+        }
+        // Not more than there are buffers for, since the others would be told so and ask again.
+        let fed = proxy.starved.len().min(proxy.ring.free_buffers());
+        for (pair, from) in proxy.starved.drain(..fed).collect::<Vec<_>>() {
+            proxy.fed(pair, from);
+        }
+    }
+}
+
+/// What an operation is; its tag holds the direction and the pair too.
+type Kind = u64;
+const CONNECT: Kind = 0;
+const RECEIVE: Kind = 1;
+const SEND: Kind = 2;
+const CANCEL: Kind = 3;
+
+const fn tag(kind: Kind, from: usize, pair: usize) -> u64 {
+    kind | (from as u64) << 7 | (pair as u64) << 8
+}
+
+struct Proxy {
+    ring: Ring,
+    pairs: Vec<Option<Pair>>,
+    /// Places in `pairs` that are empty.
+    free: Vec<usize>,
+    /// Directions that stopped because no buffer was left; the first waits longest.
+    starved: VecDeque<(usize, usize)>,
+}
+
+/// A client, its connection to the origin, and what flows between them.
+struct Pair {
+    /// The client's and the origin's.
+    sockets: [OwnedFd; 2],
+    /// By the socket that it comes from.
+    directions: [Direction; 2],
+    /// Operations under way. The place is free for another pair when there are none.
+    operations: usize,
+    failed: bool,
+}
+
+#[derive(Default)]
+struct Direction {
+    /// Received and not yet sent.
+    waiting: VecDeque<Piece>,
+    /// How much of the first of them is sent.
+    sent: usize,
+    sending: bool,
+    receiving: bool,
+    cancelling: bool,
+    starved: bool,
+    /// The sender has no more.
+    ended: bool,
+    /// The receiver knows.
+    shut: bool,
+}
+
+impl Proxy {
+    fn accepted(&mut self, client: OwnedFd) -> anyhow::Result<()> {
+        let pair = Pair {
+            sockets: [client, server::socket()?],
+            directions: Default::default(),
+            operations: 1,
+            failed: false,
+        };
+        let place = self.free.pop().unwrap_or_else(|| {
+            self.pairs.push(None);
+            self.pairs.len() - 1
+        });
+        self.ring.connect(pair.sockets[1].as_raw_fd(), tag(CONNECT, 0, place));
+        self.pairs[place] = Some(pair);
+        Ok(())
+    }
+
+    fn completed(&mut self, completion: Completion) {
+        let Completion { tag: of, result, more, piece, .. } = completion;
+        let (kind, from, place) = (of & 0x7f, (of >> 7 & 1) as usize, (of >> 8) as usize);
+        let Some(pair) = &mut self.pairs[place] else { return };
+        pair.operations -= usize::from(!more);
+        let direction = &mut pair.directions[from];
+        match kind {
+            RECEIVE => {
+                direction.receiving = more;
+                direction.waiting.extend(piece);
+                match result {
+                    1.. => {}
+                    0 => direction.ended = true,
+                    _ if -result == libc::ENOBUFS => {
+                        direction.starved = true;
+                        self.starved.push_back((place, from));
+                    }
+                    _ if -result == libc::ECANCELED => {}
+                    _ => pair.fail(),
+                }
+            }
+            SEND => {
+                direction.sending = false;
+                match (result, direction.waiting.front()) {
+                    (0.., Some(&piece)) => {
+                        direction.sent += result as usize;
+                        if direction.sent == piece.len() {
+                            self.ring.give_back(piece);
+                            direction.waiting.pop_front();
+                            direction.sent = 0;
+                        }
+                    }
+                    _ => pair.fail(),
+                }
+            }
+            CANCEL => direction.cancelling = false,
+            CONNECT if result < 0 => pair.fail(),
+            // CONNECT: both directions begin.
+            _ => self.advance(place, 1),
+        }
+        self.advance(place, from);
+        self.end(place);
+    }
+
+    /// There are buffers again.
+    fn fed(&mut self, place: usize, from: usize) {
+        if let Some(pair) = &mut self.pairs[place] {
+            pair.directions[from].starved = false;
+            self.advance(place, from);
+            self.end(place);
+        }
+    }
+
+    /// Does what can be done next in a direction.
+    fn advance(&mut self, place: usize, from: usize) {
+        let Some(pair) = &mut self.pairs[place] else { return };
+        if pair.failed {
+            return;
+        }
+        let sockets = [pair.sockets[from].as_raw_fd(), pair.sockets[1 - from].as_raw_fd()];
+        let other_is_shut = pair.directions[1 - from].shut;
+        let direction = &mut pair.directions[from];
+        if let (false, Some(&piece)) = (direction.sending, direction.waiting.front()) {
+            self.ring.send_piece(sockets[1], piece, direction.sent, tag(SEND, from, place));
+            direction.sending = true;
+            pair.operations += 1;
+        }
+        let waiting = direction.waiting.len();
+        if direction.receiving && !direction.cancelling && waiting >= WAITING_MAX {
+            self.ring.cancel(tag(RECEIVE, from, place), tag(CANCEL, from, place));
+            direction.cancelling = true;
+            pair.operations += 1;
+        }
+        let stopped = !direction.receiving && !direction.ended && !direction.starved && !direction.cancelling;
+        if stopped && waiting <= WAITING_MAX / 2 {
+            self.ring.receive(sockets[0], tag(RECEIVE, from, place));
+            direction.receiving = true;
+            pair.operations += 1;
+        }
+        if direction.ended && waiting == 0 && !direction.shut {
+            direction.shut = true;
+            // Where the other direction is through too, closing says as much.
+            if !other_is_shut {
+                let _already_gone = rustix::net::shutdown(&pair.sockets[1 - from], Shutdown::Write);
+            }
+        }
+    }
+
+    /// Frees the place of a pair that is through.
+    fn end(&mut self, place: usize) {
+        let through = |pair: &Pair| {
+            let all_shut = pair.directions.iter().all(|direction| direction.shut);
+            pair.operations == 0 && (pair.failed || all_shut)
+        };
+        if let Some(pair) = self.pairs[place].take_if(|pair| through(pair)) {
+            for piece in pair.directions.into_iter().flat_map(|direction| direction.waiting) {
+                self.ring.give_back(piece);
+            }
+            self.starved.retain(|(starved, _)| *starved != place);
+            self.free.push(place);
+        }
+    }
+}
+
+impl Pair {
+    /// Ends all operations under way.
+    fn fail(&mut self) {
+        self.failed = true;
+        for socket in &self.sockets {
+            let _not_connected = rustix::net::shutdown(socket, Shutdown::Both);
+        }
+    }
+}

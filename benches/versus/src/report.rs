@@ -1,0 +1,144 @@
+//! Tables, for a terminal and as Markdown, and what the numbers were measured on.
+
+use std::fmt::Write as _;
+use std::path::Path;
+use std::process::Command;
+
+use crate::statistics::Ratio;
+use crate::subject::Subject;
+
+/// A table and what there is to say about it.
+#[derive(Clone, Debug)]
+pub struct Table {
+    /// What was measured, and how.
+    pub title: String,
+    /// The columns' names; the first is the subject's.
+    pub head: Vec<String>,
+    /// As many cells each as the head.
+    pub rows: Vec<Vec<String>>,
+    /// Below it.
+    pub notes: Vec<String>,
+}
+
+impl Table {
+    /// For a terminal.
+    pub fn text(&self) -> String {
+        let rows = || std::iter::once(&self.head).chain(&self.rows);
+        let width = |column: usize| rows().map(|row| row[column].chars().count()).max().unwrap_or(0);
+        let widths: Vec<usize> = (0..self.head.len()).map(width).collect();
+        let mut text = format!("{}\n", self.title);
+        for row in rows() {
+            let _infallible = write!(text, "  {:<1$}", row[0], widths[0]);
+            for (cell, width) in row.iter().zip(&widths).skip(1) {
+                let _infallible = write!(text, "  {cell:>width$}");
+            }
+            text.push('\n');
+        }
+        self.notes.iter().for_each(|note| text.extend(["  ", note, "\n"]));
+        text
+    }
+
+    /// For a file.
+    pub fn markdown(&self) -> String {
+        let line = |cells: &[String]| format!("| {} |\n", cells.join(" | "));
+        let rule = format!("|---{}|\n", "|---:".repeat(self.head.len() - 1));
+        let rows = self.rows.iter().map(|row| line(row));
+        let notes = self.notes.iter().map(|note| format!("{note}\n\n"));
+        let body: String = rows.collect();
+        let notes: String = notes.collect();
+        format!("## {}\n\n{}{rule}{body}\n{notes}", self.title, line(&self.head))
+    }
+}
+
+/// A ratio and its interval, in a cell.
+pub fn cell(ratio: Ratio) -> String {
+    format!("{:.3} ({:.3} to {:.3})", ratio.value, ratio.low, ratio.high)
+}
+
+/// What is not known or does not apply, in a cell.
+pub const NOTHING: &str = "–";
+
+/// The machine, the versions and the command, in Markdown.
+pub fn environment(subjects: &[Subject], waterwheel: Option<&Path>, seed: u64) -> String {
+    let cpus = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let models: Vec<&str> = cpus.lines().filter_map(|line| line.strip_prefix("model name")).collect();
+    let model = models.first().map_or("unknown CPU", |model| model.trim_start_matches([':', ' ', '\t']));
+    let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let root = crate::subjects::root();
+    let measured = match waterwheel {
+        Some(_) => "a program given by `--waterwheel`".to_owned(),
+        None => said(Command::new("git").arg("-C").arg(&root).args(["describe", "--always", "--dirty"])),
+    };
+    let mut lines = vec![
+        format!("* Machine: {model}, {} CPUs; Linux {}", models.len().max(1), kernel.trim()),
+        format!("* Waterwheel: {measured}"),
+        format!("* Compiler: {}", said(Command::new("rustc").arg("--version"))),
+        format!("* Date: {}", said(Command::new("date").args(["-u", "+%Y-%m-%d %H:%M UTC"]))),
+        format!("* Command: `cargo run --release --manifest-path benches/versus/Cargo.toml -- {}`", {
+            let mut arguments: Vec<String> = std::env::args().skip(1).collect();
+            if !arguments.iter().any(|argument| argument == "--seed") {
+                arguments.push(format!("--seed {seed}"));
+            }
+            arguments.join(" ")
+        }),
+    ];
+    let has = |name: &str| subjects.iter().any(|subject| subject.name.starts_with(name));
+    if has("haproxy") {
+        lines.push(format!("* {}", said(Command::new("haproxy").arg("-v"))));
+    }
+    if has("nginx") {
+        lines.push(format!("* {}", said(Command::new("nginx").arg("-v"))));
+    }
+    let crates = ["glommio", "io-uring", "monoio", "tokio"].map(|name| {
+        let versions: Vec<&str> = locked(include_str!("../Cargo.lock"), name).collect();
+        format!("{name} {}", versions.join(" and "))
+    });
+    lines.push(format!("* Crates: {}", crates.join(", ")));
+    lines.join("\n") + "\n"
+}
+
+/// The versions of a crate in a lock file.
+fn locked<'a>(lock: &'a str, name: &'a str) -> impl Iterator<Item = &'a str> {
+    let named = move |window: &(&str, &str)| window.0.strip_prefix("name = ") == Some(&format!("\"{name}\""));
+    lock.lines()
+        .zip(lock.lines().skip(1))
+        .filter(named)
+        .filter_map(|(_, line)| line.strip_prefix("version = ").map(|version| version.trim_matches('"')))
+}
+
+/// The first line that a command says.
+fn said(command: &mut Command) -> String {
+    let Ok(output) = command.output() else { return "unknown".to_owned() };
+    let text = [output.stdout, output.stderr].concat();
+    String::from_utf8_lossy(&text).lines().next().unwrap_or("unknown").trim().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tables_keep_their_columns() {
+        let row = |name: &str, value: &str| vec![name.to_owned(), value.to_owned()];
+        let table = Table {
+            title: "Proxies".into(),
+            head: row("proxy", "µs"),
+            rows: vec![row("ours", "1.5"), row("a long name", "22")],
+            notes: vec!["so".into()],
+        };
+        assert_eq!(
+            table.text(),
+            "Proxies\n  proxy         µs\n  ours         1.5\n  a long name   22\n  so\n"
+        );
+        let markdown =
+            "## Proxies\n\n| proxy | µs |\n|---|---:|\n| ours | 1.5 |\n| a long name | 22 |\n\nso\n\n";
+        assert_eq!(table.markdown(), markdown);
+    }
+
+    #[test]
+    fn versions_come_from_the_lock() {
+        let lock = "[[package]]\nname = \"tokio\"\nversion = \"1.2.3\"\n\n[[package]]\nname = \"tokio-util\"\nversion = \"9\"\n";
+        assert_eq!(locked(lock, "tokio").collect::<Vec<_>>(), ["1.2.3"]);
+        assert!(locked(include_str!("../Cargo.lock"), "io-uring").count() >= 1);
+    }
+}
