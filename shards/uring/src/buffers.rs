@@ -31,6 +31,9 @@ pub(crate) const GROUP: u16 = 0;
 /// Nobody's: the kernel has the buffer.
 const NOBODY: u32 = u32::MAX;
 
+/// The largest page that Linux has: what is aligned to it is aligned to a page everywhere.
+const PAGE_MAX: usize = 64 << 10;
+
 /// Memory at the start of a page, zeroed. A page that was never touched takes no memory.
 struct Pages {
     at: NonNull<u8>,
@@ -39,7 +42,7 @@ struct Pages {
 
 impl Pages {
     fn new(bytes: usize) -> Pages {
-        let layout = Layout::from_size_align(bytes, rustix::param::page_size()).expect("a small size");
+        let layout = Layout::from_size_align(bytes, PAGE_MAX).expect("a small size");
         // SAFETY: the size is a constant above zero.
         let at = unsafe { alloc_zeroed(layout) };
         Pages { at: NonNull::new(at).unwrap_or_else(|| handle_alloc_error(layout)), layout }
