@@ -12,7 +12,7 @@
 //!  |   connections            |         |   connections            |
 //!  |   mailbox      <=========|= lanes =|=========>      mailbox   |     ports: bounded, typed
 //!  +--------------------------+         +--------------------------+
-//!  | reactor (epoll, glommio, |         | reactor                  |     how one core waits
+//!  | reactor (uring, epoll, … |         | reactor                  |     how one core waits
 //!  |          or your own)    |         |                          |
 //!  +------------+-------------+         +-------------+------------+
 //!               | its own listening socket            | its own       (SO_REUSEPORT)
@@ -72,7 +72,7 @@
 //!
 //! | floor | knows |
 //! |---|---|
-//! | [`reactor`] | the seam: what a reactor promises; implemented by the crates `waterwheel-epoll`, `waterwheel-glommio` and `waterwheel-sim` |
+//! | [`reactor`] | the seam: what a reactor promises; implemented by the crates `waterwheel-uring`, `waterwheel-epoll`, `waterwheel-glommio` and `waterwheel-sim` |
 //! | [`shard`] | one core: tasks, timers, deferred values, the turn |
 //! | [`mesh`] | between shards: ports, lanes, bells, calls, stop |
 //! | [`steer`] | which shard: the hash and its modes |
