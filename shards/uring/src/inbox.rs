@@ -71,8 +71,13 @@ impl Inbox {
 
     /// The next bytes of a stream, received now. `None`: there are none now, or it is no stream; the end and errors are
     /// noted.
+    #[inline]
     pub(crate) fn receive_now(&self, socket: &Rc<Socket>, core: &Core) -> Option<Own> {
-        if !self.streams.get() || self.is_asked() || self.over.get() || socket.is(Facts::CLOSING) {
+        if self.streams.get() { self.receive_more(socket, core) } else { None }
+    }
+
+    fn receive_more(&self, socket: &Rc<Socket>, core: &Core) -> Option<Own> {
+        if self.is_asked() || self.over.get() || socket.is(Facts::CLOSING) {
             return None;
         }
         let mut own = Own::empty_and_large(core);
@@ -103,11 +108,15 @@ impl Inbox {
         self.asked.get() != Asked::Nothing
     }
 
-    /// Asks the kernel for what comes next.
+    /// Asks the kernel for what comes next, unless it was asked before.
+    #[inline]
     pub(crate) fn ask(&self, socket: &Socket, core: &Core) {
-        if self.is_asked() || self.over.get() {
-            return;
+        if !self.is_asked() && !self.over.get() {
+            self.ask_anew(socket, core);
         }
+    }
+
+    fn ask_anew(&self, socket: &Socket, core: &Core) {
         let Some(number) = socket.number() else { return };
         let (entry, kind) = if core.buffers().is_none() || self.streams.get() {
             self.asked.set(Asked::Readable);

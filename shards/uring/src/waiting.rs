@@ -1,27 +1,27 @@
 //! Who waits: one waker for each direction, kept when woken, so that waiting again costs no reference count.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::task::{Context, Waker};
 
 /// Somebody who may wait for something.
 #[derive(Default)]
 pub(crate) struct Waiter {
-    waker: Cell<Option<Waker>>,
+    waker: RefCell<Option<Waker>>,
     waits: Cell<bool>,
 }
 
 impl Waiter {
     /// Remembers who waits; the latest wins.
     pub(crate) fn wait(&self, cx: &Context<'_>) {
-        let waker = match self.waker.take() {
-            Some(mut waker) => {
-                waker.clone_from(cx.waker());
-                waker
-            }
-            None => cx.waker().clone(),
+        // What is dropped for the new one may run anything, so nothing is borrowed then.
+        let new = match &*self.waker.borrow() {
+            Some(waker) if waker.will_wake(cx.waker()) => None,
+            _ => Some(cx.waker().clone()),
         };
-        self.waker.set(Some(waker));
+        if let Some(new) = new {
+            drop(self.waker.replace(Some(new)));
+        }
         self.waits.set(true);
     }
 
@@ -38,15 +38,17 @@ impl Waiter {
         if let Some(waker) = self.waker.take() {
             waker.wake_by_ref();
             // Whoever came meanwhile is later, and stays.
-            let later = self.waker.take();
-            self.waker.set(later.or(Some(waker)));
+            let mut now = self.waker.borrow_mut();
+            if now.is_none() {
+                *now = Some(waker);
+            }
         }
     }
 
     /// Forgets who waited.
     pub(crate) fn forget(&self) {
         self.waits.set(false);
-        self.waker.take();
+        drop(self.waker.take());
     }
 }
 
