@@ -14,6 +14,8 @@ use crate::ring::Ring;
 
 /// How many there may be; a power of two. 16 MiB of address space, of which a page takes memory once it is used.
 const MOST: usize = 1024;
+/// Bytes of the list of them, which is memory that the kernel locks.
+pub(crate) const RECORD_BYTES: usize = MOST * size_of::<BufRingEntry>();
 /// How many the kernel is given at first.
 const FIRST: usize = 64;
 /// And at least. The kernel takes them in turn and so walks through all that it has: with few it stays in the cache.
@@ -106,7 +108,7 @@ impl Buffers {
     /// As io_uring_register(2): the kernel does not know such buffers, or knows them wrong.
     pub(crate) fn new(ring: &Ring) -> io::Result<Buffers> {
         let buffers = Buffers {
-            records: Pages::new(MOST * size_of::<BufRingEntry>()),
+            records: Pages::new(RECORD_BYTES),
             memory: Pages::new(MOST * BYTES),
             holders: RefCell::new(Box::new([NOBODY; MOST])),
             store: RefCell::new((0..MOST as u16).rev().collect()),
