@@ -15,6 +15,7 @@ use waterwheel_reactor::Unavailable;
 use crate::buffers::{BYTES, Buffers, GROUP};
 use crate::core::MESSAGE;
 use crate::features::{Feature, Features};
+use crate::guarded;
 use crate::memory::Share;
 use crate::outbox::SENDING;
 use crate::ring::{Completion, Ring};
@@ -39,6 +40,7 @@ pub(crate) fn probe(off: Features) -> Result<Probed, Unavailable> {
     let wanted = Feature::ALL.into_iter().filter(|feature| !off.has(*feature));
     let wanted = wanted.fold(Features::NONE, Features::with);
     let unavailable = |error: io::Error| Unavailable::new(format!("io_uring_setup: {error}"));
+    guarded::survives().map_err(Unavailable::new)?;
     let (ring, got) = Ring::new(wanted, Share::LEAST.scale).map_err(unavailable)?;
     let mut probed = Probed { features: got, missing: Vec::new() };
     for feature in Feature::ALL {
