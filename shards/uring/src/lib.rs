@@ -140,11 +140,12 @@ fn share_of(shards: usize) -> Share {
     let share = memory::share(limit, shards);
     if let Some(bytes) = limit.filter(|_| share != Share::FULL) {
         let without = if share.buffers { "" } else { ", receives without buffers" };
+        let entries = ring::ENTRIES >> share.scale;
         tracing::warn!(
             bytes,
             shards,
-            "little memory may be locked (ulimit -l): rings a {}th of the usual{without}, wakes by eventfd",
-            1 << share.scale,
+            entries,
+            "little memory may be locked (ulimit -l): small rings{without}, wakes by eventfd",
         );
     }
     share

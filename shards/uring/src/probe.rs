@@ -39,7 +39,11 @@ pub(crate) struct Probed {
 pub(crate) fn probe(off: Features) -> Result<Probed, Unavailable> {
     let wanted = Feature::ALL.into_iter().filter(|feature| !off.has(*feature));
     let wanted = wanted.fold(Features::NONE, Features::with);
-    let unavailable = |error: io::Error| Unavailable::new(format!("io_uring_setup: {error}"));
+    let unavailable = |error: io::Error| {
+        let short = Errno::from_io_error(&error) == Some(Errno::NOMEM);
+        let hint = if short { "; too little of it may be locked (ulimit -l)" } else { "" };
+        Unavailable::new(format!("io_uring_setup: {error}{hint}"))
+    };
     guarded::survives().map_err(Unavailable::new)?;
     let (ring, got) = Ring::new(wanted, Share::LEAST.scale).map_err(unavailable)?;
     let mut probed = Probed { features: got, missing: Vec::new() };
