@@ -8,21 +8,22 @@ use std::sync::{Arc, Mutex, Once, PoisonError};
 use waterwheel_reactor::{Address, Backend, Bound, Ended, Launch, ListenOptions, Unavailable};
 use waterwheel_uring::Uring;
 
-/// The reactor in a process that is confined before it is asked for anything.
+/// The reactor in a process that is confined before it is asked for anything, under a name that says how.
 pub(crate) struct Confined {
     name: &'static str,
+    uring: Uring,
     confine: fn(),
     once: Once,
 }
 
 impl Confined {
-    pub(crate) const fn new(name: &'static str, confine: fn()) -> Confined {
-        Confined { name, confine, once: Once::new() }
+    pub(crate) const fn new(name: &'static str, uring: Uring, confine: fn()) -> Confined {
+        Confined { name, uring, confine, once: Once::new() }
     }
 
     fn reactor(&self) -> Uring {
         self.once.call_once(self.confine);
-        Uring::new()
+        self.uring
     }
 }
 

@@ -11,7 +11,7 @@ use std::process::ExitCode;
 
 use waterwheel_conformance::{Law, laws, main_with};
 use waterwheel_reactor::Backend;
-use waterwheel_uring::Uring;
+use waterwheel_uring::{Feature, Features, Uring};
 
 use confined::Confined;
 
@@ -26,10 +26,13 @@ fn main() -> ExitCode {
     // Rings of another law would count, too.
     let alone = some(&["LIFE-1", "WAKE-1", "STREAM-1", "STREAM-15"]).into_iter().chain([crowds::OVERFLOW]);
     let little: Vec<Law> = alone.map(Law::alone).collect();
-    let held: [(&dyn Backend, &[Law]); 3] = [
+    // Completions come one by one while the shard is blocked, and not when it asks for them.
+    let unasked = Uring::without(Features::NONE.with(Feature::DeferTaskrun));
+    let held: [(&dyn Backend, &[Law]); 4] = [
         (&Uring::new(), &own),
-        (&Confined::new("no-register", forbidden::forbid_registering), &unregistered),
-        (&Confined::new("memlock", little::lock_little), &little),
+        (&Confined::new("no-register", Uring::new(), forbidden::forbid_registering), &unregistered),
+        (&Confined::new("memlock", Uring::new(), little::lock_little), &little),
+        (&Confined::new("no-defer", unasked, || ()), crowds::LAWS),
     ];
     main_with(&held, &[])
 }
