@@ -62,6 +62,8 @@ mod sink;
 mod socket;
 mod source;
 mod table;
+#[cfg(test)]
+mod tests;
 mod waited;
 mod waiting;
 mod wakes;
