@@ -14,6 +14,8 @@ use crate::ring::Ring;
 
 /// How many there may be; a power of two. 16 MiB of address space, of which a page takes memory once it is used.
 const MOST: usize = 1024;
+/// Bytes of the list of them, which is memory that the kernel locks.
+pub(crate) const RECORD_BYTES: usize = MOST * size_of::<BufRingEntry>();
 /// How many the kernel is given at first.
 const FIRST: usize = 64;
 /// And at least. The kernel takes them in turn and so walks through all that it has: with few it stays in the cache.
@@ -106,7 +108,7 @@ impl Buffers {
     /// As io_uring_register(2): the kernel does not know such buffers, or knows them wrong.
     pub(crate) fn new(ring: &Ring) -> io::Result<Buffers> {
         let buffers = Buffers {
-            records: Pages::new(MOST * size_of::<BufRingEntry>()),
+            records: Pages::new(RECORD_BYTES),
             memory: Pages::new(MOST * BYTES),
             holders: RefCell::new(Box::new([NOBODY; MOST])),
             store: RefCell::new((0..MOST as u16).rev().collect()),
@@ -225,5 +227,142 @@ impl Buffers {
 impl fmt::Debug for Buffers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Buffers").field("left", &self.left.get()).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::features::Features;
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+    use std::sync::atomic::Ordering::Acquire;
+
+    /// Picks buffers as the kernel does, which has none to fill here.
+    struct Kernel {
+        head: u16,
+    }
+
+    impl Kernel {
+        fn records(buffers: &Buffers) -> *mut BufRingEntry {
+            buffers.records.at.as_ptr().cast()
+        }
+
+        /// How many it may pick.
+        fn left(&self, buffers: &Buffers) -> usize {
+            // SAFETY: the records live as long as the buffers, and their tail is only ever used as an atomic.
+            let tail =
+                unsafe { AtomicU16::from_ptr(BufRingEntry::tail(Kernel::records(buffers)).cast_mut()) };
+            usize::from(tail.load(Acquire).wrapping_sub(self.head))
+        }
+
+        /// Fills the next one with a byte.
+        fn fill(&mut self, buffers: &Buffers, byte: u8) -> Option<u16> {
+            if self.left(buffers) == 0 {
+                return None;
+            }
+            // SAFETY: below MOST, so inside the records.
+            let record = unsafe { &*Kernel::records(buffers).add(usize::from(self.head) % MOST) };
+            self.head = self.head.wrapping_add(1);
+            let at = buffers.place(record.bid());
+            assert_eq!((record.addr(), record.len()), (at.addr() as u64, BYTES as u32));
+            // SAFETY: the buffer is the kernel's, which is played here; `take` panics if it were not.
+            unsafe { at.write_bytes(byte, BYTES) };
+            Some(record.bid())
+        }
+    }
+
+    /// Runs a case with buffers of a ring, where there is io_uring.
+    fn with_buffers(case: impl FnOnce(&Buffers, Kernel)) {
+        let Ok((ring, _)) = Ring::new(Features::NONE, 0) else { return };
+        let buffers = Buffers::new(&ring).expect("a kernel with provided buffers");
+        case(&buffers, Kernel { head: 0 });
+        // Before its buffers are freed.
+        ring.close();
+    }
+
+    #[test]
+    fn no_buffer_is_handed_over_while_it_is_lent_and_none_is_lost() {
+        with_buffers(|buffers, mut kernel| {
+            let mut lent: Vec<(Filled, u8)> = Vec::new();
+            let (mut random, mut picked) = (7_u32, 0_u32);
+            // The tail has 16 bits.
+            while picked < 3 << 16 {
+                random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                // Now nearly all of them are lent, now hardly any.
+                let many = picked / 20_000 % 2 == 0;
+                if (random >> 28 < 9) == many || lent.is_empty() {
+                    match kernel.fill(buffers, picked as u8) {
+                        Some(number) => {
+                            lent.push((
+                                buffers.take(number, 1 + picked as usize % BYTES, picked),
+                                picked as u8,
+                            ));
+                            picked += 1;
+                        }
+                        None if lent.len() < MOST => buffers.ran_out(),
+                        None => {}
+                    }
+                } else {
+                    let (filled, byte) = lent.swap_remove((random >> 8) as usize % lent.len());
+                    assert!([0, filled.len() - 1].iter().all(|at| buffers.bytes(&filled)[*at] == byte));
+                    buffers.give_back(filled);
+                }
+                if random >> 16 & 3 == 0 || kernel.left(buffers) == 0 {
+                    buffers.publish();
+                    let there = kernel.left(buffers) + lent.len() + buffers.store.borrow().len();
+                    assert_eq!(there, MOST, "a buffer is lost or there twice");
+                }
+            }
+            let mut holders = Vec::new();
+            buffers.holders(|holder| holders.push(holder));
+            assert_eq!(holders.len(), lent.len());
+        });
+    }
+
+    #[test]
+    fn the_kernel_has_more_after_it_had_none_and_fewer_when_it_needs_few() {
+        with_buffers(|buffers, mut kernel| {
+            let mut most = FIRST;
+            assert_eq!(kernel.left(buffers), most);
+            while most < MOST {
+                buffers.ran_out();
+                buffers.publish();
+                most *= 2;
+                assert_eq!(kernel.left(buffers), most);
+            }
+            buffers.ran_out();
+            buffers.publish();
+            assert_eq!(kernel.left(buffers), MOST, "there are no more");
+            // What it has it keeps until it has used it: round once, and then some calls.
+            for call in 0..2 * MOST as u32 + 2 * CALLS {
+                let number = kernel.fill(buffers, 0).expect("one is enough");
+                buffers.give_back(buffers.take(number, 1, call));
+                buffers.publish();
+            }
+            assert_eq!(kernel.left(buffers), LEAST);
+            // And what it needs at once, twice over.
+            for _ in 0..3 * CALLS {
+                let taken: Vec<u16> = (0..20).map_while(|_| kernel.fill(buffers, 0)).collect();
+                if taken.len() < 20 {
+                    buffers.ran_out();
+                }
+                taken.into_iter().for_each(|number| buffers.give_back(buffers.take(number, 1, 0)));
+                buffers.publish();
+            }
+            assert_eq!(kernel.left(buffers), 64);
+        });
+    }
+
+    #[test]
+    fn a_buffer_that_the_kernel_gives_twice_is_seen() {
+        with_buffers(|buffers, mut kernel| {
+            let number = kernel.fill(buffers, 0).expect("the kernel has some");
+            let _first = buffers.take(number, 1, 1);
+            let again = catch_unwind(AssertUnwindSafe(|| buffers.take(number, 1, 2)));
+            assert!(again.is_err(), "two read what is written for one");
+            let other = kernel.fill(buffers, 0).expect("the kernel has more");
+            let too_much = catch_unwind(AssertUnwindSafe(|| buffers.take(other, BYTES + 1, 2)));
+            assert!(too_much.is_err(), "more is read than there is");
+        });
     }
 }

@@ -24,6 +24,7 @@ use crate::buffers::Buffers;
 use crate::chain::Links;
 use crate::features::{Feature, Features};
 use crate::listener::UringListener;
+use crate::memory::Share;
 use crate::pool::Pool;
 use crate::ring::{Completion, Ring};
 use crate::sink::UringSink;
@@ -68,11 +69,19 @@ pub(crate) struct Core {
 }
 
 impl Core {
-    pub(crate) fn new(clock: Clock, features: Features) -> io::Result<Rc<Core>> {
+    pub(crate) fn new(clock: Clock, features: Features, share: Share) -> io::Result<Rc<Core>> {
         let mut seed = [0; 8];
         getrandom(&mut seed, GetRandomFlags::empty())?;
-        let (ring, mut features) = Ring::new(features)?;
-        let buffers = if features.has(Feature::Buffers) { Buffers::new(&ring).ok() } else { None };
+        let (ring, mut features) = Ring::new(features, share.scale)?;
+        let mut buffers = None;
+        if features.has(Feature::Buffers) && share.buffers {
+            match Buffers::new(&ring) {
+                Ok(registered) => buffers = Some(registered),
+                Err(error) => {
+                    tracing::warn!(%error, "this shard receives without buffers: they cannot be registered")
+                }
+            }
+        }
         if buffers.is_none() {
             features = features.without(Feature::Buffers);
         }

@@ -12,6 +12,7 @@
 //! | `socket`, `inbox`, `outbox` | a connection, and both its directions |
 //! | `source`, `sink`, `listener`, `watched`, `waited` | the seam's objects |
 //! | `features`, `probe`, `wakes` | what can be done without, what works here, and how shards wake each other faster |
+//! | `guarded`, `memory` | containers that kill for io_uring, and limits on locked memory |
 //!
 //! # What the kernel is asked for
 //!
@@ -48,9 +49,11 @@ mod chunk;
 mod core;
 mod enter;
 mod features;
+mod guarded;
 mod inbox;
 mod life;
 mod listener;
+mod memory;
 mod outbox;
 mod pool;
 mod probe;
@@ -59,6 +62,8 @@ mod sink;
 mod socket;
 mod source;
 mod table;
+#[cfg(test)]
+mod tests;
 mod waited;
 mod waiting;
 mod wakes;
@@ -69,6 +74,8 @@ use std::io;
 use waterwheel_reactor::{
     Address, Backend, Bound, Clock, Ended, Launch, ListenOptions, Unavailable, on_threads,
 };
+
+use memory::Share;
 
 pub use features::{Feature, Features, UnknownFeature};
 
@@ -120,17 +127,35 @@ impl Backend for Uring {
 
     fn run(&self, launches: Vec<Launch>) -> Result<(), Vec<Ended>> {
         let clock = Clock::start();
-        let probed = probe::probe(self.off).map(|probed| self.settle(&probed, launches.len()));
+        let share = share_of(launches.len());
+        let probed = probe::probe(self.off).map(|probed| self.settle(&probed, launches.len(), share));
         on_threads(launches, |_, start| match &probed {
-            Ok(features) => life::live(clock, *features, start),
+            Ok(features) => life::live(clock, *features, share, start),
             Err(unavailable) => Err(io::Error::other(unavailable.clone())),
         })
     }
 }
 
+/// What each shard takes of the memory that may be locked. Says so where that is less than is useful.
+fn share_of(shards: usize) -> Share {
+    let limit = memory::limit();
+    let share = memory::share(limit, shards);
+    if let Some(bytes) = limit.filter(|_| share != Share::FULL) {
+        let without = if share.buffers { "" } else { ", receives without buffers" };
+        let entries = ring::ENTRIES >> share.scale;
+        tracing::warn!(
+            bytes,
+            shards,
+            entries,
+            "little memory may be locked (ulimit -l): small rings{without}, wakes by eventfd",
+        );
+    }
+    share
+}
+
 impl Uring {
     /// What to use: of what works, what is faster. Says once what is not used, and why.
-    fn settle(&self, probed: &probe::Probed, shards: usize) -> Features {
+    fn settle(&self, probed: &probe::Probed, shards: usize, share: Share) -> Features {
         if self.off != Features::NONE {
             tracing::info!(off = %self.off, "features of io_uring are switched off");
         }
@@ -138,6 +163,10 @@ impl Uring {
             tracing::info!(%feature, "a feature of io_uring is not used: {why}");
         }
         let features = probed.features;
+        if share != Share::FULL {
+            // To measure takes two rings more.
+            return features.without(Feature::MessageRing);
+        }
         if shards > 1 && features.has(Feature::MessageRing) && !wakes::messages_are_faster(features) {
             return features.without(Feature::MessageRing);
         }

@@ -11,6 +11,7 @@ use waterwheel_reactor::{Clock, Life, Root, Start};
 use crate::bell::{Bell, Way};
 use crate::core::{Core, UringReactor};
 use crate::features::{Feature, Features};
+use crate::memory::Share;
 
 /// Ends the core when the life is over, be it by a panic.
 struct End {
@@ -30,8 +31,8 @@ impl Drop for End {
 }
 
 /// One life of a shard: makes a reactor, asks for the root and drives it to its end.
-pub(crate) fn live(clock: Clock, features: Features, start: &mut Start) -> io::Result<Life> {
-    let core = Core::new(clock, features)?;
+pub(crate) fn live(clock: Clock, features: Features, share: Share, start: &mut Start) -> io::Result<Life> {
+    let core = Core::new(clock, features, share)?;
     let ring = if core.has(Feature::MessageRing) { core.ring.duplicate().ok() } else { None };
     let way = Arc::new(Way { interrupt: Interrupt::new()?, ring });
     core.await_interrupt(&way);

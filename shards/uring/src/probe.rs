@@ -15,6 +15,8 @@ use waterwheel_reactor::Unavailable;
 use crate::buffers::{BYTES, Buffers, GROUP};
 use crate::core::MESSAGE;
 use crate::features::{Feature, Features};
+use crate::guarded;
+use crate::memory::Share;
 use crate::outbox::SENDING;
 use crate::ring::{Completion, Ring};
 
@@ -37,12 +39,17 @@ pub(crate) struct Probed {
 pub(crate) fn probe(off: Features) -> Result<Probed, Unavailable> {
     let wanted = Feature::ALL.into_iter().filter(|feature| !off.has(*feature));
     let wanted = wanted.fold(Features::NONE, Features::with);
-    let unavailable = |error: io::Error| Unavailable::new(format!("io_uring_setup: {error}"));
-    let (ring, got) = Ring::new(wanted).map_err(unavailable)?;
+    let unavailable = |error: io::Error| {
+        let short = Errno::from_io_error(&error) == Some(Errno::NOMEM);
+        let hint = if short { "; too little of it may be locked (ulimit -l)" } else { "" };
+        Unavailable::new(format!("io_uring_setup: {error}{hint}"))
+    };
+    guarded::survives().map_err(Unavailable::new)?;
+    let (ring, got) = Ring::new(wanted, Share::LEAST.scale).map_err(unavailable)?;
     let mut probed = Probed { features: got, missing: Vec::new() };
     for feature in Feature::ALL {
         if wanted.has(feature) && !got.has(feature) {
-            probed.missing.push((feature, "the kernel does not know it".to_owned()));
+            probed.missing.push((feature, "the kernel does not know it, or refuses it".to_owned()));
         }
     }
     let trial = Trial { ring };
@@ -61,7 +68,6 @@ pub(crate) fn probe(off: Features) -> Result<Probed, Unavailable> {
     }
     probed.attempt(Feature::SkipSuccess, || trial.skips());
     probed.attempt(Feature::MessageRing, || trial.messages());
-    trial.ring.close();
     Ok(probed)
 }
 

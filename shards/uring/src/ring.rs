@@ -12,18 +12,24 @@ use io_uring::IoUring;
 use io_uring::cqueue::{buffer_select, more};
 use io_uring::squeue::Entry;
 use rustix::io::Errno;
+use rustix::thread::{Timespec, nanosleep};
 
 use crate::enter::{NO_IOWAIT, Name, enter, register, unregister};
 use crate::features::{Feature, Features};
 
 /// Operations submitted at once, 16 KiB of entries. More in one turn are submitted in several calls.
-const ENTRIES: u32 = 256;
+pub(crate) const ENTRIES: u32 = 256;
 
 /// Completions that wait at once, 64 KiB. More than that the kernel keeps for us (`IORING_FEAT_NODROP`).
-const COMPLETIONS: u32 = 4096;
+pub(crate) const COMPLETIONS: u32 = 4096;
 
-/// Where little memory may be locked, a sixteenth of both.
-const SCALE_MAX: u32 = 4;
+/// Where little memory may be locked, both are halved at most so often: 8 entries and 128 completions take two pages.
+pub(crate) const SCALE_MAX: u32 = 5;
+
+/// The kernel counts the memory of a ring for some milliseconds after its close, so that a new one may find none: then it
+/// is asked for again, so often at most, and so long after.
+const ASKED_AGAIN_MAX: u32 = 50;
+const ASKED_AGAIN_AFTER: Timespec = Timespec { tv_sec: 0, tv_nsec: 10_000_000 };
 
 /// A deadline this far away is none: the kernel's clock would not count as far as ours.
 const FOREVER: Duration = Duration::from_secs(1 << 30);
@@ -52,12 +58,12 @@ pub(crate) struct Ring {
 }
 
 impl Ring {
-    /// With what of `wanted` the kernel accepts. It is found out by trying, on each call.
+    /// With what of `wanted` the kernel accepts, which is found out by trying, on each call; its queues halved `scale` times.
     ///
     /// # Errors
     /// As io_uring_setup(2): `PermissionDenied` where it is forbidden, `Unsupported` where there is none.
-    pub(crate) fn new(wanted: Features) -> io::Result<(Ring, Features)> {
-        let (ring, mut got) = Ring::set_up(wanted)?;
+    pub(crate) fn new(wanted: Features, scale: u32) -> io::Result<(Ring, Features)> {
+        let (ring, mut got) = Ring::set_up(wanted, scale)?;
         if !(ring.params().is_feature_nodrop() && ring.params().is_feature_ext_arg()) {
             return Err(io::Error::new(
                 io::ErrorKind::Unsupported,
@@ -86,19 +92,28 @@ impl Ring {
 
     /// Tries the setups from the newest on, since a kernel refuses flags that it does not know, and smaller ones where little
     /// memory may be locked.
-    fn set_up(wanted: Features) -> io::Result<(IoUring, Features)> {
-        let mut scale = 0;
+    fn set_up(wanted: Features, first: u32) -> io::Result<(IoUring, Features)> {
+        let (mut scale, mut asked_again) = (first, 0);
         loop {
             match Ring::set_up_with(wanted, ENTRIES >> scale, COMPLETIONS >> scale) {
-                Err(error)
-                    if scale < SCALE_MAX && error.raw_os_error() == Some(Errno::NOMEM.raw_os_error()) =>
-                {
-                    scale += 1;
+                Err(error) if Errno::from_io_error(&error) == Some(Errno::NOMEM) => {
+                    if asked_again < ASKED_AGAIN_MAX {
+                        asked_again += 1;
+                        // Cut short by a signal it is asked for sooner.
+                        let _ = nanosleep(&ASKED_AGAIN_AFTER);
+                    } else if scale < SCALE_MAX {
+                        scale += 1;
+                    } else {
+                        return Err(error);
+                    }
                 }
                 made => {
-                    if scale > 0 && made.is_ok() {
+                    if scale > first && made.is_ok() {
                         let entries = ENTRIES >> scale;
-                        tracing::warn!(entries, "little memory may be locked (ulimit -l): a small ring");
+                        tracing::warn!(
+                            entries,
+                            "no memory for more, or it may not be locked (ulimit -l): a small ring"
+                        );
                     }
                     return made;
                 }
@@ -248,12 +263,18 @@ impl Ring {
         with(self.open.borrow().as_ref().ok_or(Errno::NOTCONN)?)
     }
 
-    /// Closes the instance.
+    /// Closes the instance, and takes back what keeps it open.
     pub(crate) fn close(&self) {
         self.spilled.borrow_mut().clear();
         if let Some(ring) = self.open.take() {
             unregister(ring.as_raw_fd(), self.name);
         }
+    }
+}
+
+impl Drop for Ring {
+    fn drop(&mut self) {
+        self.close();
     }
 }
 

@@ -378,8 +378,8 @@ impl Socket {
     }
 }
 
-/// How long a peer has to read what was left for it by a connection that nobody holds any more.
-static PATIENCE: Timespec = Timespec::new().sec(30);
+/// How long a peer has to read what was left for it by a connection that nobody holds any more. Tests do not have so long.
+static PATIENCE: Timespec = Timespec::new().sec(if cfg!(test) { 1 } else { 30 });
 
 /// The system's number of an error from connect(2) or `SO_ERROR`.
 pub(crate) fn number(error: &io::Error) -> i32 {

@@ -16,6 +16,7 @@ use waterwheel_reactor::Clock;
 
 use crate::core::MESSAGE;
 use crate::features::Features;
+use crate::memory::Share;
 use crate::ring::Ring;
 
 /// There and back so often in a row, and so many rows of either way in turns: about 5 ms in all.
@@ -113,7 +114,7 @@ fn answer(features: Features, to: &Sender<Bell>, from: &Receiver<Bell>) -> io::R
 
 impl Side {
     fn new(features: Features) -> io::Result<Side> {
-        let (ring, _) = Ring::new(features)?;
+        let (ring, _) = Ring::new(features, Share::LEAST.scale)?;
         let side = Side { ring, interrupt: Interrupt::new()? };
         side.listen();
         Ok(side)
@@ -156,12 +157,6 @@ impl Side {
             }
             _ => Err(io::Error::other(format!("a wake came as {woken:?}"))),
         }
-    }
-}
-
-impl Drop for Side {
-    fn drop(&mut self) {
-        self.ring.close();
     }
 }
 

@@ -1,0 +1,202 @@
+//! More at once than the reactor has room for: completions, and buffers.
+//!
+//! The root itself plays the peers, so the shard is blocked while they act, and meets all that they did in one turn.
+
+use std::future::poll_fn;
+use std::io::{Read, Write};
+use std::mem;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixStream};
+use std::process;
+use std::rc::Rc;
+use std::task::Poll;
+use std::time::Duration;
+
+use waterwheel_conformance::kit::{Census, DescriptorLimit, accept, close_listener, on_one, with_deadline};
+use waterwheel_conformance::{Law, Outcome};
+use waterwheel_reactor::{Address, Backend, Bound, ListenOptions, Reactor, Transport, UnixName};
+
+pub(crate) const LAWS: &[Law] = &[OVERFLOW, EXHAUSTION];
+
+pub(crate) const OVERFLOW: Law =
+    Law::new("CROWD-1", "more completions than the queue holds: some are lost", completions_overflow);
+
+const EXHAUSTION: Law = Law::new("CROWD-2", "more is lent than there are buffers for", buffers_run_out);
+
+/// More than twice what the longest queue of completions holds.
+const MANY: usize = 9_000;
+
+/// Half as many again as there are buffers.
+const LENDERS: usize = 1_500;
+
+/// For all of them, on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Where the crowd comes in: a name that goes with the process, and no port.
+pub(crate) fn entrance(backend: &dyn Backend, what: &str) -> (Bound, SocketAddr) {
+    let name = format!("waterwheel-hazards-{what}-{}", process::id()).into_bytes();
+    let there = SocketAddr::from_abstract_name(&name).expect("a short name");
+    let at = Address::Unix(UnixName::Abstract(name));
+    let mut bound = backend.bind(&at, &ListenOptions::default(), 1).expect("a name of our own");
+    (bound.remove(0), there)
+}
+
+/// Connections, the shard's ends and the peers'.
+struct Crowd {
+    transports: Vec<Transport>,
+    peers: Vec<UnixStream>,
+}
+
+impl Crowd {
+    async fn gather(reactor: &Rc<dyn Reactor>, bound: Bound, at: &SocketAddr, count: usize) -> Crowd {
+        // Below the backlog, so that nobody who connects waits.
+        const BATCH: usize = 500;
+        let mut listener = reactor.listen(bound).expect("listening");
+        let mut crowd = Crowd { transports: Vec::new(), peers: Vec::new() };
+        while crowd.peers.len() < count {
+            let batch = BATCH.min(count - crowd.peers.len());
+            for _ in 0..batch {
+                let peer = UnixStream::connect_addr(at).expect("a place in the backlog");
+                peer.set_read_timeout(Some(PATIENCE)).expect("a limit");
+                crowd.peers.push(peer);
+            }
+            for _ in 0..batch {
+                let incoming = accept(&mut listener).await.expect("a peer that has connected");
+                crowd.transports.push(reactor.adopt(incoming).expect("adopting it"));
+            }
+        }
+        drop(close_listener(listener).await);
+        crowd
+    }
+
+    /// Asks every source for bytes, of which there are none yet, and gives the shard a turn to ask the kernel.
+    async fn await_input(&mut self) {
+        poll_fn(|cx| {
+            for transport in &mut self.transports {
+                assert!(transport.source.poll_fill(cx).is_pending(), "nobody has sent anything");
+            }
+            Poll::Ready(())
+        })
+        .await;
+        turn().await;
+    }
+
+    /// Waits until every source lends something, none of which is consumed.
+    async fn all_lend(&mut self) {
+        let mut waiting: Vec<usize> = (0..self.transports.len()).collect();
+        poll_fn(|cx| {
+            waiting.retain(|number| match self.transports[*number].source.poll_fill(cx) {
+                Poll::Pending => true,
+                Poll::Ready(lent) => {
+                    assert!(!lent.expect("bytes").is_empty(), "{number} ended");
+                    false
+                }
+            });
+            if waiting.is_empty() { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
+    }
+
+    /// Takes what each source lends next.
+    async fn take(&mut self, number: usize) -> Vec<u8> {
+        let source = &mut self.transports[number].source;
+        let bytes =
+            poll_fn(|cx| source.poll_fill(cx).map_ok(<[u8]>::to_vec)).await.expect("bytes or the end");
+        source.consume(bytes.len());
+        bytes
+    }
+}
+
+/// One turn of the loop, which looks at what came without sleeping.
+async fn turn() {
+    let mut returned = false;
+    poll_fn(|cx| {
+        if mem::replace(&mut returned, true) {
+            return Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
+}
+
+/// A byte of each comes at once, then an answer to each, and then all peers close at once.
+fn completions_overflow(backend: &dyn Backend) -> Outcome {
+    const OTHERS: usize = 200;
+    let limit = waterwheel_os::raise_descriptor_limit().expect("the hard limit may be had");
+    let room = limit.map_or(MANY, |limit| (limit as usize - OTHERS) / 2);
+    if room < MANY {
+        println!("only {room} connections: ulimit -Hn is {limit:?}");
+    }
+    let count = MANY.min(room);
+    let (bound, at) = entrance(backend, "overflow");
+    on_one(backend, move |reactor| async move {
+        let before = Census::take();
+        let work = async {
+            let mut crowd = Crowd::gather(&reactor, bound, &at, count).await;
+            crowd.await_input().await;
+            for (number, peer) in crowd.peers.iter_mut().enumerate() {
+                peer.write_all(&[number as u8]).expect("room for a byte");
+            }
+            for number in 0..count {
+                let bytes = crowd.take(number).await;
+                assert_eq!(bytes, [number as u8], "what {number} sent");
+                let sink = &mut crowd.transports[number].sink;
+                assert_eq!(poll_fn(|cx| sink.poll_write(cx, &bytes)).await.expect("writing"), 1);
+            }
+            crowd.await_input().await;
+            for (number, peer) in crowd.peers.iter_mut().enumerate() {
+                let mut answer = [0; 2];
+                assert_eq!(peer.read(&mut answer).expect("an answer"), 1, "the answer to {number}");
+                assert_eq!(answer[0], number as u8, "the answer to {number}");
+            }
+            crowd.peers.clear();
+            for number in 0..count {
+                assert_eq!(crowd.take(number).await, [], "the end of {number}");
+            }
+        };
+        with_deadline(&reactor, PATIENCE, "bytes, answers and ends of all", work).await;
+        // The listener's own descriptor was there before.
+        let gone = |census: &Census| census.descriptors.len();
+        with_deadline(&reactor, PATIENCE, "descriptors are closed", async {
+            while gone(&Census::take()) >= gone(&before) {
+                turn().await;
+            }
+        })
+        .await;
+    });
+    Outcome::Holds
+}
+
+/// What a peer sends: told apart from what the others send, and each of its bytes from the next.
+fn letter(number: usize, round: usize) -> Vec<u8> {
+    (0..1024_usize).map(|place| (number * 31 + round * 7 + place * (number % 13 + 1)) as u8).collect()
+}
+
+/// All lend at once and nobody gives anything back; then all do, and it goes on.
+fn buffers_run_out(backend: &dyn Backend) -> Outcome {
+    let Some(_limit) = DescriptorLimit::raise(2 * LENDERS as u64 + 100) else {
+        return Outcome::NotOffered("too few descriptors are allowed");
+    };
+    let (bound, at) = entrance(backend, "buffers");
+    on_one(backend, move |reactor| async move {
+        let work = async {
+            let mut crowd = Crowd::gather(&reactor, bound, &at, LENDERS).await;
+            for round in 0..3 {
+                crowd.await_input().await;
+                for (number, peer) in crowd.peers.iter_mut().enumerate() {
+                    peer.write_all(&letter(number, round)).expect("room for it");
+                }
+                crowd.all_lend().await;
+                for _ in 0..3 {
+                    turn().await;
+                }
+                for number in 0..LENDERS {
+                    assert_eq!(crowd.take(number).await, letter(number, round), "{number} in round {round}");
+                }
+            }
+        };
+        with_deadline(&reactor, PATIENCE, "all lend at once", work).await;
+    });
+    Outcome::Holds
+}
