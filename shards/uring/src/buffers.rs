@@ -1,7 +1,6 @@
 //! The memory that receives take: a ring of buffers that the kernel picks from (`IORING_REGISTER_PBUF_RING`, Linux
 //! 5.19), so that an idle connection holds none.
 
-use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::io;
@@ -33,28 +32,30 @@ pub(crate) const GROUP: u16 = 0;
 /// Nobody's: the kernel has the buffer.
 const NOBODY: u32 = u32::MAX;
 
-/// The largest page that Linux has: what is aligned to it is aligned to a page everywhere.
-const PAGE_MAX: usize = 64 << 10;
-
-/// Memory at the start of a page, zeroed. A page that was never touched takes no memory.
+/// Zeroed memory of the kernel's, at the start of a page. A page that was never touched takes none.
 struct Pages {
     at: NonNull<u8>,
-    layout: Layout,
+    bytes: usize,
 }
 
 impl Pages {
-    fn new(bytes: usize) -> Pages {
-        let layout = Layout::from_size_align(bytes, PAGE_MAX).expect("a small size");
-        // SAFETY: the size is a constant above zero.
-        let at = unsafe { alloc_zeroed(layout) };
-        Pages { at: NonNull::new(at).unwrap_or_else(|| handle_alloc_error(layout)), layout }
+    fn new(bytes: usize) -> io::Result<Pages> {
+        let access = libc::PROT_READ | libc::PROT_WRITE;
+        let kind = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+        // SAFETY: asks for new memory at whatever address, which touches none that there is.
+        let at = unsafe { libc::mmap(std::ptr::null_mut(), bytes, access, kind, -1, 0) };
+        if at == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        let at = NonNull::new(at.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
+        Ok(Pages { at, bytes })
     }
 }
 
 impl Drop for Pages {
     fn drop(&mut self) {
-        // SAFETY: allocated with this layout, once.
-        unsafe { dealloc(self.at.as_ptr(), self.layout) }
+        // SAFETY: mapped with this size, once, and nobody borrows of it longer than `self` lives.
+        unsafe { libc::munmap(self.at.as_ptr().cast(), self.bytes) };
     }
 }
 
@@ -108,8 +109,8 @@ impl Buffers {
     /// As io_uring_register(2): the kernel does not know such buffers, or knows them wrong.
     pub(crate) fn new(ring: &Ring) -> io::Result<Buffers> {
         let buffers = Buffers {
-            records: Pages::new(RECORD_BYTES),
-            memory: Pages::new(MOST * BYTES),
+            records: Pages::new(RECORD_BYTES)?,
+            memory: Pages::new(MOST * BYTES)?,
             holders: RefCell::new(Box::new([NOBODY; MOST])),
             store: RefCell::new((0..MOST as u16).rev().collect()),
             tail: Cell::new(0),
@@ -137,6 +138,11 @@ impl Buffers {
         assert!(was == NOBODY && count <= BYTES, "buffer {number} was given twice, or too full");
         self.left.set(self.left.get() - 1);
         Filled { number, start: 0, end: count as u32 }
+    }
+
+    /// Notes that one belongs to another connection now.
+    pub(crate) fn pass_on(&self, filled: &Filled, holder: u32) {
+        self.holders.borrow_mut()[usize::from(filled.number)] = holder;
     }
 
     /// What is left in one.

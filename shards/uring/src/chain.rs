@@ -2,7 +2,9 @@
 
 use std::cell::{Cell, RefCell};
 
-use crate::chunk::Chunk;
+use crate::buffers::BYTES;
+use crate::chunk::{Chunk, Own};
+use crate::core::Core;
 
 /// Places that there are from the start, 10 KiB. There are as many chunks at once only while many connections wait for
 /// somebody.
@@ -65,6 +67,25 @@ impl Chain {
             NONE => self.first.set(place),
             last => links[last as usize].next = place,
         }
+    }
+
+    /// Puts a chunk behind the others. If more than one waits there, a small one is packed into memory of ours with those next
+    /// to it: so a queue takes little more than twice the bytes that are in it, and is short, in however many pieces they
+    /// came.
+    pub(crate) fn pack(&self, core: &Core, chunk: Chunk) {
+        if !self.has_several() || chunk.len() > BYTES / 2 {
+            return self.push(&core.links, chunk);
+        }
+        let taken = self.with_last(&core.links, |last| match last {
+            Chunk::Own(last) => last.append_whole(chunk.bytes(core)),
+            Chunk::Filled(_) => false,
+        });
+        if taken != Some(true) {
+            let mut own = Own::empty(core);
+            own.append(chunk.bytes(core));
+            self.push(&core.links, Chunk::Own(own));
+        }
+        chunk.release(core);
     }
 
     /// Takes the first chunk out.

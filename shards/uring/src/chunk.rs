@@ -48,6 +48,15 @@ impl Own {
         count
     }
 
+    /// All of `bytes`, if there is room for them behind what is in use.
+    pub(crate) fn append_whole(&mut self, bytes: &[u8]) -> bool {
+        let fits = bytes.len() <= self.memory.len() - self.end;
+        if fits {
+            self.append(bytes);
+        }
+        fits
+    }
+
     /// Fills it with what `receive` puts there, and answers what it answered.
     pub(crate) fn fill<E>(
         &mut self,
@@ -85,6 +94,18 @@ impl Chunk {
                 assert!(own.start <= own.end, "more than there is");
             }
         }
+    }
+
+    /// It belongs to another connection now.
+    pub(crate) fn pass_on(&self, core: &Core, holder: u32) {
+        if let (Chunk::Filled(filled), Some(buffers)) = (self, core.buffers()) {
+            buffers.pass_on(filled, holder);
+        }
+    }
+
+    /// Whether it lies in a buffer of the kernel's.
+    pub(crate) fn is_filled(&self) -> bool {
+        matches!(self, Chunk::Filled(_))
     }
 
     /// Moves the bytes into memory of ours, and gives the kernel its buffer back.

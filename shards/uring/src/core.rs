@@ -63,6 +63,8 @@ pub(crate) struct Core {
     tried: RefCell<Vec<Rc<Socket>>>,
     /// Shards that were sent a message in this turn; it names their rings by descriptors, which they keep open.
     rung: RefCell<Vec<Arc<Way>>>,
+    /// The same of the call before, while its completions are looked at. Else empty.
+    called: RefCell<Vec<Arc<Way>>>,
     completions: RefCell<Vec<Completion>>,
     seed: u64,
     ended: Cell<bool>,
@@ -97,6 +99,7 @@ impl Core {
             due: RefCell::new(Vec::with_capacity(USUAL)),
             tried: RefCell::new(Vec::with_capacity(USUAL)),
             rung: RefCell::default(),
+            called: RefCell::default(),
             completions: RefCell::new(Vec::with_capacity(USUAL)),
             seed: u64::from_ne_bytes(seed),
             ended: Cell::new(false),
@@ -150,10 +153,12 @@ impl Core {
     /// [`Ring::enter`] does, unless something has to be done behind what is sent. Then [`deliver`](Core::deliver).
     pub(crate) fn enter(&self, want: u32, timeout: Option<Duration>) -> io::Result<()> {
         self.relieve();
-        let mut want = self.begin_sends(want);
+        // What the kernel did not take in the call before may have somebody waiting behind it.
+        let want = if self.tried.borrow().is_empty() { want } else { 0 };
+        let (mut want, frees) = self.begin_sends(want);
         if let Some(buffers) = &self.buffers {
             buffers.publish();
-            if buffers.are_few() {
+            if frees && buffers.are_few() {
                 // More are free as soon as these sends are done.
                 want = 0;
             }
@@ -161,12 +166,13 @@ impl Core {
         if want > 0 || !self.ring.is_quiet() { self.ring.enter(want, timeout) } else { Ok(()) }
     }
 
-    /// Queues what is due. Answers how many completions may be waited for.
-    fn begin_sends(&self, mut want: u32) -> u32 {
+    /// Queues what is due. Answers how many completions may be waited for, and whether buffers of the kernel's are sent.
+    fn begin_sends(&self, mut want: u32) -> (u32, bool) {
         let mut due = mem::take(&mut *self.due.borrow_mut());
-        let mut waited_for = false;
+        let (mut waited_for, mut frees) = (false, false);
         for socket in due.drain(..) {
-            if socket.outbox.begin(&socket, self) {
+            if let Some(filled) = socket.outbox.begin(&socket, self) {
+                frees |= filled;
                 waited_for |= socket.is_waited_for();
                 self.tried.borrow_mut().push(socket);
                 if want > 0 && !self.has(Feature::SkipSuccess) {
@@ -176,7 +182,7 @@ impl Core {
             }
         }
         self.keep_due(due);
-        if waited_for { 0 } else { want }
+        (if waited_for { 0 } else { want }, frees)
     }
 
     /// Puts the memory of the list back, behind what came meanwhile.
@@ -188,8 +194,11 @@ impl Core {
 
     /// Hands each completion to whom it concerns; then what the kernel took and said nothing of went well.
     pub(crate) fn deliver(&self, way: &Way) -> io::Result<()> {
-        // Wakers may run anything, which may begin operations that the kernel does not know of yet.
-        let (submitted, rung) = (self.ring.is_submitted(), self.rung.borrow().len());
+        // Wakers may run anything, which may begin operations that the kernel does not know of yet, and ring.
+        let submitted = self.ring.is_submitted();
+        if submitted {
+            mem::swap(&mut *self.rung.borrow_mut(), &mut *self.called.borrow_mut());
+        }
         let mut completions = self.completions.take();
         let harvested = self.ring.harvest(&mut completions);
         for completion in completions.drain(..) {
@@ -197,7 +206,7 @@ impl Core {
         }
         self.completions.replace(completions);
         if submitted {
-            self.rung.borrow_mut().drain(..rung);
+            self.called.borrow_mut().clear();
             self.settle();
         }
         harvested
@@ -213,7 +222,8 @@ impl Core {
                     self.await_interrupt(way);
                 }
             }
-            Kind::Message => self.not_delivered(token.place()),
+            Kind::Message if completion.result < 0 => self.not_delivered(token.place()),
+            Kind::Message => {}
             kind => {
                 // Cloned, since waking may run anything, which may end or begin a registration.
                 let owner = self.table.borrow().get(token.place()).cloned();
@@ -284,7 +294,9 @@ impl Core {
 
     /// A message did not arrive: the shard is woken the other way.
     fn not_delivered(&self, place: u32) {
-        if let Some(way) = self.rung.borrow().get(place as usize) {
+        // Still among the rung ones where the kernel has not taken all.
+        let (called, rung) = (self.called.borrow(), self.rung.borrow());
+        if let Some(way) = called.get(place as usize).or_else(|| rung.get(place as usize)) {
             way.interrupt.raise();
         }
     }
@@ -322,6 +334,10 @@ impl Core {
         // The root's waker holds a descriptor.
         let nobody = &mut Context::from_waker(Waker::noop());
         let _ = self.alarm.poll_until(Time::ZERO, nobody, Time::NEVER);
+        // What may not have gone out: a wake too many does no harm.
+        for way in self.rung.take().iter().chain(&self.called.take()) {
+            way.interrupt.raise();
+        }
         self.due.take();
         self.tried.take();
         self.pool.clear();

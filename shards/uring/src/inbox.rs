@@ -54,6 +54,8 @@ pub(crate) struct Inbox {
     streams: Cell<bool>,
     /// Receives in a row that speak for the other way.
     run: Cell<u32>,
+    /// The kernel had no buffer for the last receive: the next one takes memory of ours.
+    starved: Cell<bool>,
 }
 
 impl Inbox {
@@ -98,6 +100,22 @@ impl Inbox {
         None
     }
 
+    /// Bytes that came before the connection broke and that nobody was told of, since the kernel was not asked.
+    pub(crate) fn receive_rest(&self, socket: &Rc<Socket>, core: &Core) -> Option<Own> {
+        if self.is_asked() || self.over.get() || socket.is(Facts::CLOSING) {
+            return None;
+        }
+        let mut own = Own::empty(core);
+        match socket.with_file(|file| own.fill(|room| waterwheel_os::receive(file, room))).flatten() {
+            Ok(1..) => Some(own),
+            // The end, or the error that is known: told by who knows it.
+            _ => {
+                Chunk::Own(own).release(core);
+                None
+            }
+        }
+    }
+
     /// Whether nothing will come behind what is there.
     pub(crate) fn is_over(&self) -> bool {
         self.over.get()
@@ -118,7 +136,7 @@ impl Inbox {
 
     fn ask_anew(&self, socket: &Socket, core: &Core) {
         let Some(number) = socket.number() else { return };
-        let (entry, kind) = if core.buffers().is_none() || self.streams.get() {
+        let (entry, kind) = if core.buffers().is_none() || self.streams.get() || self.starved.take() {
             self.asked.set(Asked::Readable);
             let events = (libc::POLLIN | libc::POLLRDHUP) as u32;
             (opcode::PollAdd::new(number, events).build(), Kind::Readable)
@@ -178,6 +196,7 @@ impl Inbox {
             error => {
                 if let (true, Some(buffers)) = (error == -Errno::NOBUFS.raw_os_error(), core.buffers()) {
                     buffers.ran_out();
+                    self.starved.set(true);
                 }
                 failed(socket, error);
             }
@@ -210,7 +229,7 @@ impl Inbox {
 
     fn put(&self, core: &Core, chunk: Chunk) {
         self.bytes.set(self.bytes.get() + chunk.len());
-        self.chunks.push(&core.links, chunk);
+        self.chunks.pack(core, chunk);
     }
 
     /// Gives the kernel its buffers back, and keeps the bytes.

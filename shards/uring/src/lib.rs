@@ -16,9 +16,11 @@
 //!
 //! # What the kernel is asked for
 //!
-//! * *Receiving* is one multishot receive per connection, which takes its memory from a ring of 64 buffers of 16 KiB. It is
-//!   asked for when somebody first reads; with 64 KiB received that nobody took it is stopped, and asked for again when they
-//!   are taken. The kernel may push 512 KiB more before it stops.
+//! * *Receiving* is one multishot receive per connection, which takes its memory from a ring of buffers of 16 KiB, as many
+//!   as were lately needed in one turn, 1024 at the most. It is asked for when somebody first reads; with 64 KiB received
+//!   that nobody took it is stopped, and asked for again when they are taken. The kernel may push 512 KiB more before it
+//!   stops (32 buffers; before Linux 6.4, all that there are). A stream, whose buffers are full one after the other, is
+//!   received in calls of its own, 64 KiB at once, and sent in the next, while it is in the cache.
 //! * *Sending* never waits in the kernel: every send is tried (`MSG_DONTWAIT`) in the call that ends the turn, and says
 //!   something only if the kernel did not take all (`IOSQE_CQE_SKIP_SUCCESS`). What was left waits for a poll. So the kernel
 //!   holds no memory of a send between two calls.
@@ -36,8 +38,10 @@
 //! Buffers: with few left for the kernel, those are copied out that nobody lends or sends; what is lent then is copied first.
 //! So however many connections hold what they were lent, 16 buffers go round among the others.
 //!
-//! Memory: about 400 bytes per idle connection, 2 MiB of buffers per shard, and up to 64 KiB in each direction of a
-//! connection that somebody does not read.
+//! Memory: about 400 bytes per idle connection. Of the buffers a page takes memory once it is used, 16 MiB per shard at the
+//! most. A connection whose owner does not read holds up to 576 KiB, and one whose peer does not read up to 128 KiB; small
+//! pieces are packed, so that they take little more than twice their bytes. What is left when the reactor ends and does not
+//! fit the kernel's buffers is cut off by a reset.
 
 #[cfg(not(target_os = "linux"))]
 compile_error!("io_uring is Linux only");
@@ -162,7 +166,11 @@ impl Uring {
         for (feature, why) in &probed.missing {
             tracing::info!(%feature, "a feature of io_uring is not used: {why}");
         }
-        let features = probed.features;
+        let mut features = probed.features;
+        if !features.has(Feature::SkipSuccess) {
+            // Each message would wake its sender, too.
+            features = features.without(Feature::MessageRing);
+        }
         if share != Share::FULL {
             // To measure takes two rings more.
             return features.without(Feature::MessageRing);

@@ -95,18 +95,22 @@ impl Outbox {
 
     /// Takes a chunk as it is. What was received in a call of its own is sent in one.
     pub(crate) fn put(&self, socket: &Rc<Socket>, core: &Core, mut chunk: Chunk) {
-        if matches!(chunk, Chunk::Own(_)) && self.is_empty() && self.state.get() == State::Idle {
-            let bytes = chunk.bytes(core);
-            let sent = socket.with_file(|file| waterwheel_os::send(file, bytes)).flatten();
-            // What went wrong is said again by the send that is due.
-            let count = sent.unwrap_or(0);
-            chunk.advance(count);
+        if !chunk.is_filled() && self.is_empty() && self.state.get() == State::Idle {
+            match socket.with_file(|file| waterwheel_os::send(file, chunk.bytes(core))).flatten() {
+                Ok(count) => chunk.advance(count),
+                Err(error) if is_passing(&error) => {}
+                Err(error) => {
+                    chunk.release(core);
+                    return self.broke(socket, core, error);
+                }
+            }
             if chunk.len() == 0 {
                 return chunk.release(core);
             }
         }
+        chunk.pass_on(core, socket.place());
         self.bytes.set(self.bytes.get() + chunk.len());
-        self.chunks.push(&core.links, chunk);
+        self.chunks.pack(core, chunk);
         self.due(socket, core);
     }
 
@@ -117,18 +121,20 @@ impl Outbox {
         }
     }
 
-    /// Queues the send of the first chunk. False if there is nothing to send after all.
-    pub(crate) fn begin(&self, socket: &Socket, core: &Core) -> bool {
+    /// Queues the send of the first chunk, and says whether that lies in a buffer of the kernel's. `None` if there is nothing
+    /// to send after all.
+    pub(crate) fn begin(&self, socket: &Socket, core: &Core) -> Option<bool> {
         if self.state.get() != State::Due {
-            return false;
+            return None;
         }
         self.state.set(State::Idle);
-        let Some(number) = socket.number() else { return false };
+        let number = socket.number()?;
         let send = self.chunks.with_first(&core.links, |first| {
             let bytes = first.bytes(core);
-            opcode::Send::new(number, bytes.as_ptr(), bytes.len() as u32).flags(SENDING).build()
+            let send = opcode::Send::new(number, bytes.as_ptr(), bytes.len() as u32).flags(SENDING);
+            (send.build(), first.is_filled())
         });
-        let Some(mut entry) = send else { return false };
+        let (mut entry, filled) = send?;
         if core.has(Feature::SkipSuccess) {
             entry = entry.flags(Flags::SKIP_SUCCESS);
         }
@@ -137,7 +143,7 @@ impl Outbox {
         // SAFETY: the chunk stays where it is, and the first, until the call has returned that takes the entry, or the kernel
         // has said that it is done: what would drop it asks for the state. Not to wait means that it is done by then.
         unsafe { core.begin(entry, socket.token(Kind::Send)) };
-        true
+        Some(filled)
     }
 
     /// The call has returned and nothing was said of the first chunk: it was sent whole. False if something was said.
@@ -156,21 +162,26 @@ impl Outbox {
         match usize::try_from(result) {
             Ok(count) if count >= whole => self.advance(socket, core, whole),
             Ok(count) => self.stick(socket, core, count),
-            Err(_) if result == -Errno::AGAIN.raw_os_error() => self.stick(socket, core, 0),
             Err(_) if result == -Errno::INTR.raw_os_error() => self.advance(socket, core, 0),
-            // Short of memory: it may have some when there is room again.
-            Err(_) if [Errno::NOBUFS, Errno::NOMEM].iter().any(|errno| errno.raw_os_error() == -result) => {
-                self.stick(socket, core, 0);
-            }
             Err(_) => {
-                socket.fail(io::Error::from_raw_os_error(-result));
-                self.state.set(State::Idle);
-                self.drop_all(core);
-                socket.writer.wake();
-                socket.reader.wake();
-                socket.let_go(core);
+                let error = io::Error::from_raw_os_error(-result);
+                if is_passing(&error) {
+                    self.stick(socket, core, 0);
+                } else {
+                    self.broke(socket, core, error);
+                }
             }
         }
+    }
+
+    /// A send failed for good. The kernel says so once, whoever asks first, so both halves are told.
+    fn broke(&self, socket: &Rc<Socket>, core: &Core, error: io::Error) {
+        socket.fail(error);
+        self.state.set(State::Idle);
+        self.drop_all(core);
+        socket.writer.wake();
+        socket.reader.wake();
+        socket.let_go(core);
     }
 
     fn advance(&self, socket: &Rc<Socket>, core: &Core, count: usize) {
@@ -234,14 +245,17 @@ impl Outbox {
 
     /// Sends what is due at once, in a call of its own, as far as the kernel takes it: for what has to come right behind
     /// it.
-    pub(crate) fn send_now(&self, socket: &Socket, core: &Core) {
+    pub(crate) fn send_now(&self, socket: &Rc<Socket>, core: &Core) {
         while matches!(self.state.get(), State::Due | State::Idle) {
             let sent = self.chunks.with_first(&core.links, |first| {
                 socket.with_file(|file| waterwheel_os::send(file, first.bytes(core))).flatten()
             });
-            // What went wrong is said again by the send that is due.
-            let Some(Ok(count)) = sent else { return };
-            self.take(core, count);
+            match sent {
+                Some(Ok(count)) => self.take(core, count),
+                Some(Err(error)) if !is_passing(&error) => return self.broke(socket, core, error),
+                // The send that is due tries again.
+                _ => return,
+            }
         }
     }
 
@@ -270,4 +284,9 @@ impl Outbox {
             chunk.release(core);
         }
     }
+}
+
+/// Whether a send may do better later: the buffers are full, or memory is short.
+fn is_passing(error: &io::Error) -> bool {
+    matches!(Errno::from_io_error(error), Some(Errno::AGAIN | Errno::NOBUFS | Errno::NOMEM))
 }

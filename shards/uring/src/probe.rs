@@ -8,9 +8,10 @@ use io_uring::opcode;
 use io_uring::squeue::{Entry, Flags};
 use io_uring::types::Fd;
 use rustix::io::{Errno, write};
+use rustix::net::sockopt::set_socket_send_buffer_size;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use waterwheel_os::Interrupt;
-use waterwheel_reactor::Unavailable;
+use waterwheel_reactor::{Clock, Unavailable};
 
 use crate::buffers::{BYTES, Buffers, GROUP};
 use crate::core::MESSAGE;
@@ -54,27 +55,29 @@ pub(crate) fn probe(off: Features) -> Result<Probed, Unavailable> {
     }
     let trial = Trial { ring };
     trial.polls().map_err(|error| Unavailable::new(format!("io_uring_enter: {error}")))?;
-    probed.attempt(Feature::Multishot, || trial.polls_again());
+    drop(trial);
+    probed.attempt(Feature::Multishot, Trial::polls_again);
     let multishot = probed.features.has(Feature::Multishot);
     if probed.features.has(Feature::Buffers) {
-        match trial.receives(multishot) {
+        match Trial::of(got).and_then(|trial| trial.receives(multishot)) {
             // One receive at a time may work where many do not.
-            Err(wrong) if multishot && trial.receives(false).is_ok() => {
+            Err(wrong) if multishot && Trial::of(got).is_ok_and(|trial| trial.receives(false).is_ok()) => {
                 probed.lacks(Feature::Multishot, &wrong);
             }
             Err(wrong) => probed.lacks(Feature::Buffers, &wrong),
             Ok(()) => {}
         }
     }
-    probed.attempt(Feature::SkipSuccess, || trial.skips());
-    probed.attempt(Feature::MessageRing, || trial.messages());
+    probed.attempt(Feature::SkipSuccess, Trial::skips);
+    probed.attempt(Feature::MessageRing, Trial::messages);
     Ok(probed)
 }
 
 impl Probed {
-    fn attempt(&mut self, feature: Feature, attempt: impl FnOnce() -> io::Result<()>) {
+    /// Tries something with a ring of its own, since what fails may leave something under way.
+    fn attempt(&mut self, feature: Feature, attempt: impl FnOnce(&Trial) -> io::Result<()>) {
         if self.features.has(feature)
-            && let Err(wrong) = attempt()
+            && let Err(wrong) = Trial::of(self.features).and_then(|trial| attempt(&trial))
         {
             self.lacks(feature, &wrong);
         }
@@ -86,7 +89,7 @@ impl Probed {
     }
 }
 
-/// A ring to try things with. Each attempt leaves nothing under way.
+/// A ring to try things with.
 struct Trial {
     ring: Ring,
 }
@@ -96,6 +99,10 @@ const FIRST: u64 = 1;
 const SECOND: u64 = 2;
 
 impl Trial {
+    fn of(features: Features) -> io::Result<Trial> {
+        Ok(Trial { ring: Ring::new(features, Share::LEAST.scale)?.0 })
+    }
+
     /// # Safety
     /// As [`Ring::push`].
     unsafe fn push(&self, entry: Entry, about: u64) {
@@ -106,9 +113,11 @@ impl Trial {
     /// Waits for so many completions.
     fn wait(&self, count: usize) -> io::Result<Vec<Completion>> {
         let mut all = Vec::new();
-        // A signal may end a wait early; there are only so many.
-        for _ in 0..8 {
-            self.ring.enter((count - all.len()) as u32, Some(PATIENCE))?;
+        let clock = Clock::start();
+        let until = clock.now() + PATIENCE;
+        // A signal may end a wait early.
+        while clock.now() < until {
+            self.ring.enter((count - all.len()) as u32, Some(until.since(clock.now())))?;
             self.ring.harvest(&mut all)?;
             if all.len() >= count {
                 return Ok(all);
@@ -207,6 +216,8 @@ impl Trial {
     fn skips(&self) -> io::Result<()> {
         const MUCH: usize = 4 << 20;
         let (here, there) = pair()?;
+        // However much the machine lets sockets hold by default.
+        set_socket_send_buffer_size(&here, MUCH / 64)?;
         let bytes = vec![7; MUCH];
         let send = |count: usize| {
             let send = opcode::Send::new(Fd(here.as_raw_fd()), bytes.as_ptr(), count as u32).flags(SENDING);

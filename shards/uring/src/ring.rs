@@ -160,16 +160,18 @@ impl Ring {
     pub(crate) unsafe fn push(&self, entry: &Entry) {
         let mut open = self.open.borrow_mut();
         let Some(ring) = &mut *open else { return };
-        // SAFETY: as promised by the caller.
-        if unsafe { ring.submission().push(entry) }.is_ok() {
+        let mut spilled = self.spilled.borrow_mut();
+        // SAFETY: as promised by the caller. In order: a cancellation must not overtake what it is to cancel, nor be overtaken
+        // by what is then begun under the same name.
+        if spilled.is_empty() && unsafe { ring.submission().push(entry) }.is_ok() {
             return;
         }
         // What it says is said again by the next call.
         let queued = ring.submission().len() as u32;
         let _ = enter(self.name, queued, 0, None, self.flags);
         // SAFETY: as promised by the caller; a spilled entry is pushed later under the same promise.
-        if unsafe { ring.submission().push(entry) }.is_err() {
-            self.spilled.borrow_mut().push_back(entry.clone());
+        if !spilled.is_empty() || unsafe { ring.submission().push(entry) }.is_err() {
+            spilled.push_back(entry.clone());
         }
     }
 
@@ -179,7 +181,7 @@ impl Ring {
         let mut open = self.open.borrow_mut();
         let Some(ring) = &mut *open else { return true };
         let queue = ring.submission();
-        queue.is_empty() && !queue.taskrun() && !queue.cq_overflow()
+        self.spilled.borrow().is_empty() && queue.is_empty() && !queue.taskrun() && !queue.cq_overflow()
     }
 
     /// Whether the kernel has taken all that was pushed.
@@ -197,6 +199,8 @@ impl Ring {
         let mut open = self.open.borrow_mut();
         let Some(ring) = &mut *open else { return Err(Errno::NOTCONN.into()) };
         self.unspill(ring);
+        // What found no room yet must not wait for something to happen.
+        let want = if self.spilled.borrow().is_empty() { want } else { 0 };
         let queued = ring.submission().len() as u32;
         let timeout = timeout.filter(|timeout| *timeout < FOREVER);
         match enter(self.name, queued, want, timeout, self.flags) {

@@ -130,13 +130,14 @@ impl Sink for UringSink {
         }
         if socket.error().is_none() {
             // The end often comes with the last bytes, which then need not wait for the turn's end.
-            socket.outbox.send_now(socket, &self.core);
+            socket.outbox.send_now(&self.socket, &self.core);
             if !socket.outbox.is_empty() {
                 socket.writer.wait(cx);
                 return Poll::Pending;
             }
         }
-        Poll::Ready(socket.shut())
+        // What was taken did not all go out.
+        Poll::Ready(socket.error().map_or_else(|| socket.shut(), Err))
     }
 
     fn unacknowledged(&self) -> Option<usize> {

@@ -154,7 +154,8 @@ impl Socket {
             Kind::Receive => self.inbox.received(self, core, completion),
             Kind::Readable => self.inbox.readable(self, core),
             Kind::Send => self.outbox.tried(self, core, completion.result),
-            Kind::Writable if self.is(Facts::CONNECTING) => {
+            // Else the poll was cancelled, and the connect with it.
+            Kind::Writable if self.is(Facts::CONNECTING) && completion.result >= 0 => {
                 self.connected(core);
                 self.reader.wake();
                 self.writer.wake();
@@ -350,6 +351,8 @@ impl Socket {
         self.outbox.end(self, core);
         drop(core.remove(self.place.replace(NO_PLACE)));
         drop(self.file.take());
+        self.reader.wake();
+        self.writer.wake();
     }
 
     /// Takes the file out, to be owned by somebody else. No operation may be under way.

@@ -60,7 +60,10 @@ impl UringSource {
         }
         // A reset that the other half met first leaves what looks like an end to this one.
         if let Some(error) = socket.receive_error() {
-            return Poll::Ready(Err(error));
+            return Poll::Ready(match socket.inbox.receive_rest(socket, core) {
+                Some(own) => Ok(Some(Chunk::Own(own))),
+                None => Err(error),
+            });
         }
         if socket.inbox.is_over() {
             self.over = true;
@@ -121,6 +124,9 @@ impl Source for UringSource {
 
     fn poll_release(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Incoming>> {
         let (socket, core) = (self.socket.clone(), self.core.clone());
+        if socket.is(Facts::CLOSING) {
+            return Poll::Ready(Err(socket.failure()));
+        }
         if socket.is(Facts::CONNECTING) {
             socket.reader.wait(cx);
             return Poll::Pending;
