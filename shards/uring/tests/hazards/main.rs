@@ -3,6 +3,7 @@
 
 mod confined;
 mod crowds;
+mod filter;
 mod forbidden;
 mod little;
 mod unread;
