@@ -13,6 +13,7 @@ use crate::chain::Chain;
 use crate::chunk::{Chunk, Own};
 use crate::core::Core;
 use crate::features::Feature;
+use crate::pool::MUCH;
 use crate::ring::Completion;
 use crate::socket::{Facts, Socket};
 use crate::table::Kind;
@@ -21,8 +22,6 @@ use crate::table::Kind;
 /// (`MULTISHOT_MAX_RETRY`, io_uring/net.c), 576 KiB in all.
 const HELD_MAX: usize = 64 << 10;
 
-/// So many buffers in a row that were full, none of them waited for, are a stream: much is there whenever somebody looks.
-const STREAM: u32 = 2;
 /// So many receives in a row that found little end it.
 const TRICKLE: u32 = 4;
 /// This is little.
@@ -52,8 +51,10 @@ pub(crate) struct Inbox {
     /// Receives happen in calls of their own, into large chunks, when somebody takes: what is then sent at once is still in
     /// the cache, where a batch of receives would have left it before the batch of sends.
     streams: Cell<bool>,
-    /// Receives in a row that speak for the other way.
+    /// Receives in a row that found little.
     run: Cell<u32>,
+    /// The last of them took all that there was: the next one waits until more is there.
+    drained: Cell<bool>,
     /// The kernel had no buffer for the last receive: the next one takes memory of ours.
     starved: Cell<bool>,
 }
@@ -61,12 +62,7 @@ pub(crate) struct Inbox {
 impl Inbox {
     /// The next bytes, if there are any.
     pub(crate) fn take(&self, core: &Core) -> Option<Chunk> {
-        let Some(chunk) = self.chunks.pop(&core.links) else {
-            if !self.streams.get() {
-                self.run.set(0);
-            }
-            return None;
-        };
+        let chunk = self.chunks.pop(&core.links)?;
         self.bytes.set(self.bytes.get() - chunk.len());
         Some(chunk)
     }
@@ -79,7 +75,7 @@ impl Inbox {
     }
 
     fn receive_more(&self, socket: &Rc<Socket>, core: &Core) -> Option<Own> {
-        if self.is_asked() || self.over.get() || socket.is(Facts::CLOSING) {
+        if self.is_asked() || self.over.get() || socket.is(Facts::CLOSING) || self.drained.take() {
             return None;
         }
         let mut own = Own::empty_and_large(core);
@@ -87,6 +83,7 @@ impl Inbox {
         match received.flatten() {
             Ok(0) => self.over.set(true),
             Ok(count) => {
+                self.drained.set(count < MUCH);
                 self.run.set(if count < LITTLE { self.run.get() + 1 } else { 0 });
                 if self.run.get() == TRICKLE {
                     self.run.set(0);
@@ -184,9 +181,9 @@ impl Inbox {
         match completion.result {
             0 => self.over.set(true),
             1.. => {
-                self.run.set(if count == BYTES { self.run.get() + 1 } else { 0 });
-                if self.run.get() == STREAM {
+                if count == BYTES && !socket.is(Facts::NO_SOURCE) {
                     self.run.set(0);
+                    self.drained.set(false);
                     self.streams.set(true);
                 }
                 if self.streams.get() || self.bytes.get() > HELD_MAX {

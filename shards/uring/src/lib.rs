@@ -19,8 +19,8 @@
 //! * *Receiving* is one multishot receive per connection, which takes its memory from a ring of buffers of 16 KiB, as many
 //!   as were lately needed in one turn, 1024 at the most. It is asked for when somebody first reads; with 64 KiB received
 //!   that nobody took it is stopped, and asked for again when they are taken. The kernel may push 512 KiB more before it
-//!   stops (32 buffers; before Linux 6.4, all that there are). A stream, whose buffers are full one after the other, is
-//!   received in calls of its own, 64 KiB at once, and sent in the next, while it is in the cache.
+//!   stops (32 buffers; before Linux 6.4, all that there are). A stream, which fills a buffer, is received in calls of its
+//!   own, 64 KiB at once, and sent in the next, while it is in the cache.
 //! * *Sending* never waits in the kernel: every send is tried (`MSG_DONTWAIT`) in the call that ends the turn, and says
 //!   something only if the kernel did not take all (`IOSQE_CQE_SKIP_SUCCESS`). What was left waits for a poll. So the kernel
 //!   holds no memory of a send between two calls.
