@@ -56,6 +56,7 @@ const SPARE_DESCRIPTORS: usize = 4;
 /// # Errors
 /// Names the first thing that is missing.
 pub(crate) fn probe() -> Result<(), Unavailable> {
+    waterwheel_os::survives_io_uring().map_err(Unavailable::new)?;
     let ring = setup(0).map_err(|error| missing("io_uring_setup", &error))?;
     let _second = setup(0).map_err(|error| missing("io_uring_setup", &error))?;
     let _third =

@@ -12,9 +12,10 @@
 //! | signals put back as they were | [`Disposition`] |
 //! | sleeping to the microsecond | [`sleep_exactly`] |
 //! | kernels without `epoll_pwait2` | [`wait_plainly`] |
+//! | containers that kill for io_uring | [`survives_io_uring`] |
 //!
 //! Nothing here blocks, but [`bind_group`] on a Unix path and the removal of a [`SocketFile`]: they wait while another
-//! process does the same in that folder, a second at most.
+//! process does the same in that folder, a second at most; and [`survives_io_uring`], which waits for a child of its own.
 
 #[cfg(not(target_os = "linux"))]
 compile_error!("Waterwheel runs on Linux only");
@@ -25,6 +26,7 @@ mod bind;
 mod connect;
 mod descriptors;
 mod disposition;
+mod filtered;
 mod interrupt;
 mod options;
 mod place;
@@ -41,6 +43,7 @@ pub use bind::bind_group;
 pub use connect::{Progress, begin_connect, met_itself, take_error};
 pub use descriptors::{can_be_polled, duplicate, open, raise_descriptor_limit, reset};
 pub use disposition::Disposition;
+pub use filtered::survives_io_uring;
 pub use interrupt::Interrupt;
 pub use place::SocketFile;
 pub use plain::{PlainEvent, wait_plainly};

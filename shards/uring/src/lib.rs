@@ -12,7 +12,7 @@
 //! | `socket`, `inbox`, `outbox` | a connection, and both its directions |
 //! | `source`, `sink`, `listener`, `watched`, `waited` | the seam's objects |
 //! | `features`, `probe`, `wakes` | what can be done without, what works here, and how shards wake each other faster |
-//! | `guarded`, `memory` | containers that kill for io_uring, and limits on locked memory |
+//! | `memory` | how much of what may be locked each shard takes |
 //!
 //! # What the kernel is asked for
 //!
@@ -53,7 +53,6 @@ mod chunk;
 mod core;
 mod enter;
 mod features;
-mod guarded;
 mod inbox;
 mod life;
 mod listener;

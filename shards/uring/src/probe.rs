@@ -16,7 +16,6 @@ use waterwheel_reactor::{Clock, Unavailable};
 use crate::buffers::{BYTES, Buffers, GROUP};
 use crate::core::MESSAGE;
 use crate::features::{Feature, Features};
-use crate::guarded;
 use crate::memory::Share;
 use crate::outbox::SENDING;
 use crate::ring::{Completion, Ring};
@@ -45,7 +44,7 @@ pub(crate) fn probe(off: Features) -> Result<Probed, Unavailable> {
         let hint = if short { "; too little of it may be locked (ulimit -l)" } else { "" };
         Unavailable::new(format!("io_uring_setup: {error}{hint}"))
     };
-    guarded::survives().map_err(Unavailable::new)?;
+    waterwheel_os::survives_io_uring().map_err(Unavailable::new)?;
     let (ring, got) = Ring::new(wanted, Share::LEAST.scale).map_err(unavailable)?;
     let mut probed = Probed { features: got, missing: Vec::new() };
     for feature in Feature::ALL {

@@ -6,18 +6,19 @@ use std::fs;
 use std::io;
 use std::sync::OnceLock;
 
-/// The calls that the reactor makes, which a filter tells apart by their numbers.
+/// The calls that a reactor makes, which a filter tells apart by their numbers.
 const CALLS: [(&str, c_long); 3] = [
     ("io_uring_setup", libc::SYS_io_uring_setup),
     ("io_uring_enter", libc::SYS_io_uring_enter),
     ("io_uring_register", libc::SYS_io_uring_register),
 ];
 
-/// Tries each call in a child process, about 0.3 ms each, once per process and only where a filter is in force.
+/// Whether io_uring's calls may be tried here without being killed. Each is tried in a child process, about 0.3 ms each,
+/// once per process and only where a filter is in force.
 ///
 /// # Errors
 /// The name of the call that is deadly, or why that could not be found out.
-pub(crate) fn survives() -> Result<(), String> {
+pub fn survives_io_uring() -> Result<(), String> {
     static FOUND: OnceLock<Result<(), String>> = OnceLock::new();
     FOUND
         .get_or_init(|| {
