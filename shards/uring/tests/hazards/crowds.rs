@@ -108,7 +108,7 @@ impl Crowd {
 }
 
 /// One turn of the loop, which looks at what came without sleeping.
-async fn turn() {
+pub(crate) async fn turn() {
     let mut returned = false;
     poll_fn(|cx| {
         if mem::replace(&mut returned, true) {
