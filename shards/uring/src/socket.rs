@@ -111,7 +111,7 @@ impl Socket {
         self.facts.set(self.facts.get().and(more));
     }
 
-    fn clear(&self, less: Facts) {
+    pub(crate) fn clear(&self, less: Facts) {
         self.facts.set(self.facts.get().but(less));
     }
 

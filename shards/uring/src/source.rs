@@ -41,9 +41,13 @@ impl UringSource {
 
     /// The next chunk; `None` at the end of the stream.
     pub(crate) fn poll_take(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<Chunk>>> {
-        if self.socket.is(Facts::ABORTED) {
-            self.empty();
-            return Poll::Ready(Err(self.socket.failure()));
+        if self.socket.is(Facts::ABORTED.and(Facts::RELEASING)) {
+            // Who receives does not release, or no more.
+            self.socket.clear(Facts::RELEASING);
+            if self.socket.is(Facts::ABORTED) {
+                self.empty();
+                return Poll::Ready(Err(self.socket.failure()));
+            }
         }
         if let Some(front) = self.front.take() {
             return Poll::Ready(Ok(Some(front)));

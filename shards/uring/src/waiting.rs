@@ -9,6 +9,8 @@ use std::task::{Context, Waker};
 pub(crate) struct Waiter {
     waker: RefCell<Option<Waker>>,
     waits: Cell<bool>,
+    /// Whether a waker that was woken may be put back: nobody forgot it meanwhile.
+    kept: Cell<bool>,
 }
 
 impl Waiter {
@@ -36,10 +38,11 @@ impl Waiter {
             return;
         }
         if let Some(waker) = self.waker.take() {
+            self.kept.set(true);
             waker.wake_by_ref();
             // Whoever came meanwhile is later, and stays.
             let mut now = self.waker.borrow_mut();
-            if now.is_none() {
+            if now.is_none() && self.kept.get() {
                 *now = Some(waker);
             }
         }
@@ -48,6 +51,7 @@ impl Waiter {
     /// Forgets who waited.
     pub(crate) fn forget(&self) {
         self.waits.set(false);
+        self.kept.set(false);
         drop(self.waker.take());
     }
 }
@@ -55,5 +59,36 @@ impl Waiter {
 impl fmt::Debug for Waiter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Waiter").field(&self.waits.get()).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+    use std::task::Wake;
+
+    thread_local! {
+        static WAITER: Waiter = Waiter::default();
+    }
+
+    struct Forgets;
+
+    impl Wake for Forgets {
+        fn wake(self: Arc<Self>) {
+            WAITER.with(Waiter::forget);
+        }
+    }
+
+    #[test]
+    fn a_waker_that_is_forgotten_while_it_is_woken_is_not_kept() {
+        let forgets = Arc::new(Forgets);
+        WAITER.with(|waiter| {
+            waiter.wait(&Context::from_waker(&Waker::from(forgets.clone())));
+            assert!(waiter.waits());
+            waiter.wake();
+            assert!(!waiter.waits());
+        });
+        assert_eq!(Arc::strong_count(&forgets), 1);
     }
 }
