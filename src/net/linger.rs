@@ -82,10 +82,12 @@ impl Doomed {
         }
         // What the reactor itself still queues, if it does.
         let least = usize::from(flushed.is_pending());
-        let left = match self.0.source.descriptor() {
-            Some(descriptor) => waterwheel_os::unacknowledged(descriptor).ok()?,
+        // The sink knows what the reactor itself still queues; the kernel does not.
+        let left = match (self.0.sink.unacknowledged(), self.0.source.descriptor()) {
+            (Some(left), _) => left,
+            (None, Some(descriptor)) => waterwheel_os::unacknowledged(descriptor).ok()?,
             // Where nobody can tell (no descriptor is left), it has its time.
-            None => self.0.sink.unacknowledged().unwrap_or(usize::MAX),
+            (None, None) => usize::MAX,
         };
         Some(left.max(least)).filter(|left| *left > 0)
     }

@@ -128,8 +128,9 @@ pub trait Sink: fmt::Debug {
     /// As [`poll_write`](Sink::poll_write).
     fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
 
-    /// How many of the bytes taken the peer's side of the network does not have yet; `None`: nobody knows here. Where the
-    /// source shows a [descriptor](Source::descriptor) the kernel is asked instead.
+    /// How many of the bytes taken the peer's side of the network does not have yet, those that the reactor queues among
+    /// them; `None`: it queues none, and the kernel is asked by the source's [descriptor](Source::descriptor), where there
+    /// is one.
     fn unacknowledged(&self) -> Option<usize> {
         None
     }

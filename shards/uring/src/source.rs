@@ -64,6 +64,12 @@ impl UringSource {
         }
         // A reset that the other half met first leaves what looks like an end to this one.
         if let Some(error) = socket.receive_error() {
+            if socket.inbox.is_asked() && !socket.is(Facts::CLOSING) {
+                // What came before it may be received already, and not be told yet.
+                socket.inbox.stop(socket, core);
+                socket.reader.wait(cx);
+                return Poll::Pending;
+            }
             return Poll::Ready(match socket.inbox.receive_rest(socket, core) {
                 Some(own) => Ok(Some(Chunk::Own(own))),
                 None => Err(error),
