@@ -112,6 +112,6 @@ pub use options::{ConnectOptions, ListenOptions, StreamOptions};
 pub use reactor::{
     Datagram, DatagramSocket, Datagrams, Incoming, Inspect, Listener, Lookup, Reactor, TaskNote, Watched,
 };
-pub use stream::{Side, Sink, Source, Transport};
+pub use stream::{Side, Sink, Source, Transport, forward_by_writing};
 pub use threads::{Life, on_threads, panic_message};
 pub use time::{Alarm, Clock, Time};

@@ -103,14 +103,7 @@ pub trait Sink: fmt::Debug {
         from: &mut dyn Source,
         most: usize,
     ) -> Poll<Result<usize, Side<io::Error>>> {
-        let lent = ready!(from.poll_fill(cx)).map_err(Side::Source)?;
-        if lent.is_empty() {
-            return Poll::Ready(Ok(0));
-        }
-        let part = &lent[..lent.len().min(most)];
-        let taken = ready!(self.poll_write(cx, part)).map_err(Side::Sink)?;
-        from.consume(taken);
-        Poll::Ready(Ok(taken))
+        forward_by_writing(self, cx, from, most)
     }
 
     /// Ready when the connection is established and little is queued (less than the reactor's low mark); an error if
@@ -137,6 +130,26 @@ pub trait Sink: fmt::Debug {
 
     /// Resets the connection (RST) and drops what is queued: as [`Source::abort`].
     fn abort(&mut self);
+}
+
+/// Forwards by fill, write and consume: [`Sink::poll_forward`] where a reactor has no other way, or none for this source.
+///
+/// # Errors
+/// As [`Sink::poll_forward`].
+pub fn forward_by_writing<S: Sink + ?Sized>(
+    to: &mut S,
+    cx: &mut Context<'_>,
+    from: &mut dyn Source,
+    most: usize,
+) -> Poll<Result<usize, Side<io::Error>>> {
+    let lent = ready!(from.poll_fill(cx)).map_err(Side::Source)?;
+    if lent.is_empty() {
+        return Poll::Ready(Ok(0));
+    }
+    let part = &lent[..lent.len().min(most)];
+    let taken = ready!(to.poll_write(cx, part)).map_err(Side::Sink)?;
+    from.consume(taken);
+    Poll::Ready(Ok(taken))
 }
 
 /// Which side of a transfer something concerns.

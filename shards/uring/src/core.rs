@@ -430,7 +430,7 @@ impl Reactor for UringReactor {
         };
         socket.enter(&self.core);
         if socket.is(Facts::CONNECTING) {
-            socket.await_connect(&self.core);
+            socket.await_writable(&self.core);
         }
         Ok(self.transport(socket, Vec::new(), None))
     }

@@ -22,7 +22,7 @@ use crate::table::Kind;
 /// (`MULTISHOT_MAX_RETRY`, io_uring/net.c), 576 KiB in all.
 const HELD_MAX: usize = 64 << 10;
 
-/// So many receives in a row that found little end it.
+/// So many receives in a row that found little end a stream.
 const TRICKLE: u32 = 4;
 /// This is little.
 const LITTLE: usize = BYTES / 2;
@@ -78,19 +78,21 @@ impl Inbox {
         if self.is_asked() || self.over.get() || socket.is(Facts::CLOSING) || self.drained.take() {
             return None;
         }
-        let mut own = Own::empty_and_large(core);
-        let received = socket.with_file(|file| own.fill(|room| waterwheel_os::receive(file, room)));
-        match received.flatten() {
-            Ok(0) => self.over.set(true),
-            Ok(count) => {
-                self.drained.set(count < MUCH);
-                self.run.set(if count < LITTLE { self.run.get() + 1 } else { 0 });
-                if self.run.get() == TRICKLE {
-                    self.run.set(0);
-                    self.streams.set(false);
-                }
-                return Some(own);
-            }
+        let (own, count) = self.receive(socket, core, Own::empty_and_large(core))?;
+        self.drained.set(count < MUCH);
+        self.run.set(if count < LITTLE { self.run.get() + 1 } else { 0 });
+        if self.run.get() == TRICKLE {
+            self.run.set(0);
+            self.streams.set(false);
+        }
+        Some(own)
+    }
+
+    /// Receives in a call of its own, and answers how much. `None`: nothing; the end and errors are noted.
+    fn receive(&self, socket: &Rc<Socket>, core: &Core, mut own: Own) -> Option<(Own, usize)> {
+        match socket.with_file(|file| own.fill(|room| waterwheel_os::receive(file, room))).flatten() {
+            Ok(count @ 1..) => return Some((own, count)),
+            Ok(_) => self.over.set(true),
             Err(error) => failed(socket, -error.raw_os_error().unwrap_or(0)),
         }
         Chunk::Own(own).release(core);
@@ -102,15 +104,8 @@ impl Inbox {
         if self.is_asked() || self.over.get() || socket.is(Facts::CLOSING) {
             return None;
         }
-        let mut own = Own::empty(core);
-        match socket.with_file(|file| own.fill(|room| waterwheel_os::receive(file, room))).flatten() {
-            Ok(1..) => Some(own),
-            // The end, or the error that is known: told by who knows it.
-            _ => {
-                Chunk::Own(own).release(core);
-                None
-            }
-        }
+        // The end, or the error that is known, is told by who knows it.
+        self.receive(socket, core, Own::empty(core)).map(|(own, _)| own)
     }
 
     /// Whether nothing will come behind what is there.
@@ -205,21 +200,11 @@ impl Inbox {
     /// Something can be received: receives it, where the kernel does not do it by itself.
     pub(crate) fn readable(&self, socket: &Rc<Socket>, core: &Core) {
         let stopped = self.asked.replace(Asked::Nothing) == Asked::Stop;
-        if !stopped && !self.streams.get() {
-            let mut own = Own::empty(core);
-            let received = socket.with_file(|file| own.fill(|room| waterwheel_os::receive(file, room)));
-            let chunk = Chunk::Own(own);
-            match received.flatten() {
-                Ok(0) => {
-                    self.over.set(true);
-                    chunk.release(core);
-                }
-                Ok(_) => self.put(core, chunk),
-                Err(error) => {
-                    chunk.release(core);
-                    failed(socket, -error.raw_os_error().unwrap_or(0));
-                }
-            }
+        if !stopped
+            && !self.streams.get()
+            && let Some((own, _)) = self.receive(socket, core, Own::empty(core))
+        {
+            self.put(core, Chunk::Own(own));
         }
         socket.reader.wake();
     }

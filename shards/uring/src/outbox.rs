@@ -214,12 +214,8 @@ impl Outbox {
         if socket.is(Facts::CLOSING) {
             return;
         }
-        if let Some(number) = socket.number() {
+        if socket.await_writable(core) {
             self.state.set(State::Stuck);
-            let events = (libc::POLLOUT | libc::POLLERR | libc::POLLHUP) as u32;
-            socket.begun();
-            // SAFETY: names no memory.
-            unsafe { core.begin(opcode::PollAdd::new(number, events).build(), socket.token(Kind::Writable)) };
         }
         self.progressed(socket, core);
     }

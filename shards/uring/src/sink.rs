@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use rustix::io::Errno;
-use waterwheel_reactor::{Side, Sink, Source};
+use waterwheel_reactor::{Side, Sink, Source, forward_by_writing};
 
 use crate::core::Core;
 use crate::outbox::LOW;
@@ -97,14 +97,7 @@ impl Sink for UringSink {
             source.put_back(chunk);
             ready!(room).map_err(Side::Sink)?;
         }
-        let lent = ready!(from.poll_fill(cx)).map_err(Side::Source)?;
-        if lent.is_empty() {
-            return Poll::Ready(Ok(0));
-        }
-        let part = &lent[..lent.len().min(most)];
-        let taken = ready!(self.poll_write(cx, part)).map_err(Side::Sink)?;
-        from.consume(taken);
-        Poll::Ready(Ok(taken))
+        forward_by_writing(self, cx, from, most)
     }
 
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

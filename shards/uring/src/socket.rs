@@ -176,14 +176,14 @@ impl Socket {
         }
     }
 
-    /// Waits for the end of a connect.
-    pub(crate) fn await_connect(&self, core: &Core) {
-        if let Some(number) = self.number() {
-            let events = (libc::POLLOUT | libc::POLLERR | libc::POLLHUP) as u32;
-            self.begun();
-            // SAFETY: names no memory.
-            unsafe { core.begin(opcode::PollAdd::new(number, events).build(), self.token(Kind::Writable)) };
-        }
+    /// Waits until something can be sent, or for the end of a connect. False if there is no file any more.
+    pub(crate) fn await_writable(&self, core: &Core) -> bool {
+        let Some(number) = self.number() else { return false };
+        let events = (libc::POLLOUT | libc::POLLERR | libc::POLLHUP) as u32;
+        self.begun();
+        // SAFETY: names no memory.
+        unsafe { core.begin(opcode::PollAdd::new(number, events).build(), self.token(Kind::Writable)) };
+        true
     }
 
     /// The connect came to its end, one way or the other.
@@ -224,6 +224,13 @@ impl Socket {
             Some(number) => self.error.set(number),
         }
         error
+    }
+
+    /// Later attempts report `error`, if there was none before.
+    fn end_with(&self, error: Errno) {
+        if self.error.get() == 0 {
+            self.error.set(error.raw_os_error());
+        }
     }
 
     /// What broke the connection, if anything did.
@@ -290,9 +297,7 @@ impl Socket {
             return;
         }
         let _ = self.with_file(waterwheel_os::abort);
-        if self.error.get() == 0 {
-            self.error.set(Errno::CONNABORTED.raw_os_error());
-        }
+        self.end_with(Errno::CONNABORTED);
         self.set(Facts::ABORTED);
         self.close(core);
     }
@@ -336,9 +341,7 @@ impl Socket {
         if self.is(Facts::PATIENCE) {
             core.cancel(self.token(Kind::Patience));
         }
-        if self.error.get() == 0 {
-            self.error.set(Errno::NOTCONN.raw_os_error());
-        }
+        self.end_with(Errno::NOTCONN);
         self.reader.wake();
         self.writer.wake();
         if self.is_quiet() {
@@ -366,9 +369,7 @@ impl Socket {
     pub(crate) fn forget(&self) {
         drop(self.file.take());
         self.set(Facts::CLOSING);
-        if self.error.get() == 0 {
-            self.error.set(Errno::NOTCONN.raw_os_error());
-        }
+        self.end_with(Errno::NOTCONN);
         self.reader.wake();
         self.writer.wake();
         self.reader.forget();
