@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use rustix::event::epoll::{Event, EventFlags};
 use rustix::io::Errno;
-use rustix::rand::{GetRandomFlags, getrandom};
 use waterwheel_os::{Interrupt, Progress};
 use waterwheel_reactor::{
     Address, Alarm, Bound, Clock, ConnectOptions, Incoming, Listener, Reactor, Time, Transport, Watched,
@@ -48,15 +47,13 @@ pub(crate) struct Core {
 
 impl Core {
     pub(crate) fn new(clock: Clock, interrupt: &Interrupt) -> io::Result<Rc<Core>> {
-        let mut seed = [0; 8];
-        getrandom(&mut seed, GetRandomFlags::empty())?;
         Ok(Rc::new(Core {
             clock,
             alarm: Alarm::default(),
             poller: Poller::new(interrupt)?,
             pool: Pool::default(),
             slots: RefCell::new(Slots::new()),
-            seed: u64::from_ne_bytes(seed),
+            seed: waterwheel_os::random_seed()?,
             ended: Cell::new(false),
         }))
     }
@@ -175,7 +172,7 @@ impl Reactor for EpollReactor {
         let (file, progress) = waterwheel_os::begin_connect(to, options)?;
         let at = to.inet();
         let facts = match at {
-            Some(at) if at.ip().is_loopback() || at.ip().is_unspecified() => Facts::NEAR,
+            Some(at) if waterwheel_os::is_near(&at) => Facts::NEAR,
             Some(_) => Facts::NONE,
             None => Facts::LOCAL,
         };

@@ -8,7 +8,6 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use rustix::io::Errno;
-use rustix::rand::{GetRandomFlags, getrandom};
 use waterwheel_os::Progress;
 use waterwheel_reactor::{
     Address, Alarm, Bound, Clock, ConnectOptions, Incoming, Listener, Reactor, Time, Transport, Watched,
@@ -42,12 +41,10 @@ pub(crate) struct Core {
 
 impl Core {
     pub(crate) fn new(clock: Clock) -> io::Result<Rc<Core>> {
-        let mut seed = [0; 8];
-        getrandom(&mut seed, GetRandomFlags::empty())?;
         Ok(Rc::new(Core {
             clock,
             alarm: Alarm::default(),
-            seed: u64::from_ne_bytes(seed),
+            seed: waterwheel_os::random_seed()?,
             chunks: RefCell::default(),
             fins_owed: RefCell::default(),
             ended: Cell::new(false),
@@ -148,9 +145,7 @@ impl Reactor for GlommioReactor {
         self.core.check()?;
         let (socket, progress) = waterwheel_os::begin_connect(to, options)?;
         let stage = match (&progress, to.inet()) {
-            (Progress::Begun, Some(at)) => {
-                Stage::Connecting { near: at.ip().is_loopback() || at.ip().is_unspecified() }
-            }
+            (Progress::Begun, Some(at)) => Stage::Connecting { near: waterwheel_os::is_near(&at) },
             (Progress::Begun, None) => Stage::Connecting { near: false },
             (Progress::Established | Progress::Failed(_), _) => Stage::Open,
         };

@@ -83,9 +83,14 @@ pub fn take_error(socket: BorrowedFd<'_>) -> io::Result<Option<io::Error>> {
     SockRef::from(&socket).take_error()
 }
 
+/// Whether an address that is connected to is surely this machine's.
+pub fn is_near(to: &SocketAddr) -> bool {
+    to.ip().is_loopback() || to.ip().is_unspecified()
+}
+
 /// Whether a TCP socket that has just connected is its own peer. That happens when nobody listens on a port of this
 /// machine and the kernel chooses that very port to come from (simultaneous open, RFC 9293, 3.5): the program would
-/// talk to itself. Treat it as refused. Only worth asking for a peer on this machine.
+/// talk to itself. Treat it as refused. Only worth asking where the peer [is near](is_near).
 pub fn met_itself(socket: BorrowedFd<'_>) -> bool {
     matches!((local(socket), peer(socket)), (Ok(here), Ok(there)) if here == there)
 }

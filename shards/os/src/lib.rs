@@ -4,12 +4,13 @@
 //! | for | use |
 //! |---|---|
 //! | listening | [`bind_group`], [`SocketFile`], [`accept`] |
-//! | connecting | [`begin_connect`], [`take_error`], [`met_itself`] |
+//! | connecting | [`begin_connect`], [`take_error`], [`is_near`], [`met_itself`] |
 //! | a connection | [`receive`], [`send`], [`send_vectored`], [`shutdown_write`], [`unacknowledged`], [`abort`] |
 //! | names | [`local`], [`peer`], [`is_internet`] |
 //! | waking a sleeping thread | [`Interrupt`] |
 //! | descriptors | [`open`], [`duplicate`], [`reset`], [`can_be_polled`], [`raise_descriptor_limit`] |
 //! | signals put back as they were | [`Disposition`] |
+//! | seeding random choices | [`random_seed`] |
 //! | sleeping to the microsecond | [`sleep_exactly`] |
 //! | kernels without `epoll_pwait2` | [`wait_plainly`] |
 //! | containers that kill for io_uring | [`survives_io_uring`] |
@@ -31,6 +32,7 @@ mod interrupt;
 mod options;
 mod place;
 mod plain;
+mod seed;
 mod stream;
 #[cfg(test)]
 mod tests;
@@ -40,13 +42,14 @@ mod trouble;
 pub use accept::accept;
 pub use address::{is_internet, local, peer};
 pub use bind::bind_group;
-pub use connect::{Progress, begin_connect, met_itself, take_error};
+pub use connect::{Progress, begin_connect, is_near, met_itself, take_error};
 pub use descriptors::{can_be_polled, duplicate, open, raise_descriptor_limit, reset};
 pub use disposition::Disposition;
 pub use filtered::survives_io_uring;
 pub use interrupt::Interrupt;
 pub use place::SocketFile;
 pub use plain::{PlainEvent, wait_plainly};
+pub use seed::random_seed;
 pub use stream::{SLICES_MAX, abort, receive, send, send_vectored, shutdown_write, unacknowledged};
 pub use timer::sleep_exactly;
 pub use trouble::{AcceptTrouble, is_shortage};

@@ -13,7 +13,6 @@ use io_uring::opcode;
 use io_uring::squeue::{Entry, Flags};
 use io_uring::types::{CancelBuilder, Fd};
 use rustix::io::Errno;
-use rustix::rand::{GetRandomFlags, getrandom};
 use waterwheel_os::Progress;
 use waterwheel_reactor::{
     Address, Alarm, Bound, Clock, ConnectOptions, Incoming, Listener, Reactor, Time, Transport, Watched,
@@ -72,8 +71,6 @@ pub(crate) struct Core {
 
 impl Core {
     pub(crate) fn new(clock: Clock, features: Features, share: Share) -> io::Result<Rc<Core>> {
-        let mut seed = [0; 8];
-        getrandom(&mut seed, GetRandomFlags::empty())?;
         let (ring, mut features) = Ring::new(features, share.scale)?;
         let mut buffers = None;
         if features.has(Feature::Buffers) && share.buffers {
@@ -101,7 +98,7 @@ impl Core {
             rung: RefCell::default(),
             called: RefCell::default(),
             completions: RefCell::new(Vec::with_capacity(USUAL)),
-            seed: u64::from_ne_bytes(seed),
+            seed: waterwheel_os::random_seed()?,
             ended: Cell::new(false),
         });
         CURRENT.with(|current| *current.borrow_mut() = Rc::downgrade(&core));
@@ -418,7 +415,7 @@ impl Reactor for UringReactor {
     fn connect(&self, to: &Address, options: &ConnectOptions) -> io::Result<Transport> {
         self.lives()?;
         let (file, progress) = waterwheel_os::begin_connect(to, options)?;
-        let near = to.inet().is_some_and(|at| at.ip().is_loopback() || at.ip().is_unspecified());
+        let near = to.inet().is_some_and(|at| waterwheel_os::is_near(&at));
         let facts = if near { Facts::NEAR } else { Facts::NONE };
         let socket = match progress {
             Progress::Begun => Socket::new(Some(file), facts.and(Facts::CONNECTING), 0),
