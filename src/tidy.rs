@@ -13,7 +13,7 @@ use waterwheel::runtime::Knob;
 type Tree = BTreeMap<String, String>;
 type Rule = fn(&Tree) -> Vec<String>;
 
-const RULES: [(&str, Rule); 10] = [
+const RULES: [(&str, Rule); 11] = [
     ("floors", floors),
     ("crates", crates),
     ("length", length),
@@ -24,6 +24,7 @@ const RULES: [(&str, Rule); 10] = [
     ("other variables", other_variables),
     ("paths", machine_paths),
     ("registry", registry),
+    ("patches", patches),
 ];
 
 /// The directories of `src/`, lowest first; those in one row do not import each other.
@@ -336,6 +337,25 @@ fn registry(tree: &Tree) -> Vec<String> {
     others.map(|source| format!("Cargo.lock takes a crate from {source}")).collect()
 }
 
+/// A planted bug whose place has changed: its patch is looked for as a whole hunk, line by line.
+fn patches(tree: &Tree) -> Vec<String> {
+    let mut complaints = Vec::new();
+    for (path, patch) in tree.iter().filter(|(path, _)| path.ends_with(".patch")) {
+        for file in patch.split("\n+++ b/").skip(1) {
+            let file = file.split("\ndiff --git").next().unwrap_or(file);
+            let (name, hunks) = file.split_once('\n').unwrap_or((file, ""));
+            let code = tree.get(name).map_or("", String::as_str);
+            for hunk in hunks.split("\n@@ ").map(|hunk| hunk.trim_start_matches("@@ ")) {
+                let old = hunk.lines().skip(1).filter_map(|line| line.strip_prefix([' ', '-']));
+                if !code.contains(&old.collect::<Vec<_>>().join("\n")) {
+                    complaints.push(format!("{path} does not apply to {name} any more"));
+                }
+            }
+        }
+    }
+    complaints
+}
+
 // ---- reading Rust
 
 fn is_word(letter: char) -> bool {
@@ -523,6 +543,7 @@ fn each_rule_finds_what_was_planted() {
         (variables, "README.md", "WATERWHEEL_CORES and so on"),
         (other_variables, "src/net/pump.rs", "fn f() { std::env::var(\"X\"); }"),
         (machine_paths, "src/net/pump.rs", &machine),
+        (patches, "src/a.patch", "--- a/src/a.rs\n+++ b/src/a.rs\n@@ -1,2 +1,2 @@\n fn f() {\n-}\n+x }\n"),
         (registry, "Cargo.lock", "source = \"registry+https://example.org/index\"\n"),
     ];
     for (rule, path, text) in cases {
@@ -556,6 +577,10 @@ fn no_rule_complains_about_what_is_right() {
             "name = \"waterwheel-fuzz\"\n[dependencies]\nwaterwheel = { path = \"../..\" }\n",
         ),
         ("shards/fuzz/src/target.rs", "use waterwheel::net::Endpoint;"),
+        (
+            "src/b.patch",
+            "--- a/src/net/b.rs\n+++ b/src/net/b.rs\n@@ -1 +1 @@ mod\n-/// x.unwrap() /* \" */\n+//\n",
+        ),
         ("deploy/unit.service", "ProtectHome=yes\nExecStart=/usr/bin/waterwheel\n"),
     ]);
     for (name, rule) in RULES {
