@@ -19,6 +19,7 @@ versus memory [proxies|echo]     memory per idle connection
   --only NAME,…         only these subjects
   --seed NUMBER         repeats a run's order (random; it is printed)
   --waterwheel FILE     measures this program instead of building this repository's
+  --before FILE         measures an older build of Waterwheel too, as before-REACTOR
   --write FILE          writes the tables as Markdown, with what they were measured on";
 
 /// What is measured.
@@ -62,6 +63,8 @@ pub struct Asked {
     pub seed: u64,
     /// A program to measure.
     pub waterwheel: Option<PathBuf>,
+    /// Another build of it.
+    pub before: Option<PathBuf>,
     /// Where Markdown goes.
     pub write: Option<PathBuf>,
 }
@@ -98,6 +101,7 @@ impl Asked {
             only: Vec::new(),
             seed: fastrand::u64(..1_000_000),
             waterwheel: None,
+            before: None,
             write: None,
         };
         while let Some(flag) = rest.next() {
@@ -110,6 +114,7 @@ impl Asked {
                 "--only" => asked.only = value()?.split(',').map(str::to_owned).collect(),
                 "--seed" => asked.seed = number(flag, value()?)?,
                 "--waterwheel" => asked.waterwheel = Some(value()?.into()),
+                "--before" => asked.before = Some(value()?.into()),
                 "--write" => asked.write = Some(value()?.into()),
                 other => bail!("{other}: unknown"),
             }

@@ -55,9 +55,9 @@ enum How {
 
 impl Subject {
     /// Waterwheel on a reactor.
-    pub fn waterwheel(program: &Path, reactor: &str) -> Subject {
+    pub fn waterwheel(called: &str, program: &Path, reactor: &str) -> Subject {
         let how = How::Waterwheel { program: program.to_owned(), reactor: reactor.to_owned() };
-        Subject { name: format!("waterwheel-{reactor}"), rank: Rank::Ours, leaves_out: &[], how }
+        Subject { name: format!("{called}-{reactor}"), rank: Rank::Ours, leaves_out: &[], how }
     }
 
     /// A program of this folder, which takes [`Role`](crate::server::Role)'s arguments.

@@ -33,7 +33,10 @@ pub fn find(asked: &Asked) -> anyhow::Result<Found> {
     let mut found = Found { subjects: Vec::new(), notes: Vec::new() };
     if asked.only.is_empty() || asked.only.iter().any(|name| name.starts_with("waterwheel")) {
         let program = asked.waterwheel.clone().map_or_else(build_waterwheel, Ok)?;
-        ours(&program, &mut found)?;
+        ours("waterwheel", &program, &mut found)?;
+    }
+    if let Some(program) = &asked.before {
+        ours("before", program, &mut found)?;
     }
     if asked.of == Of::Proxies {
         found.subjects.extend([
@@ -66,16 +69,16 @@ pub fn find(asked: &Asked) -> anyhow::Result<Found> {
 }
 
 /// Waterwheel on each reactor that can run here.
-fn ours(program: &Path, found: &mut Found) -> anyhow::Result<()> {
+fn ours(called: &str, program: &Path, found: &mut Found) -> anyhow::Result<()> {
     let output = Command::new(program).arg("reactors").output();
     let output = output.with_context(|| format!("running {}", program.display()))?;
     ensure!(output.status.success(), "{} reactors: {}", program.display(), output.status);
     for line in String::from_utf8(output.stdout)?.lines() {
         let (name, state) = line.trim().split_once(char::is_whitespace).unwrap_or((line, ""));
         if state.trim().starts_with("can run here") {
-            found.subjects.push(Subject::waterwheel(program, name));
+            found.subjects.push(Subject::waterwheel(called, program, name));
         } else {
-            found.notes.push(format!("waterwheel-{name} is left out: {}", state.trim()));
+            found.notes.push(format!("{called}-{name} is left out: {}", state.trim()));
         }
     }
     Ok(())

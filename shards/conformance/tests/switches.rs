@@ -69,6 +69,7 @@ fn name(feature: Feature) -> &'static str {
         Feature::DeferTaskrun => "no-defer_taskrun",
         Feature::NoSqArray => "no-no_sqarray",
         Feature::RingFd => "no-ring_fd",
+        Feature::Connect => "no-connect",
         Feature::NoIowait => "no-no_iowait",
     }
 }

@@ -170,12 +170,7 @@ impl Reactor for EpollReactor {
 
     fn connect(&self, to: &Address, options: &ConnectOptions) -> io::Result<Transport> {
         let (file, progress) = waterwheel_os::begin_connect(to, options)?;
-        let at = to.inet();
-        let facts = match at {
-            Some(at) if waterwheel_os::is_near(&at) => Facts::NEAR,
-            Some(_) => Facts::NONE,
-            None => Facts::LOCAL,
-        };
+        let facts = if to.inet().is_some() { Facts::NONE } else { Facts::LOCAL };
         let descriptor = match progress {
             Progress::Begun => self.core.register(file, STREAM, facts.and(Facts::CONNECTING))?,
             Progress::Established => {
@@ -183,6 +178,7 @@ impl Reactor for EpollReactor {
             }
             Progress::Failed(error) => Descriptor::dead(number(&error)),
         };
+        descriptor.is_near(to.inet().filter(waterwheel_os::is_near).map_or(0, |at| at.port()));
         Ok(self.transport(descriptor, Vec::new(), None))
     }
 

@@ -29,28 +29,26 @@ impl Facts {
     pub(crate) const BROKEN: Facts = Facts(1 << 3);
     /// The connect has not come to its end.
     pub(crate) const CONNECTING: Facts = Facts(1 << 4);
-    /// The peer is this machine, so that a connect may have met itself.
-    pub(crate) const NEAR: Facts = Facts(1 << 5);
     /// Our FIN is with the kernel.
-    pub(crate) const SHUT: Facts = Facts(1 << 6);
+    pub(crate) const SHUT: Facts = Facts(1 << 5);
     /// The sink was dropped before the connection was established: send FIN when it is.
-    pub(crate) const SHUT_LATER: Facts = Facts(1 << 7);
+    pub(crate) const SHUT_LATER: Facts = Facts(1 << 6);
     /// Not TCP: a receive also stops short at a message that carries descriptors, a send also for want of memory, and
     /// no edge tells of what was left.
-    pub(crate) const LOCAL: Facts = Facts(1 << 8);
+    pub(crate) const LOCAL: Facts = Facts(1 << 7);
     /// The same open file may have other descriptors, so that closing ours does not take it out of the set.
-    pub(crate) const SHARED: Facts = Facts(1 << 9);
+    pub(crate) const SHARED: Facts = Facts(1 << 8);
     /// Somebody waits to read.
-    pub(crate) const READER: Facts = Facts(1 << 10);
+    pub(crate) const READER: Facts = Facts(1 << 9);
     /// Somebody waits to write.
-    pub(crate) const WRITER: Facts = Facts(1 << 11);
+    pub(crate) const WRITER: Facts = Facts(1 << 10);
     /// The source was dropped.
-    pub(crate) const NO_SOURCE: Facts = Facts(1 << 12);
+    pub(crate) const NO_SOURCE: Facts = Facts(1 << 11);
     /// The sink was dropped.
-    pub(crate) const NO_SINK: Facts = Facts(1 << 13);
+    pub(crate) const NO_SINK: Facts = Facts(1 << 12);
 
     /// Reset by its owner: nothing is lent any more.
-    pub(crate) const ABORTED: Facts = Facts(1 << 14);
+    pub(crate) const ABORTED: Facts = Facts(1 << 13);
 
     pub(crate) const fn and(self, more: Facts) -> Facts {
         Facts(self.0 | more.0)
@@ -74,6 +72,8 @@ pub(crate) struct Descriptor {
     file: RefCell<Option<OwnedFd>>,
     token: Cell<Token>,
     facts: Cell<Facts>,
+    /// The port of this machine that it connects to, where it may meet itself; else 0.
+    near: Cell<u16>,
     /// The system's number of what broke the connection; 0: nothing did.
     error: Cell<i32>,
     // Kept when woken, so that waiting again costs no reference count.
@@ -87,6 +87,7 @@ impl Descriptor {
             file: RefCell::new(Some(file)),
             token: Cell::new(Token::NONE),
             facts: Cell::new(facts),
+            near: Cell::new(0),
             error: Cell::new(0),
             reader: Cell::new(None),
             writer: Cell::new(None),
@@ -99,10 +100,16 @@ impl Descriptor {
             file: RefCell::new(None),
             token: Cell::new(Token::NONE),
             facts: Cell::new(Facts::READABLE.and(Facts::WRITABLE)),
+            near: Cell::new(0),
             error: Cell::new(error),
             reader: Cell::new(None),
             writer: Cell::new(None),
         })
+    }
+
+    /// It connects to this machine.
+    pub(crate) fn is_near(&self, port: u16) {
+        self.near.set(port);
     }
 
     /// The open file, for as long as it is open. Do not hold the borrow while anything is woken.
@@ -187,9 +194,10 @@ impl Descriptor {
     /// The connect came to its end, one way or the other.
     fn connected(&self) {
         self.clear(Facts::CONNECTING);
+        let port = self.near.get();
         let failed = match &*self.file.borrow() {
             Some(file) => match waterwheel_os::take_error(file.as_fd()) {
-                Ok(None) if self.is(Facts::NEAR) && waterwheel_os::met_itself(file.as_fd()) => {
+                Ok(None) if port != 0 && waterwheel_os::met_itself_at(file.as_fd(), port) => {
                     Some(Errno::CONNREFUSED.raw_os_error())
                 }
                 Ok(None) => None,

@@ -4,8 +4,8 @@
 //! | for | use |
 //! |---|---|
 //! | listening | [`bind_group`], [`SocketFile`], [`accept`] |
-//! | connecting | [`begin_connect`], [`take_error`], [`is_near`], [`met_itself`] |
-//! | a connection | [`receive`], [`send`], [`send_vectored`], [`shutdown_write`], [`unacknowledged`], [`abort`] |
+//! | connecting | [`begin_connect`], [`prepare_connect`], [`take_error`], [`is_near`], [`met_itself`], [`met_itself_at`] |
+//! | a connection | [`receive`], [`send`], [`send_last`], [`send_vectored`], [`shutdown_write`], [`unacknowledged`], [`abort`] |
 //! | names | [`local`], [`peer`], [`is_internet`] |
 //! | waking a sleeping thread | [`Interrupt`] |
 //! | descriptors | [`open`], [`duplicate`], [`reset`], [`can_be_polled`], [`raise_descriptor_limit`] |
@@ -42,7 +42,9 @@ mod trouble;
 pub use accept::accept;
 pub use address::{is_internet, local, peer};
 pub use bind::bind_group;
-pub use connect::{Progress, begin_connect, is_near, met_itself, take_error};
+pub use connect::{
+    Progress, SocketName, begin_connect, is_near, met_itself, met_itself_at, prepare_connect, take_error,
+};
 pub use descriptors::{can_be_polled, duplicate, open, raise_descriptor_limit, reset};
 pub use disposition::Disposition;
 pub use filtered::survives_io_uring;
@@ -50,6 +52,8 @@ pub use interrupt::Interrupt;
 pub use place::SocketFile;
 pub use plain::{PlainEvent, wait_plainly};
 pub use seed::random_seed;
-pub use stream::{SLICES_MAX, abort, receive, send, send_vectored, shutdown_write, unacknowledged};
+pub use stream::{
+    SLICES_MAX, abort, receive, send, send_last, send_vectored, shutdown_write, unacknowledged,
+};
 pub use timer::sleep_exactly;
 pub use trouble::{AcceptTrouble, is_shortage};

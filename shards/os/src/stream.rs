@@ -28,7 +28,16 @@ pub fn send(socket: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
     Ok(retry_on_intr(|| net::send(socket, bytes, SENDING))?)
 }
 
-/// The same from several slices, in order; of more than [`SLICES_MAX`] the first ones.
+/// As [`send`], for what [`shutdown_write`] or close(2) comes right behind: the FIN then goes out with the last of it, a
+/// segment less on the way, and for the peer one event less (`MSG_MORE`, send(2)).
+///
+/// # Errors
+/// As [`send`].
+pub fn send_last(socket: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
+    Ok(retry_on_intr(|| net::send(socket, bytes, SENDING | SendFlags::MORE))?)
+}
+
+/// The same as [`send`] from several slices, in order; of more than [`SLICES_MAX`] the first ones.
 ///
 /// # Errors
 /// As [`send`].

@@ -13,7 +13,7 @@ use io_uring::opcode;
 use io_uring::squeue::{Entry, Flags};
 use io_uring::types::{CancelBuilder, Fd};
 use rustix::io::Errno;
-use waterwheel_os::Progress;
+use waterwheel_os::{Progress, SocketName};
 use waterwheel_reactor::{
     Address, Alarm, Bound, Clock, ConnectOptions, Incoming, Listener, Reactor, Time, Transport, Watched,
 };
@@ -60,6 +60,11 @@ pub(crate) struct Core {
     due: RefCell<Vec<Rc<Socket>>>,
     /// Those whose send is being tried.
     tried: RefCell<Vec<Rc<Socket>>>,
+    /// Connections whose FIN goes out when this turn ends.
+    ending: RefCell<Vec<Rc<Socket>>>,
+    /// Where to connect, until the kernel has read it.
+    #[expect(clippy::vec_box, reason = "the kernel was told where each lies")]
+    addresses: RefCell<Vec<Box<SocketName>>>,
     /// Shards that were sent a message in this turn; it names their rings by descriptors, which they keep open.
     rung: RefCell<Vec<Arc<Way>>>,
     /// The same of the call before, while its completions are looked at. Else empty.
@@ -95,6 +100,8 @@ impl Core {
             table: RefCell::new(Table::new()),
             due: RefCell::new(Vec::with_capacity(USUAL)),
             tried: RefCell::new(Vec::with_capacity(USUAL)),
+            ending: RefCell::new(Vec::with_capacity(USUAL)),
+            addresses: RefCell::default(),
             rung: RefCell::default(),
             called: RefCell::default(),
             completions: RefCell::new(Vec::with_capacity(USUAL)),
@@ -132,6 +139,16 @@ impl Core {
         unsafe { self.begin(entry, Token::new(Kind::Nothing, NO_PLACE)) }
     }
 
+    /// Begins a connect, which completes when it has come to its end.
+    pub(crate) fn connect(&self, number: Fd, to: SocketName, token: Token) {
+        let to = Box::new(to);
+        let entry = opcode::Connect::new(number, to.as_ptr().cast(), to.len()).build();
+        // SAFETY: the kernel reads the address when it takes the entry (`io_connect_prep`; Linux 5.11 and later keep a copy),
+        // and until then it stays in the list, boxed since that grows.
+        unsafe { self.begin(entry, token) };
+        self.addresses.borrow_mut().push(to);
+    }
+
     /// Waits for a poll of the interrupt, for ever.
     pub(crate) fn await_interrupt(&self, way: &Way) {
         let number = Fd(way.interrupt.as_fd().as_raw_fd());
@@ -146,10 +163,19 @@ impl Core {
         self.due.borrow_mut().push(socket);
     }
 
+    /// A connection's FIN is due.
+    pub(crate) fn shut_later(&self, socket: Rc<Socket>) {
+        self.ending.borrow_mut().push(socket);
+    }
+
     /// The end of a turn: everything that came up in it goes to the kernel in one call, which waits for completions as
     /// [`Ring::enter`] does, unless something has to be done behind what is sent. Then [`deliver`](Core::deliver).
     pub(crate) fn enter(&self, want: u32, timeout: Option<Duration>) -> io::Result<()> {
         self.relieve();
+        loop {
+            let Some(socket) = self.ending.borrow_mut().pop() else { break };
+            socket.shut_now();
+        }
         // What the kernel did not take in the call before may have somebody waiting behind it.
         let want = if self.tried.borrow().is_empty() { want } else { 0 };
         let (mut want, frees) = self.begin_sends(want);
@@ -195,6 +221,7 @@ impl Core {
         let submitted = self.ring.is_submitted();
         if submitted {
             mem::swap(&mut *self.rung.borrow_mut(), &mut *self.called.borrow_mut());
+            self.addresses.borrow_mut().clear();
         }
         let mut completions = self.completions.take();
         let harvested = self.ring.harvest(&mut completions);
@@ -337,6 +364,7 @@ impl Core {
         }
         self.due.take();
         self.tried.take();
+        self.ending.take();
         self.pool.clear();
         CURRENT.with(|current| *current.borrow_mut() = Weak::new());
         self.ring.close();
@@ -414,17 +442,26 @@ impl Reactor for UringReactor {
 
     fn connect(&self, to: &Address, options: &ConnectOptions) -> io::Result<Transport> {
         self.lives()?;
+        let near = to.inet().filter(waterwheel_os::is_near).map_or(0, |at| at.port());
+        if to.inet().is_some() && self.core.has(Feature::Connect) {
+            let (file, name) = waterwheel_os::prepare_connect(to, options)?;
+            let socket = Socket::new(Some(file), Facts::CONNECTING.and(Facts::BY_RING), 0);
+            socket.is_near(near);
+            socket.enter(&self.core);
+            socket.begin_connect(&self.core, name);
+            return Ok(self.transport(socket, Vec::new(), None));
+        }
+        // The connect of a Unix socket can wait, or fail for now, which only connect(2) tells apart.
         let (file, progress) = waterwheel_os::begin_connect(to, options)?;
-        let near = to.inet().is_some_and(|at| waterwheel_os::is_near(&at));
-        let facts = if near { Facts::NEAR } else { Facts::NONE };
         let socket = match progress {
-            Progress::Begun => Socket::new(Some(file), facts.and(Facts::CONNECTING), 0),
-            Progress::Established => Socket::new(Some(file), facts, 0),
+            Progress::Begun => Socket::new(Some(file), Facts::CONNECTING, 0),
+            Progress::Established => Socket::new(Some(file), Facts::NONE, 0),
             Progress::Failed(error) => {
-                let socket = Socket::new(None, facts.and(Facts::CLOSING), number(&error));
+                let socket = Socket::new(None, Facts::CLOSING, number(&error));
                 return Ok(self.transport(socket, Vec::new(), None));
             }
         };
+        socket.is_near(near);
         socket.enter(&self.core);
         if socket.is(Facts::CONNECTING) {
             socket.await_writable(&self.core);

@@ -24,13 +24,15 @@ pub enum Feature {
     NoSqArray,
     /// `ring_fd`: the ring's descriptor is registered, so that entering looks none up (Linux 5.18).
     RingFd,
+    /// `connect`: the ring connects (Linux 5.5). Without it connect(2) does, and the ring tells when that is done.
+    Connect,
     /// `no_iowait`: waiting does not count as waiting for a disk (Linux 6.15).
     NoIowait,
 }
 
 impl Feature {
     /// All of them.
-    pub const ALL: [Feature; 8] = [
+    pub const ALL: [Feature; 9] = [
         Feature::Buffers,
         Feature::Multishot,
         Feature::SkipSuccess,
@@ -38,6 +40,7 @@ impl Feature {
         Feature::DeferTaskrun,
         Feature::NoSqArray,
         Feature::RingFd,
+        Feature::Connect,
         Feature::NoIowait,
     ];
 
@@ -51,6 +54,7 @@ impl Feature {
             Feature::DeferTaskrun => "defer_taskrun",
             Feature::NoSqArray => "no_sqarray",
             Feature::RingFd => "ring_fd",
+            Feature::Connect => "connect",
             Feature::NoIowait => "no_iowait",
         }
     }

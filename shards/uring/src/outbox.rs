@@ -129,9 +129,12 @@ impl Outbox {
         }
         self.state.set(State::Idle);
         let number = socket.number()?;
+        // The FIN comes right behind it, and goes out with it.
+        let is_last = socket.is(Facts::SHUT_LATER) && !self.has_more();
+        let sending = if is_last { SENDING | libc::MSG_MORE } else { SENDING };
         let send = self.chunks.with_first(&core.links, |first| {
             let bytes = first.bytes(core);
-            let send = opcode::Send::new(number, bytes.as_ptr(), bytes.len() as u32).flags(SENDING);
+            let send = opcode::Send::new(number, bytes.as_ptr(), bytes.len() as u32).flags(sending);
             (send.build(), first.is_filled())
         });
         let (mut entry, filled) = send?;
@@ -239,12 +242,12 @@ impl Outbox {
         }
     }
 
-    /// Sends what is due at once, in a call of its own, as far as the kernel takes it: for what has to come right behind
-    /// it.
+    /// Sends what is due at once, in a call of its own, as far as the kernel takes it: for the FIN that has to come right
+    /// behind it, and with it if it was all.
     pub(crate) fn send_now(&self, socket: &Rc<Socket>, core: &Core) {
         while matches!(self.state.get(), State::Due | State::Idle) {
             let sent = self.chunks.with_first(&core.links, |first| {
-                socket.with_file(|file| waterwheel_os::send(file, first.bytes(core))).flatten()
+                socket.with_file(|file| waterwheel_os::send_last(file, first.bytes(core))).flatten()
             });
             match sent {
                 Some(Ok(count)) => self.take(core, count),

@@ -106,7 +106,9 @@ impl Sink for UringSink {
             socket.writer.wait(cx);
             return Poll::Pending;
         }
-        if socket.error().is_none() && !socket.inbox.is_asked() {
+        if socket.is(Facts::SOUND) {
+            socket.clear(Facts::SOUND);
+        } else if socket.error().is_none() && !socket.inbox.is_asked() {
             socket.take_error();
         }
         Poll::Ready(socket.error().map_or(Ok(()), Err))
@@ -130,7 +132,7 @@ impl Sink for UringSink {
             }
         }
         // What was taken did not all go out.
-        Poll::Ready(socket.error().map_or_else(|| socket.shut(), Err))
+        Poll::Ready(socket.error().map_or_else(|| self.socket.shut_soon(&self.core), Err))
     }
 
     fn unacknowledged(&self) -> Option<usize> {
@@ -152,7 +154,7 @@ impl Drop for UringSink {
             socket.set(Facts::SHUT_LATER);
         } else if !socket.is(Facts::SHUT) && socket.error().is_none() && !socket.is(Facts::NO_SOURCE) {
             // If it fails the connection broke, which the source learns by itself.
-            let _ = socket.shut();
+            let _ = socket.shut_soon(&self.core);
         }
         socket.let_go(&self.core);
     }

@@ -8,6 +8,7 @@ use std::rc::Rc;
 use io_uring::opcode;
 use io_uring::types::{Fd, Timespec};
 use rustix::io::Errno;
+use waterwheel_os::SocketName;
 
 use crate::core::Core;
 use crate::inbox::Inbox;
@@ -24,8 +25,8 @@ impl Facts {
     pub(crate) const NONE: Facts = Facts(0);
     /// The connect has not come to its end.
     pub(crate) const CONNECTING: Facts = Facts(1);
-    /// The peer is this machine, so that a connect may have met itself.
-    pub(crate) const NEAR: Facts = Facts(1 << 1);
+    /// The kernel said just now, to somebody who waits for it, that nothing is wrong.
+    pub(crate) const SOUND: Facts = Facts(1 << 1);
     /// Our FIN is with the kernel.
     pub(crate) const SHUT: Facts = Facts(1 << 2);
     /// The sink was dropped: send FIN when all that it took is sent.
@@ -42,6 +43,10 @@ impl Facts {
     pub(crate) const RELEASING: Facts = Facts(1 << 8);
     /// The time that its last bytes have is running.
     pub(crate) const PATIENCE: Facts = Facts(1 << 9);
+    /// It is the ring that connects.
+    pub(crate) const BY_RING: Facts = Facts(1 << 11);
+    /// Our FIN goes to the kernel when the turn ends.
+    pub(crate) const SHUT_DUE: Facts = Facts(1 << 10);
 
     pub(crate) const fn and(self, more: Facts) -> Facts {
         Facts(self.0 | more.0)
@@ -65,6 +70,8 @@ pub(crate) struct Socket {
     // `None` when closed, released, or when the reactor ended.
     file: RefCell<Option<OwnedFd>>,
     facts: Cell<Facts>,
+    /// The port of this machine that it connects to, where it may meet itself; else 0.
+    near: Cell<u16>,
     /// The system's number of what broke the connection; 0: nothing did.
     error: Cell<i32>,
     /// Operations that have not completed.
@@ -75,6 +82,8 @@ pub(crate) struct Socket {
     pub(crate) outbox: Outbox,
 }
 
+/// What a connect answers that goes on, or was interrupted and goes on.
+const UNFINISHED: [Errno; 4] = [Errno::INPROGRESS, Errno::ALREADY, Errno::AGAIN, Errno::INTR];
 const PIPE: i32 = Errno::PIPE.raw_os_error();
 const NOBUFS: i32 = Errno::NOBUFS.raw_os_error();
 const NOMEM: i32 = Errno::NOMEM.raw_os_error();
@@ -85,6 +94,7 @@ impl Socket {
             place: Cell::new(NO_PLACE),
             file: RefCell::new(file),
             facts: Cell::new(facts),
+            near: Cell::new(0),
             error: Cell::new(error),
             under_way: Cell::new(0),
             reader: Waiter::default(),
@@ -154,11 +164,13 @@ impl Socket {
             Kind::Receive => self.inbox.received(self, core, completion),
             Kind::Readable => self.inbox.readable(self, core),
             Kind::Send => self.outbox.tried(self, core, completion.result),
+            Kind::Connect => self.connect_ended(core, completion.result),
             // Else the poll was cancelled, and the connect with it.
             Kind::Writable if self.is(Facts::CONNECTING) && completion.result >= 0 => {
-                self.connected(core);
-                self.reader.wake();
-                self.writer.wake();
+                let error = self.with_file(waterwheel_os::take_error).flatten();
+                let failed =
+                    error.map_or_else(|error| Some(number(&error)), |error| error.as_ref().map(number));
+                self.connected(core, failed);
             }
             Kind::Writable => self.outbox.writable(self, core),
             Kind::Patience => self.out_of_time(core),
@@ -186,24 +198,52 @@ impl Socket {
         true
     }
 
+    /// It connects to this machine.
+    pub(crate) fn is_near(&self, port: u16) {
+        self.near.set(port);
+    }
+
+    /// Begins to connect, in the call that ends the turn.
+    pub(crate) fn begin_connect(&self, core: &Core, to: SocketName) {
+        let Some(number) = self.number() else { return };
+        self.begun();
+        core.connect(number, to, self.token(Kind::Connect));
+    }
+
+    /// The ring has connected, or could not.
+    fn connect_ended(self: &Rc<Self>, core: &Core, result: i32) {
+        if !self.is(Facts::CONNECTING) {
+            return;
+        }
+        self.clear(Facts::BY_RING);
+        if UNFINISHED.iter().any(|errno| errno.raw_os_error() == -result) {
+            // Begun, and the ring does not wait for it.
+            self.await_writable(core);
+        } else {
+            self.connected(core, Some(-result).filter(|error| *error > 0));
+        }
+    }
+
     /// The connect came to its end, one way or the other.
-    fn connected(self: &Rc<Self>, core: &Core) {
+    fn connected(self: &Rc<Self>, core: &Core, mut failed: Option<i32>) {
         self.clear(Facts::CONNECTING);
-        let failed = match &*self.file.borrow() {
-            Some(file) => match waterwheel_os::take_error(file.as_fd()) {
-                Ok(None) if self.is(Facts::NEAR) && waterwheel_os::met_itself(file.as_fd()) => {
-                    Some(Errno::CONNREFUSED.raw_os_error())
-                }
-                Ok(None) => None,
-                Ok(Some(error)) | Err(error) => Some(number(&error)),
-            },
-            None => return,
-        };
+        let port = self.near.get();
+        let alone = |file: BorrowedFd<'_>| waterwheel_os::met_itself_at(file, port);
+        if failed.is_none() && port != 0 && self.with_file(alone).unwrap_or(false) {
+            failed = Some(Errno::CONNREFUSED.raw_os_error());
+        }
+        let awaited = self.writer.waits();
+        self.reader.wake();
+        self.writer.wake();
         if let Some(error) = failed {
             self.error.set(error);
             // Nothing can come of it any more, and one that met itself would even work.
-            self.close(core);
-        } else if self.is(Facts::SHUT_LATER) {
+            return self.close(core);
+        }
+        if awaited {
+            self.set(Facts::SOUND);
+        }
+        if self.is(Facts::SHUT_LATER) {
             // If it fails the connection broke, which the source learns by itself.
             let _ = self.shut();
         }
@@ -280,6 +320,26 @@ impl Socket {
         }
     }
 
+    /// Sends FIN: at once if the peer may still send, else with the turn's other operations, since a connection whose both
+    /// directions have ended is mostly closed in the same turn, which sends it too.
+    pub(crate) fn shut_soon(self: &Rc<Self>, core: &Core) -> io::Result<()> {
+        if !self.inbox.is_over() {
+            return self.shut();
+        }
+        self.set(Facts::SHUT.and(Facts::SHUT_DUE));
+        core.shut_later(self.clone());
+        Ok(())
+    }
+
+    /// The turn ends: sends the FIN that is due, unless the file was closed.
+    pub(crate) fn shut_now(&self) {
+        if self.is(Facts::SHUT_DUE) {
+            self.clear(Facts::SHUT_DUE);
+            // If it fails the connection broke after its end, which concerns nobody any more.
+            let _ = self.shut();
+        }
+    }
+
     /// Does something with the descriptor.
     ///
     /// # Errors
@@ -334,7 +394,8 @@ impl Socket {
         self.set(Facts::CLOSING);
         if self.is(Facts::CONNECTING) {
             self.clear(Facts::CONNECTING);
-            core.cancel(self.token(Kind::Writable));
+            let kind = if self.is(Facts::BY_RING) { Kind::Connect } else { Kind::Writable };
+            core.cancel(self.token(kind));
         }
         self.inbox.end(self, core);
         self.outbox.end(self, core);
@@ -360,6 +421,7 @@ impl Socket {
 
     /// Takes the file out, to be owned by somebody else. No operation may be under way.
     pub(crate) fn hand_out(self: &Rc<Self>, core: &Core) -> Option<OwnedFd> {
+        self.shut_now();
         let file = self.file.take()?;
         self.close(core);
         Some(file)

@@ -24,13 +24,15 @@ pub(crate) enum Kind {
     Send,
     /// A wait until something can be sent, or until a connect has ended.
     Writable,
+    /// A connect.
+    Connect,
     /// A listener, or a descriptor of the user's, became ready.
     Ready,
     /// What was left to be sent when both halves were dropped has had its time.
     Patience,
 }
 
-const KINDS: [Kind; 9] = [
+const KINDS: [Kind; 10] = [
     Kind::Nothing,
     Kind::Bell,
     Kind::Message,
@@ -38,6 +40,7 @@ const KINDS: [Kind; 9] = [
     Kind::Readable,
     Kind::Send,
     Kind::Writable,
+    Kind::Connect,
     Kind::Ready,
     Kind::Patience,
 ];

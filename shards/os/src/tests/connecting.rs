@@ -6,7 +6,7 @@ use std::os::fd::AsFd;
 use socket2::{Domain, Socket, Type};
 
 use super::*;
-use crate::{is_internet, local, met_itself, peer};
+use crate::{is_internet, local, met_itself, met_itself_at, peer};
 
 #[test]
 fn a_refused_connect_says_so_once() {
@@ -68,6 +68,9 @@ fn a_socket_that_connected_to_itself_is_noticed() {
     socket.bind(&crate::address::to_kernel(&loopback()).unwrap()).unwrap();
     socket.connect(&socket.local_addr().unwrap()).unwrap();
     assert!(met_itself(socket.as_fd()));
+    let port = local(socket.as_fd()).unwrap().inet().unwrap().port();
+    assert!(met_itself_at(socket.as_fd(), port) && !met_itself_at(socket.as_fd(), port ^ 1));
+    assert!(!met_itself_at(far.as_fd(), local(far.as_fd()).unwrap().inet().unwrap().port()));
 }
 
 #[test]
