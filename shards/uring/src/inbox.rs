@@ -22,10 +22,11 @@ use crate::table::Kind;
 /// (`MULTISHOT_MAX_RETRY`, io_uring/net.c), 576 KiB in all.
 const HELD_MAX: usize = 64 << 10;
 
-/// So many receives in a row that found little end a stream.
+/// Two full buffers that come before anybody has taken the first begin a stream. One is a message: proxied messages of 16 KiB
+/// took 0.85 of HAProxy's CPU by receives into the kernel's buffers, and 0.97 as streams; of 1 MiB, 0.95 and 0.73.
+const BACKLOG: usize = 2 * BYTES;
+/// So many receives in a row that found no more than one buffer's worth end it.
 const TRICKLE: u32 = 4;
-/// This is little.
-const LITTLE: usize = BYTES / 2;
 
 /// What the kernel was asked for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -80,7 +81,7 @@ impl Inbox {
         }
         let (own, count) = self.receive(socket, core, Own::empty_and_large(core))?;
         self.drained.set(count < MUCH);
-        self.run.set(if count < LITTLE { self.run.get() + 1 } else { 0 });
+        self.run.set(if count <= BYTES { self.run.get() + 1 } else { 0 });
         if self.run.get() == TRICKLE {
             self.run.set(0);
             self.streams.set(false);
@@ -176,7 +177,7 @@ impl Inbox {
         match completion.result {
             0 => self.over.set(true),
             1.. => {
-                if count == BYTES && !socket.is(Facts::NO_SOURCE) {
+                if count == BYTES && self.bytes.get() >= BACKLOG && !socket.is(Facts::NO_SOURCE) {
                     self.run.set(0);
                     self.drained.set(false);
                     self.streams.set(true);
