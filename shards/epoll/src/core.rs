@@ -33,6 +33,9 @@ const LISTEN: EventFlags = EventFlags::IN.union(EventFlags::ET);
 const WATCH: EventFlags =
     EventFlags::IN.union(EventFlags::OUT).union(EventFlags::RDHUP).union(EventFlags::ET);
 
+/// Room for what ends in one turn, made before the first; there is more where more ends.
+const USUAL: usize = 256;
+
 /// One reactor's possessions, shared by its objects.
 #[derive(Debug)]
 pub(crate) struct Core {
@@ -41,6 +44,8 @@ pub(crate) struct Core {
     pub(crate) poller: Poller,
     pub(crate) pool: Pool,
     slots: RefCell<Slots>,
+    /// Connections whose FIN goes out when this turn ends.
+    ending: RefCell<Vec<Rc<Descriptor>>>,
     seed: u64,
     ended: Cell<bool>,
 }
@@ -53,6 +58,7 @@ impl Core {
             poller: Poller::new(interrupt)?,
             pool: Pool::default(),
             slots: RefCell::new(Slots::new()),
+            ending: RefCell::new(Vec::with_capacity(USUAL)),
             seed: waterwheel_os::random_seed()?,
             ended: Cell::new(false),
         }))
@@ -95,6 +101,25 @@ impl Core {
         Some(file)
     }
 
+    /// Sends FIN: at once if the peer may still send, else when the turn ends, since a connection whose both directions have
+    /// ended is mostly closed in the same turn, which sends it too.
+    pub(crate) fn shut_soon(&self, descriptor: &Rc<Descriptor>) -> io::Result<()> {
+        if !descriptor.is(Facts::OVER) || descriptor.is(Facts::SHARED) {
+            return descriptor.shut();
+        }
+        descriptor.set(Facts::SHUT.and(Facts::SHUT_DUE));
+        self.ending.borrow_mut().push(descriptor.clone());
+        Ok(())
+    }
+
+    /// The turn ends.
+    pub(crate) fn shut_due(&self) {
+        loop {
+            let Some(descriptor) = self.ending.borrow_mut().pop() else { return };
+            descriptor.shut_now();
+        }
+    }
+
     /// Closes a descriptor that nobody uses any more.
     pub(crate) fn close(&self, descriptor: &Descriptor) {
         self.slots.borrow_mut().remove(descriptor.token());
@@ -115,6 +140,7 @@ impl Core {
 
     /// Ends the reactor: closes everything, also what somebody still holds.
     pub(crate) fn end(&self) {
+        self.shut_due();
         self.ended.set(true);
         let descriptors = self.slots.borrow_mut().take_all();
         for descriptor in descriptors {
@@ -189,6 +215,8 @@ impl Reactor for EpollReactor {
             None => waterwheel_os::is_internet(file.as_fd())?,
         };
         let facts = if internet { Facts::NONE } else { Facts::LOCAL };
+        // One that was accepted is ours alone.
+        let facts = if incoming.peer.is_some() { facts } else { facts.and(Facts::SHARED) };
         let facts = facts.and(Facts::READABLE).and(Facts::WRITABLE);
         let descriptor = self.core.register(file, STREAM, facts)?;
         Ok(self.transport(descriptor, incoming.bytes, incoming.peer))

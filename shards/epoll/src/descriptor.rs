@@ -46,9 +46,12 @@ impl Facts {
     pub(crate) const NO_SOURCE: Facts = Facts(1 << 11);
     /// The sink was dropped.
     pub(crate) const NO_SINK: Facts = Facts(1 << 12);
-
     /// Reset by its owner: nothing is lent any more.
     pub(crate) const ABORTED: Facts = Facts(1 << 13);
+    /// The end of its stream was met.
+    pub(crate) const OVER: Facts = Facts(1 << 14);
+    /// Our FIN goes to the kernel when the turn ends.
+    pub(crate) const SHUT_DUE: Facts = Facts(1 << 15);
 
     pub(crate) const fn and(self, more: Facts) -> Facts {
         Facts(self.0 | more.0)
@@ -231,6 +234,15 @@ impl Descriptor {
                 self.take_error();
                 Err(self.error().unwrap_or(error))
             }
+        }
+    }
+
+    /// The turn ends: sends the FIN that is due, unless the file was closed.
+    pub(crate) fn shut_now(&self) {
+        if self.is(Facts::SHUT_DUE) {
+            self.clear(Facts::SHUT_DUE);
+            // If it fails the connection broke after its end, which concerns nobody any more.
+            let _ = self.shut();
         }
     }
 

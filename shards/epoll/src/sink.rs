@@ -100,7 +100,7 @@ impl Sink for EpollSink {
             descriptor.await_write(cx);
             return Poll::Pending;
         }
-        Poll::Ready(if descriptor.is(Facts::SHUT) { Ok(()) } else { descriptor.shut() })
+        Poll::Ready(if descriptor.is(Facts::SHUT) { Ok(()) } else { self.core.shut_soon(&self.descriptor) })
     }
 
     fn abort(&mut self) {
@@ -121,7 +121,7 @@ impl Drop for EpollSink {
             descriptor.set(Facts::SHUT_LATER);
         } else if !descriptor.is(Facts::SHUT) {
             // If it fails the connection broke, which the source learns by itself.
-            let _ = descriptor.shut();
+            let _ = self.core.shut_soon(&self.descriptor);
         }
     }
 }

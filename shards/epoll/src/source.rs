@@ -75,6 +75,7 @@ impl EpollSource {
                 Some(error) => Err(error),
                 None => {
                     self.over = true;
+                    descriptor.set(Facts::OVER);
                     Ok(())
                 }
             }),
@@ -130,6 +131,7 @@ impl Source for EpollSource {
         if let Some(error) = descriptor.receive_error() {
             return Poll::Ready(Err(error));
         }
+        descriptor.shut_now();
         let Some(file) = self.core.take(descriptor, Errno::NOTCONN) else {
             return Poll::Ready(Err(descriptor.failure()));
         };

@@ -472,7 +472,9 @@ impl Reactor for UringReactor {
     fn adopt(&self, incoming: Incoming) -> io::Result<Transport> {
         let file = waterwheel_os::open(incoming.handle)?;
         self.lives()?;
-        let socket = Socket::new(Some(file), Facts::NONE, 0);
+        // One that was accepted is ours alone.
+        let facts = if incoming.peer.is_some() { Facts::NONE } else { Facts::SHARED };
+        let socket = Socket::new(Some(file), facts, 0);
         socket.enter(&self.core);
         Ok(self.transport(socket, incoming.bytes, incoming.peer))
     }

@@ -45,6 +45,8 @@ impl Facts {
     pub(crate) const PATIENCE: Facts = Facts(1 << 9);
     /// It is the ring that connects.
     pub(crate) const BY_RING: Facts = Facts(1 << 11);
+    /// The same open file may have other descriptors, so that closing ours does not send FIN.
+    pub(crate) const SHARED: Facts = Facts(1 << 12);
     /// Our FIN goes to the kernel when the turn ends.
     pub(crate) const SHUT_DUE: Facts = Facts(1 << 10);
 
@@ -323,7 +325,7 @@ impl Socket {
     /// Sends FIN: at once if the peer may still send, else with the turn's other operations, since a connection whose both
     /// directions have ended is mostly closed in the same turn, which sends it too.
     pub(crate) fn shut_soon(self: &Rc<Self>, core: &Core) -> io::Result<()> {
-        if !self.inbox.is_over() {
+        if !self.inbox.is_over() || self.is(Facts::SHARED) {
             return self.shut();
         }
         self.set(Facts::SHUT.and(Facts::SHUT_DUE));

@@ -11,8 +11,8 @@ use crate::Outcome;
 use crate::kit::pattern::Pattern;
 use crate::kit::peer::{Family, Meeting, Peer, Venue, errand, listening};
 use crate::kit::stream::{
-    expect, expect_end, flush, forward, once, peek, peek_once, read, send, shutdown, write, write_all,
-    write_until_pending,
+    expect, expect_end, flush, forward, once, peek, peek_once, read, release, send, shutdown, write,
+    write_all, write_until_pending,
 };
 use crate::kit::{on_one, pause, thread};
 
@@ -28,6 +28,9 @@ pub(super) fn half_close(backend: &dyn Backend) -> Outcome {
             request_ended_by_us(&mut meeting).await;
             request_ended_by_the_peer(&mut meeting).await;
             both_end_at_once(&mut meeting).await;
+            for kept in [Kept::Copy, Kept::Released] {
+                ended_while_somebody_keeps_the_file(&mut meeting, kept).await;
+            }
             through_a_forwarder(&mut meeting, Pump::Copy).await;
             through_a_forwarder(&mut meeting, Pump::Forward).await;
             meeting.close().await;
@@ -68,6 +71,36 @@ async fn request_ended_by_the_peer(meeting: &mut Meeting) {
     flush(sink.as_mut()).await.expect("flushing after the peer's end");
     shutdown(sink.as_mut()).await.expect("ending the response");
     client.end().await;
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Kept {
+    /// A duplicate of the descriptor.
+    Copy,
+    /// The connection as a whole.
+    Released,
+}
+
+/// Both directions have ended, and the open file goes on: its peer must hear of the end all the same, though no close
+/// tells it.
+async fn ended_while_somebody_keeps_the_file(meeting: &mut Meeting, kept: Kept) {
+    let (Transport { mut source, mut sink }, peer) = meeting.peer().await;
+    let client = errand(move || {
+        peer.finish();
+        peer.expect(&mut Pattern::new(2), 1_000);
+        peer.expect_end();
+    });
+    expect_end(source.as_mut()).await;
+    let copy = source.descriptor().map(|file| file.try_clone_to_owned().expect("another descriptor"));
+    send(sink.as_mut(), &mut Pattern::new(2), 1_000).await;
+    shutdown(sink.as_mut()).await.expect("ending the response");
+    let released = match kept {
+        Kept::Copy => None,
+        Kept::Released => Some(release(source.as_mut()).await.expect("releasing what has ended")),
+    };
+    drop((source, sink));
+    client.end().await;
+    drop((copy, released));
 }
 
 async fn both_end_at_once(meeting: &mut Meeting) {
