@@ -9,12 +9,12 @@ use std::time::Duration;
 
 use rustix::event::epoll::{Event, EventFlags};
 use rustix::io::Errno;
-use waterwheel_os::{Interrupt, Progress};
+use waterwheel_os::{Fault, Interrupt, Progress};
 use waterwheel_reactor::{
     Address, Alarm, Bound, Clock, ConnectOptions, Incoming, Listener, Reactor, Time, Transport, Watched,
 };
 
-use crate::descriptor::{Descriptor, Facts, number};
+use crate::descriptor::{Descriptor, Facts};
 use crate::listener::EpollListener;
 use crate::poller::Poller;
 use crate::pool::Pool;
@@ -33,9 +33,6 @@ const LISTEN: EventFlags = EventFlags::IN.union(EventFlags::ET);
 const WATCH: EventFlags =
     EventFlags::IN.union(EventFlags::OUT).union(EventFlags::RDHUP).union(EventFlags::ET);
 
-/// Room for what ends in one turn, made before the first; there is more where more ends.
-const USUAL: usize = 256;
-
 /// One reactor's possessions, shared by its objects.
 #[derive(Debug)]
 pub(crate) struct Core {
@@ -44,8 +41,6 @@ pub(crate) struct Core {
     pub(crate) poller: Poller,
     pub(crate) pool: Pool,
     slots: RefCell<Slots>,
-    /// Connections whose FIN goes out when this turn ends.
-    ending: RefCell<Vec<Rc<Descriptor>>>,
     seed: u64,
     ended: Cell<bool>,
 }
@@ -58,7 +53,6 @@ impl Core {
             poller: Poller::new(interrupt)?,
             pool: Pool::default(),
             slots: RefCell::new(Slots::new()),
-            ending: RefCell::new(Vec::with_capacity(USUAL)),
             seed: waterwheel_os::random_seed()?,
             ended: Cell::new(false),
         }))
@@ -101,25 +95,6 @@ impl Core {
         Some(file)
     }
 
-    /// Sends FIN: at once if the peer may still send, else when the turn ends, since a connection whose both directions have
-    /// ended is mostly closed in the same turn, which sends it too.
-    pub(crate) fn shut_soon(&self, descriptor: &Rc<Descriptor>) -> io::Result<()> {
-        if !descriptor.is(Facts::OVER) || descriptor.is(Facts::SHARED) {
-            return descriptor.shut();
-        }
-        descriptor.set(Facts::SHUT.and(Facts::SHUT_DUE));
-        self.ending.borrow_mut().push(descriptor.clone());
-        Ok(())
-    }
-
-    /// The turn ends.
-    pub(crate) fn shut_due(&self) {
-        loop {
-            let Some(descriptor) = self.ending.borrow_mut().pop() else { return };
-            descriptor.shut_now();
-        }
-    }
-
     /// Closes a descriptor that nobody uses any more.
     pub(crate) fn close(&self, descriptor: &Descriptor) {
         self.slots.borrow_mut().remove(descriptor.token());
@@ -140,13 +115,12 @@ impl Core {
 
     /// Ends the reactor: closes everything, also what somebody still holds.
     pub(crate) fn end(&self) {
-        self.shut_due();
         self.ended.set(true);
         let descriptors = self.slots.borrow_mut().take_all();
         for descriptor in descriptors {
             drop(descriptor.end(Errno::NOTCONN));
-            descriptor.forget_reader();
-            descriptor.forget_writer();
+            descriptor.reader.forget();
+            descriptor.writer.forget();
         }
         // The root's waker holds a descriptor.
         let nobody = &mut Context::from_waker(Waker::noop());
@@ -202,7 +176,7 @@ impl Reactor for EpollReactor {
             Progress::Established => {
                 self.core.register(file, STREAM, facts.and(Facts::READABLE).and(Facts::WRITABLE))?
             }
-            Progress::Failed(error) => Descriptor::dead(number(&error)),
+            Progress::Failed(error) => Descriptor::dead(Fault::of(&error)),
         };
         descriptor.is_near(to.inet().filter(waterwheel_os::is_near).map_or(0, |at| at.port()));
         Ok(self.transport(descriptor, Vec::new(), None))
@@ -215,8 +189,6 @@ impl Reactor for EpollReactor {
             None => waterwheel_os::is_internet(file.as_fd())?,
         };
         let facts = if internet { Facts::NONE } else { Facts::LOCAL };
-        // One that was accepted is ours alone.
-        let facts = if incoming.peer.is_some() { facts } else { facts.and(Facts::SHARED) };
         let facts = facts.and(Facts::READABLE).and(Facts::WRITABLE);
         let descriptor = self.core.register(file, STREAM, facts)?;
         Ok(self.transport(descriptor, incoming.bytes, incoming.peer))

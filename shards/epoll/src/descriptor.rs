@@ -5,10 +5,11 @@ use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
-use std::task::{Context, Waker};
 
 use rustix::event::epoll::EventFlags;
 use rustix::io::Errno;
+use waterwheel_os::Fault;
+use waterwheel_reactor::Waiter;
 
 use crate::slots::Token;
 
@@ -38,20 +39,12 @@ impl Facts {
     pub(crate) const LOCAL: Facts = Facts(1 << 7);
     /// The same open file may have other descriptors, so that closing ours does not take it out of the set.
     pub(crate) const SHARED: Facts = Facts(1 << 8);
-    /// Somebody waits to read.
-    pub(crate) const READER: Facts = Facts(1 << 9);
-    /// Somebody waits to write.
-    pub(crate) const WRITER: Facts = Facts(1 << 10);
     /// The source was dropped.
-    pub(crate) const NO_SOURCE: Facts = Facts(1 << 11);
+    pub(crate) const NO_SOURCE: Facts = Facts(1 << 9);
     /// The sink was dropped.
-    pub(crate) const NO_SINK: Facts = Facts(1 << 12);
+    pub(crate) const NO_SINK: Facts = Facts(1 << 10);
     /// Reset by its owner: nothing is lent any more.
-    pub(crate) const ABORTED: Facts = Facts(1 << 13);
-    /// The end of its stream was met.
-    pub(crate) const OVER: Facts = Facts(1 << 14);
-    /// Our FIN goes to the kernel when the turn ends.
-    pub(crate) const SHUT_DUE: Facts = Facts(1 << 15);
+    pub(crate) const ABORTED: Facts = Facts(1 << 11);
 
     pub(crate) const fn and(self, more: Facts) -> Facts {
         Facts(self.0 | more.0)
@@ -77,11 +70,9 @@ pub(crate) struct Descriptor {
     facts: Cell<Facts>,
     /// The port of this machine that it connects to, where it may meet itself; else 0.
     near: Cell<u16>,
-    /// The system's number of what broke the connection; 0: nothing did.
-    error: Cell<i32>,
-    // Kept when woken, so that waiting again costs no reference count.
-    reader: Cell<Option<Waker>>,
-    writer: Cell<Option<Waker>>,
+    fault: Fault,
+    pub(crate) reader: Waiter,
+    pub(crate) writer: Waiter,
 }
 
 impl Descriptor {
@@ -91,22 +82,22 @@ impl Descriptor {
             token: Cell::new(Token::NONE),
             facts: Cell::new(facts),
             near: Cell::new(0),
-            error: Cell::new(0),
-            reader: Cell::new(None),
-            writer: Cell::new(None),
+            fault: Fault::default(),
+            reader: Waiter::default(),
+            writer: Waiter::default(),
         })
     }
 
     /// Of a connection that broke before it had a place in the set.
-    pub(crate) fn dead(error: i32) -> Rc<Descriptor> {
+    pub(crate) fn dead(fault: Fault) -> Rc<Descriptor> {
         Rc::new(Descriptor {
             file: RefCell::new(None),
             token: Cell::new(Token::NONE),
             facts: Cell::new(Facts::READABLE.and(Facts::WRITABLE)),
             near: Cell::new(0),
-            error: Cell::new(error),
-            reader: Cell::new(None),
-            writer: Cell::new(None),
+            fault,
+            reader: Waiter::default(),
+            writer: Waiter::default(),
         })
     }
 
@@ -138,30 +129,6 @@ impl Descriptor {
 
     pub(crate) fn clear(&self, less: Facts) {
         self.facts.set(self.facts.get().but(less));
-    }
-
-    /// Remembers who waits to read.
-    pub(crate) fn await_read(&self, cx: &Context<'_>) {
-        store(&self.reader, cx);
-        self.set(Facts::READER);
-    }
-
-    /// Remembers who waits to write.
-    pub(crate) fn await_write(&self, cx: &Context<'_>) {
-        store(&self.writer, cx);
-        self.set(Facts::WRITER);
-    }
-
-    /// Forgets who reads.
-    pub(crate) fn forget_reader(&self) {
-        self.clear(Facts::READER);
-        self.reader.take();
-    }
-
-    /// Forgets who writes.
-    pub(crate) fn forget_writer(&self) {
-        self.clear(Facts::WRITER);
-        self.writer.take();
     }
 
     /// Takes note of an event, and wakes whom it concerns.
@@ -201,15 +168,15 @@ impl Descriptor {
         let failed = match &*self.file.borrow() {
             Some(file) => match waterwheel_os::take_error(file.as_fd()) {
                 Ok(None) if port != 0 && waterwheel_os::met_itself_at(file.as_fd(), port) => {
-                    Some(Errno::CONNREFUSED.raw_os_error())
+                    Some(Errno::CONNREFUSED.into())
                 }
                 Ok(None) => None,
-                Ok(Some(error)) | Err(error) => Some(number(&error)),
+                Ok(Some(error)) | Err(error) => Some(error),
             },
             None => return,
         };
         if let Some(error) = failed {
-            self.error.set(error);
+            self.fault.end_with(&error);
             // Nothing can come of it any more, and one that met itself would even work.
             self.file.take();
         } else if self.is(Facts::SHUT_LATER) {
@@ -220,82 +187,45 @@ impl Descriptor {
 
     /// Sends FIN.
     pub(crate) fn shut(&self) -> io::Result<()> {
-        let sent = match &*self.file.borrow() {
-            Some(file) => waterwheel_os::shutdown_write(file.as_fd()),
+        match &*self.file.borrow() {
+            Some(file) => self.fault.shut(file.as_fd())?,
             None => return Err(self.failure()),
-        };
-        match sent {
-            Ok(()) => {
-                self.set(Facts::SHUT);
-                Ok(())
-            }
-            Err(error) => {
-                // ENOTCONN; what broke the connection says more.
-                self.take_error();
-                Err(self.error().unwrap_or(error))
-            }
         }
+        self.set(Facts::SHUT);
+        Ok(())
     }
 
-    /// The turn ends: sends the FIN that is due, unless the file was closed.
-    pub(crate) fn shut_now(&self) {
-        if self.is(Facts::SHUT_DUE) {
-            self.clear(Facts::SHUT_DUE);
-            // If it fails the connection broke after its end, which concerns nobody any more.
-            let _ = self.shut();
-        }
-    }
-
-    /// Remembers an error that ends the connection, and answers with the one to report: the first, but for a broken
-    /// pipe, which only says that the peer does not read.
+    /// Remembers an error that ends the connection, and answers with the one to report.
     pub(crate) fn fail(&self, error: io::Error) -> io::Error {
-        let known = self.error.get();
-        if known != 0 && known != PIPE {
-            return io::Error::from_raw_os_error(known);
-        }
-        match error.raw_os_error() {
-            // Short of memory, not broken.
-            Some(NOBUFS | NOMEM) | None => {}
-            Some(number) => self.error.set(number),
-        }
-        error
+        self.fault.note(error)
     }
 
     /// Takes the error that the kernel told of, so that it is known to both halves.
     pub(crate) fn take_error(&self) {
         self.clear(Facts::BROKEN);
-        let waiting = match &*self.file.borrow() {
-            Some(file) => waterwheel_os::take_error(file.as_fd()),
-            None => return,
-        };
-        if let Ok(Some(error)) | Err(error) = waiting {
-            self.fail(error);
+        if let Some(file) = &*self.file.borrow() {
+            self.fault.take_from(file.as_fd());
         }
     }
 
     /// What broke the connection, if anything did.
     pub(crate) fn error(&self) -> Option<io::Error> {
-        match self.error.get() {
-            0 => None,
-            number => Some(io::Error::from_raw_os_error(number)),
-        }
+        self.fault.error()
     }
 
-    /// What broke the receiving half: a broken pipe does not.
+    /// What broke the receiving half.
     pub(crate) fn receive_error(&self) -> Option<io::Error> {
-        if self.error.get() == PIPE { None } else { self.error() }
+        self.fault.receive_error()
     }
 
     /// Why there is no file any more.
     pub(crate) fn failure(&self) -> io::Error {
-        self.error().unwrap_or_else(|| Errno::NOTCONN.into())
+        self.fault.failure()
     }
 
     /// Ends it for both halves: later attempts find no file and report `error`, if there was none before.
     pub(crate) fn end(&self, error: Errno) -> Option<OwnedFd> {
-        if self.error.get() == 0 {
-            self.error.set(error.raw_os_error());
-        }
+        self.fault.end_with(&error.into());
         self.token.set(Token::NONE);
         self.clear(Facts::CONNECTING);
         let file = self.file.take();
@@ -305,50 +235,18 @@ impl Descriptor {
     }
 
     fn wake(&self, news: Facts) {
-        if news.any(Facts::READABLE) && self.is(Facts::READER) {
-            self.clear(Facts::READER);
-            ring(&self.reader);
+        if news.any(Facts::READABLE) {
+            self.reader.wake();
         }
-        if news.any(Facts::WRITABLE) && self.is(Facts::WRITER) {
-            self.clear(Facts::WRITER);
-            ring(&self.writer);
+        if news.any(Facts::WRITABLE) {
+            self.writer.wake();
         }
     }
 }
-
-const PIPE: i32 = Errno::PIPE.raw_os_error();
-const NOBUFS: i32 = Errno::NOBUFS.raw_os_error();
-const NOMEM: i32 = Errno::NOMEM.raw_os_error();
 
 /// What an ordinary event does not carry.
 const RARE: EventFlags =
     EventFlags::RDHUP.union(EventFlags::HUP).union(EventFlags::ERR).union(EventFlags::PRI);
-
-/// The system's number of an error from connect(2) or `SO_ERROR`.
-pub(crate) fn number(error: &io::Error) -> i32 {
-    // One that is not the kernel's has none; there is none such at present.
-    error.raw_os_error().unwrap_or(Errno::CONNREFUSED.raw_os_error())
-}
-
-fn store(cell: &Cell<Option<Waker>>, cx: &Context<'_>) {
-    let waker = match cell.take() {
-        Some(mut waker) => {
-            waker.clone_from(cx.waker());
-            waker
-        }
-        None => cx.waker().clone(),
-    };
-    cell.set(Some(waker));
-}
-
-fn ring(cell: &Cell<Option<Waker>>) {
-    if let Some(waker) = cell.take() {
-        waker.wake_by_ref();
-        // A waker may run anything; whoever registered meanwhile is later, and stays.
-        let later = cell.take();
-        cell.set(later.or(Some(waker)));
-    }
-}
 
 impl fmt::Debug for Descriptor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -356,7 +254,7 @@ impl fmt::Debug for Descriptor {
             .field("file", &self.file)
             .field("token", &self.token.get())
             .field("facts", &self.facts.get())
-            .field("error", &self.error.get())
+            .field("fault", &self.fault)
             .finish_non_exhaustive()
     }
 }

@@ -72,7 +72,6 @@ pub(crate) fn drive(core: &Core, bell: &Arc<Bell>, mut root: Root) -> io::Result
         if root.as_mut().poll(&mut cx).is_ready() {
             return Ok(());
         }
-        core.shut_due();
         // The clock is read once per turn, and an alarm that is due by now rings the bell.
         let until_alarm = core.alarm.deadline().map(|deadline| {
             let now = core.clock.now();

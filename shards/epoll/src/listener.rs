@@ -36,7 +36,7 @@ impl Listener for EpollListener {
     fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Incoming>> {
         let descriptor = &*self.descriptor;
         if !descriptor.is(Facts::READABLE) {
-            descriptor.await_read(cx);
+            descriptor.reader.wait(cx);
             return Poll::Pending;
         }
         let file = descriptor.file().borrow();
@@ -50,7 +50,7 @@ impl Listener for EpollListener {
             }
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
                 descriptor.clear(Facts::READABLE);
-                descriptor.await_read(cx);
+                descriptor.reader.wait(cx);
                 Poll::Pending
             }
             // Still readable as far as we know: without a descriptor left, the connection is still in the queue, and
@@ -70,7 +70,7 @@ impl Listener for EpollListener {
 
 impl Drop for EpollListener {
     fn drop(&mut self) {
-        self.descriptor.forget_reader();
+        self.descriptor.reader.forget();
         // Others may share the open file, so it is taken out of the set, and closed but never shut down.
         drop(self.core.take(&self.descriptor, Errno::NOTCONN));
     }

@@ -35,7 +35,7 @@ impl EpollSink {
         }
         let descriptor = &*self.descriptor;
         if !descriptor.is(Facts::WRITABLE) {
-            descriptor.await_write(cx);
+            descriptor.writer.wait(cx);
             return Poll::Pending;
         }
         let file = descriptor.file().borrow();
@@ -55,7 +55,7 @@ impl EpollSink {
             }
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
                 descriptor.clear(Facts::WRITABLE);
-                descriptor.await_write(cx);
+                descriptor.writer.wait(cx);
                 Poll::Pending
             }
             Err(error) => Poll::Ready(Err(descriptor.fail(error))),
@@ -85,7 +85,7 @@ impl Sink for EpollSink {
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let descriptor = &*self.descriptor;
         if descriptor.is(Facts::CONNECTING) {
-            descriptor.await_write(cx);
+            descriptor.writer.wait(cx);
             return Poll::Pending;
         }
         if descriptor.is(Facts::BROKEN) {
@@ -97,10 +97,10 @@ impl Sink for EpollSink {
     fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let descriptor = &*self.descriptor;
         if descriptor.is(Facts::CONNECTING) {
-            descriptor.await_write(cx);
+            descriptor.writer.wait(cx);
             return Poll::Pending;
         }
-        Poll::Ready(if descriptor.is(Facts::SHUT) { Ok(()) } else { self.core.shut_soon(&self.descriptor) })
+        Poll::Ready(if descriptor.is(Facts::SHUT) { Ok(()) } else { descriptor.shut() })
     }
 
     fn abort(&mut self) {
@@ -111,7 +111,7 @@ impl Sink for EpollSink {
 impl Drop for EpollSink {
     fn drop(&mut self) {
         let descriptor = &*self.descriptor;
-        descriptor.forget_writer();
+        descriptor.writer.forget();
         if descriptor.is(Facts::NO_SOURCE) {
             return self.core.close(descriptor);
         }
@@ -121,7 +121,7 @@ impl Drop for EpollSink {
             descriptor.set(Facts::SHUT_LATER);
         } else if !descriptor.is(Facts::SHUT) {
             // If it fails the connection broke, which the source learns by itself.
-            let _ = self.core.shut_soon(&self.descriptor);
+            let _ = descriptor.shut();
         }
     }
 }

@@ -109,13 +109,14 @@ impl Slots {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use waterwheel_os::Fault;
 
     #[test]
     fn a_token_that_is_over_finds_nobody_in_its_reused_slot() {
         let mut slots = Slots::new();
-        let old = slots.insert(Descriptor::dead(1));
+        let old = slots.insert(Descriptor::dead(Fault::default()));
         assert!(slots.remove(old).is_some());
-        let new = slots.insert(Descriptor::dead(2));
+        let new = slots.insert(Descriptor::dead(Fault::default()));
         assert_eq!(old.slot(), new.slot(), "the slot is reused");
         assert!(slots.get(old).is_none());
         assert!(slots.remove(old).is_none(), "and the newcomer stays");
@@ -127,7 +128,7 @@ mod tests {
     fn slots_are_reused_before_the_slab_grows() {
         let mut slots = Slots::new();
         for _ in 0..1000 {
-            let tokens: Vec<_> = (0..3).map(|n| slots.insert(Descriptor::dead(n))).collect();
+            let tokens: Vec<_> = (0..3).map(|_| slots.insert(Descriptor::dead(Fault::default()))).collect();
             for token in tokens {
                 assert!(slots.remove(token).is_some());
             }

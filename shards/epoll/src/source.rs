@@ -51,7 +51,7 @@ impl EpollSource {
             return Poll::Ready(Ok(()));
         }
         if !descriptor.is(Facts::READABLE) {
-            descriptor.await_read(cx);
+            descriptor.reader.wait(cx);
             return Poll::Pending;
         }
         let file = descriptor.file().borrow();
@@ -75,13 +75,12 @@ impl EpollSource {
                 Some(error) => Err(error),
                 None => {
                     self.over = true;
-                    descriptor.set(Facts::OVER);
                     Ok(())
                 }
             }),
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
                 descriptor.clear(Facts::READABLE.and(Facts::DRAIN));
-                descriptor.await_read(cx);
+                descriptor.reader.wait(cx);
                 Poll::Pending
             }
             Err(error) => Poll::Ready(Err(descriptor.fail(error))),
@@ -122,7 +121,7 @@ impl Source for EpollSource {
     fn poll_release(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Incoming>> {
         let descriptor = &*self.descriptor;
         if descriptor.is(Facts::CONNECTING) {
-            descriptor.await_read(cx);
+            descriptor.reader.wait(cx);
             return Poll::Pending;
         }
         if descriptor.is(Facts::BROKEN) {
@@ -131,7 +130,6 @@ impl Source for EpollSource {
         if let Some(error) = descriptor.receive_error() {
             return Poll::Ready(Err(error));
         }
-        descriptor.shut_now();
         let Some(file) = self.core.take(descriptor, Errno::NOTCONN) else {
             return Poll::Ready(Err(descriptor.failure()));
         };
@@ -176,7 +174,7 @@ impl Drop for EpollSource {
     fn drop(&mut self) {
         self.borrowed.take();
         self.empty();
-        self.descriptor.forget_reader();
+        self.descriptor.reader.forget();
         if self.descriptor.is(Facts::NO_SINK) {
             self.core.close(&self.descriptor);
         } else {

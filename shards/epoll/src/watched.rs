@@ -56,7 +56,7 @@ impl Watched for EpollWatched {
     fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.take(Facts::READABLE).map_or_else(
             || {
-                self.descriptor.await_read(cx);
+                self.descriptor.reader.wait(cx);
                 Poll::Pending
             },
             Poll::Ready,
@@ -66,7 +66,7 @@ impl Watched for EpollWatched {
     fn poll_writable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.take(Facts::WRITABLE).map_or_else(
             || {
-                self.descriptor.await_write(cx);
+                self.descriptor.writer.wait(cx);
                 Poll::Pending
             },
             Poll::Ready,

@@ -5,7 +5,7 @@
 //! |---|---|
 //! | listening | [`bind_group`], [`SocketFile`], [`accept`] |
 //! | connecting | [`begin_connect`], [`prepare_connect`], [`take_error`], [`is_near`], [`met_itself`], [`met_itself_at`] |
-//! | a connection | [`receive`], [`send`], [`send_last`], [`send_vectored`], [`shutdown_write`], [`unacknowledged`], [`abort`] |
+//! | a connection | [`receive`], [`send`], [`send_last`], [`send_vectored`], [`shutdown_write`], [`unacknowledged`], [`abort`], [`Fault`] |
 //! | names | [`local`], [`peer`], [`is_internet`] |
 //! | waking a sleeping thread | [`Interrupt`] |
 //! | descriptors | [`open`], [`duplicate`], [`reset`], [`can_be_polled`], [`raise_descriptor_limit`] |
@@ -27,6 +27,7 @@ mod bind;
 mod connect;
 mod descriptors;
 mod disposition;
+mod fault;
 mod filtered;
 mod interrupt;
 mod options;
@@ -47,6 +48,7 @@ pub use connect::{
 };
 pub use descriptors::{can_be_polled, duplicate, open, raise_descriptor_limit, reset};
 pub use disposition::Disposition;
+pub use fault::Fault;
 pub use filtered::survives_io_uring;
 pub use interrupt::Interrupt;
 pub use place::SocketFile;

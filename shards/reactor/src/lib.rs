@@ -12,6 +12,7 @@
 //! | [`Source`], [`Sink`] | the receiving and the sending half of a connection |
 //! | [`Incoming`] | a connection between two shards: it may cross, and is adopted on the other side |
 //! | [`Doorbell`] | the sleep and wake protocol that a backend's waker needs, model-checked once for all |
+//! | [`Waiter`] | the one who waits at a source or a sink |
 //!
 //! # Writing your own reactor
 //!
@@ -102,6 +103,7 @@ mod reactor;
 mod stream;
 mod threads;
 mod time;
+mod waiter;
 
 pub use address::{Address, UnixName};
 pub use backend::{
@@ -115,3 +117,4 @@ pub use reactor::{
 pub use stream::{Side, Sink, Source, Transport, forward_by_writing};
 pub use threads::{Life, on_threads, panic_message};
 pub use time::{Alarm, Clock, Time};
+pub use waiter::Waiter;

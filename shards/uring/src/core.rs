@@ -13,7 +13,7 @@ use io_uring::opcode;
 use io_uring::squeue::{Entry, Flags};
 use io_uring::types::{CancelBuilder, Fd};
 use rustix::io::Errno;
-use waterwheel_os::{Progress, SocketName};
+use waterwheel_os::{Fault, Progress, SocketName};
 use waterwheel_reactor::{
     Address, Alarm, Bound, Clock, ConnectOptions, Incoming, Listener, Reactor, Time, Transport, Watched,
 };
@@ -27,7 +27,7 @@ use crate::memory::Share;
 use crate::pool::Pool;
 use crate::ring::{Completion, Ring};
 use crate::sink::UringSink;
-use crate::socket::{Facts, Socket, number};
+use crate::socket::{Facts, Socket};
 use crate::source::UringSource;
 use crate::table::{Kind, NO_PLACE, Owner, Table, Token};
 use crate::waited::Waited;
@@ -60,8 +60,6 @@ pub(crate) struct Core {
     due: RefCell<Vec<Rc<Socket>>>,
     /// Those whose send is being tried.
     tried: RefCell<Vec<Rc<Socket>>>,
-    /// Connections whose FIN goes out when this turn ends.
-    ending: RefCell<Vec<Rc<Socket>>>,
     /// Where to connect, until the kernel has read it.
     #[expect(clippy::vec_box, reason = "the kernel was told where each lies")]
     addresses: RefCell<Vec<Box<SocketName>>>,
@@ -100,7 +98,6 @@ impl Core {
             table: RefCell::new(Table::new()),
             due: RefCell::new(Vec::with_capacity(USUAL)),
             tried: RefCell::new(Vec::with_capacity(USUAL)),
-            ending: RefCell::new(Vec::with_capacity(USUAL)),
             addresses: RefCell::default(),
             rung: RefCell::default(),
             called: RefCell::default(),
@@ -163,19 +160,10 @@ impl Core {
         self.due.borrow_mut().push(socket);
     }
 
-    /// A connection's FIN is due.
-    pub(crate) fn shut_later(&self, socket: Rc<Socket>) {
-        self.ending.borrow_mut().push(socket);
-    }
-
     /// The end of a turn: everything that came up in it goes to the kernel in one call, which waits for completions as
     /// [`Ring::enter`] does, unless something has to be done behind what is sent. Then [`deliver`](Core::deliver).
     pub(crate) fn enter(&self, want: u32, timeout: Option<Duration>) -> io::Result<()> {
         self.relieve();
-        loop {
-            let Some(socket) = self.ending.borrow_mut().pop() else { break };
-            socket.shut_now();
-        }
         // What the kernel did not take in the call before may have somebody waiting behind it.
         let want = if self.tried.borrow().is_empty() { want } else { 0 };
         let (mut want, frees) = self.begin_sends(want);
@@ -364,7 +352,6 @@ impl Core {
         }
         self.due.take();
         self.tried.take();
-        self.ending.take();
         self.pool.clear();
         CURRENT.with(|current| *current.borrow_mut() = Weak::new());
         self.ring.close();
@@ -445,7 +432,7 @@ impl Reactor for UringReactor {
         let near = to.inet().filter(waterwheel_os::is_near).map_or(0, |at| at.port());
         if to.inet().is_some() && self.core.has(Feature::Connect) {
             let (file, name) = waterwheel_os::prepare_connect(to, options)?;
-            let socket = Socket::new(Some(file), Facts::CONNECTING.and(Facts::BY_RING), 0);
+            let socket = Socket::new(Some(file), Facts::CONNECTING.and(Facts::BY_RING), Fault::default());
             socket.is_near(near);
             socket.enter(&self.core);
             socket.begin_connect(&self.core, name);
@@ -454,10 +441,10 @@ impl Reactor for UringReactor {
         // The connect of a Unix socket can wait, or fail for now, which only connect(2) tells apart.
         let (file, progress) = waterwheel_os::begin_connect(to, options)?;
         let socket = match progress {
-            Progress::Begun => Socket::new(Some(file), Facts::CONNECTING, 0),
-            Progress::Established => Socket::new(Some(file), Facts::NONE, 0),
+            Progress::Begun => Socket::new(Some(file), Facts::CONNECTING, Fault::default()),
+            Progress::Established => Socket::new(Some(file), Facts::NONE, Fault::default()),
             Progress::Failed(error) => {
-                let socket = Socket::new(None, Facts::CLOSING, number(&error));
+                let socket = Socket::new(None, Facts::CLOSING, Fault::of(&error));
                 return Ok(self.transport(socket, Vec::new(), None));
             }
         };
@@ -472,9 +459,7 @@ impl Reactor for UringReactor {
     fn adopt(&self, incoming: Incoming) -> io::Result<Transport> {
         let file = waterwheel_os::open(incoming.handle)?;
         self.lives()?;
-        // One that was accepted is ours alone.
-        let facts = if incoming.peer.is_some() { Facts::NONE } else { Facts::SHARED };
-        let socket = Socket::new(Some(file), facts, 0);
+        let socket = Socket::new(Some(file), Facts::NONE, Fault::default());
         socket.enter(&self.core);
         Ok(self.transport(socket, incoming.bytes, incoming.peer))
     }

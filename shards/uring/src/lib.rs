@@ -79,7 +79,6 @@ mod table;
 #[cfg(test)]
 mod tests;
 mod waited;
-mod waiting;
 mod wakes;
 mod watched;
 

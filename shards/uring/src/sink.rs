@@ -132,7 +132,7 @@ impl Sink for UringSink {
             }
         }
         // What was taken did not all go out.
-        Poll::Ready(socket.error().map_or_else(|| self.socket.shut_soon(&self.core), Err))
+        Poll::Ready(socket.error().map_or_else(|| socket.shut(), Err))
     }
 
     fn unacknowledged(&self) -> Option<usize> {
@@ -154,7 +154,7 @@ impl Drop for UringSink {
             socket.set(Facts::SHUT_LATER);
         } else if !socket.is(Facts::SHUT) && socket.error().is_none() && !socket.is(Facts::NO_SOURCE) {
             // If it fails the connection broke, which the source learns by itself.
-            let _ = socket.shut_soon(&self.core);
+            let _ = socket.shut();
         }
         socket.let_go(&self.core);
     }

@@ -8,14 +8,14 @@ use std::rc::Rc;
 use io_uring::opcode;
 use io_uring::types::{Fd, Timespec};
 use rustix::io::Errno;
-use waterwheel_os::SocketName;
+use waterwheel_os::{Fault, SocketName};
+use waterwheel_reactor::Waiter;
 
 use crate::core::Core;
 use crate::inbox::Inbox;
 use crate::outbox::Outbox;
 use crate::ring::Completion;
 use crate::table::{Kind, NO_PLACE, Owner, Token};
-use crate::waiting::Waiter;
 
 /// Some of the facts below.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,11 +44,7 @@ impl Facts {
     /// The time that its last bytes have is running.
     pub(crate) const PATIENCE: Facts = Facts(1 << 9);
     /// It is the ring that connects.
-    pub(crate) const BY_RING: Facts = Facts(1 << 11);
-    /// The same open file may have other descriptors, so that closing ours does not send FIN.
-    pub(crate) const SHARED: Facts = Facts(1 << 12);
-    /// Our FIN goes to the kernel when the turn ends.
-    pub(crate) const SHUT_DUE: Facts = Facts(1 << 10);
+    pub(crate) const BY_RING: Facts = Facts(1 << 10);
 
     pub(crate) const fn and(self, more: Facts) -> Facts {
         Facts(self.0 | more.0)
@@ -74,8 +70,7 @@ pub(crate) struct Socket {
     facts: Cell<Facts>,
     /// The port of this machine that it connects to, where it may meet itself; else 0.
     near: Cell<u16>,
-    /// The system's number of what broke the connection; 0: nothing did.
-    error: Cell<i32>,
+    fault: Fault,
     /// Operations that have not completed.
     under_way: Cell<u32>,
     pub(crate) reader: Waiter,
@@ -86,18 +81,15 @@ pub(crate) struct Socket {
 
 /// What a connect answers that goes on, or was interrupted and goes on.
 const UNFINISHED: [Errno; 4] = [Errno::INPROGRESS, Errno::ALREADY, Errno::AGAIN, Errno::INTR];
-const PIPE: i32 = Errno::PIPE.raw_os_error();
-const NOBUFS: i32 = Errno::NOBUFS.raw_os_error();
-const NOMEM: i32 = Errno::NOMEM.raw_os_error();
 
 impl Socket {
-    pub(crate) fn new(file: Option<OwnedFd>, facts: Facts, error: i32) -> Rc<Socket> {
+    pub(crate) fn new(file: Option<OwnedFd>, facts: Facts, fault: Fault) -> Rc<Socket> {
         Rc::new(Socket {
             place: Cell::new(NO_PLACE),
             file: RefCell::new(file),
             facts: Cell::new(facts),
             near: Cell::new(0),
-            error: Cell::new(error),
+            fault,
             under_way: Cell::new(0),
             reader: Waiter::default(),
             writer: Waiter::default(),
@@ -170,9 +162,7 @@ impl Socket {
             // Else the poll was cancelled, and the connect with it.
             Kind::Writable if self.is(Facts::CONNECTING) && completion.result >= 0 => {
                 let error = self.with_file(waterwheel_os::take_error).flatten();
-                let failed =
-                    error.map_or_else(|error| Some(number(&error)), |error| error.as_ref().map(number));
-                self.connected(core, failed);
+                self.connected(core, error.unwrap_or_else(Some));
             }
             Kind::Writable => self.outbox.writable(self, core),
             Kind::Patience => self.out_of_time(core),
@@ -222,85 +212,60 @@ impl Socket {
             // Begun, and the ring does not wait for it.
             self.await_writable(core);
         } else {
-            self.connected(core, Some(-result).filter(|error| *error > 0));
+            self.connected(core, (result < 0).then(|| io::Error::from_raw_os_error(-result)));
         }
     }
 
-    /// The connect came to its end, one way or the other.
-    fn connected(self: &Rc<Self>, core: &Core, mut failed: Option<i32>) {
+    /// The connect came to its end, one way or the other. Whoever waits is told when all of it is known.
+    fn connected(self: &Rc<Self>, core: &Core, mut failed: Option<io::Error>) {
         self.clear(Facts::CONNECTING);
         let port = self.near.get();
         let alone = |file: BorrowedFd<'_>| waterwheel_os::met_itself_at(file, port);
         if failed.is_none() && port != 0 && self.with_file(alone).unwrap_or(false) {
-            failed = Some(Errno::CONNREFUSED.raw_os_error());
+            failed = Some(Errno::CONNREFUSED.into());
         }
-        let awaited = self.writer.waits();
-        self.reader.wake();
-        self.writer.wake();
         if let Some(error) = failed {
-            self.error.set(error);
+            self.fault.end_with(&error);
             // Nothing can come of it any more, and one that met itself would even work.
             return self.close(core);
         }
-        if awaited {
+        if self.writer.waits() {
             self.set(Facts::SOUND);
         }
         if self.is(Facts::SHUT_LATER) {
             // If it fails the connection broke, which the source learns by itself.
             let _ = self.shut();
         }
+        self.reader.wake();
+        self.writer.wake();
     }
 
     // ---- errors
 
-    /// Remembers an error that ends the connection, and answers with the one to report: the first, but for a broken
-    /// pipe, which only says that the peer does not read.
+    /// Remembers an error that ends the connection, and answers with the one to report.
     pub(crate) fn fail(&self, error: io::Error) -> io::Error {
-        let known = self.error.get();
-        if known != 0 && known != PIPE {
-            return io::Error::from_raw_os_error(known);
-        }
-        match error.raw_os_error() {
-            // Short of memory, not broken.
-            Some(NOBUFS | NOMEM) | None => {}
-            Some(number) => self.error.set(number),
-        }
-        error
-    }
-
-    /// Later attempts report `error`, if there was none before.
-    fn end_with(&self, error: Errno) {
-        if self.error.get() == 0 {
-            self.error.set(error.raw_os_error());
-        }
+        self.fault.note(error)
     }
 
     /// What broke the connection, if anything did.
     pub(crate) fn error(&self) -> Option<io::Error> {
-        match self.error.get() {
-            0 => None,
-            number => Some(io::Error::from_raw_os_error(number)),
-        }
+        self.fault.error()
     }
 
-    /// What broke the receiving half: a broken pipe does not.
+    /// What broke the receiving half.
     pub(crate) fn receive_error(&self) -> Option<io::Error> {
-        if self.error.get() == PIPE { None } else { self.error() }
+        self.fault.receive_error()
     }
 
     /// Why there is no file any more.
     pub(crate) fn failure(&self) -> io::Error {
-        self.error().unwrap_or_else(|| Errno::NOTCONN.into())
+        self.fault.failure()
     }
 
     /// Asks the kernel for an error that nobody was told of: while nothing is received, nothing tells.
     pub(crate) fn take_error(&self) {
-        let waiting = match &*self.file.borrow() {
-            Some(file) => waterwheel_os::take_error(file.as_fd()),
-            None => return,
-        };
-        if let Ok(Some(error)) | Err(error) = waiting {
-            self.fail(error);
+        if let Some(file) = &*self.file.borrow() {
+            self.fault.take_from(file.as_fd());
         }
     }
 
@@ -308,38 +273,9 @@ impl Socket {
 
     /// Sends FIN, behind what the kernel has.
     pub(crate) fn shut(&self) -> io::Result<()> {
-        let sent = self.with_file(waterwheel_os::shutdown_write)?;
-        match sent {
-            Ok(()) => {
-                self.set(Facts::SHUT);
-                Ok(())
-            }
-            Err(error) => {
-                // ENOTCONN; what broke the connection says more.
-                self.take_error();
-                Err(self.error().unwrap_or(error))
-            }
-        }
-    }
-
-    /// Sends FIN: at once if the peer may still send, else with the turn's other operations, since a connection whose both
-    /// directions have ended is mostly closed in the same turn, which sends it too.
-    pub(crate) fn shut_soon(self: &Rc<Self>, core: &Core) -> io::Result<()> {
-        if !self.inbox.is_over() || self.is(Facts::SHARED) {
-            return self.shut();
-        }
-        self.set(Facts::SHUT.and(Facts::SHUT_DUE));
-        core.shut_later(self.clone());
+        self.with_file(|file| self.fault.shut(file)).flatten()?;
+        self.set(Facts::SHUT);
         Ok(())
-    }
-
-    /// The turn ends: sends the FIN that is due, unless the file was closed.
-    pub(crate) fn shut_now(&self) {
-        if self.is(Facts::SHUT_DUE) {
-            self.clear(Facts::SHUT_DUE);
-            // If it fails the connection broke after its end, which concerns nobody any more.
-            let _ = self.shut();
-        }
     }
 
     /// Does something with the descriptor.
@@ -359,7 +295,7 @@ impl Socket {
             return;
         }
         let _ = self.with_file(waterwheel_os::abort);
-        self.end_with(Errno::CONNABORTED);
+        self.fault.end_with(&Errno::CONNABORTED.into());
         self.set(Facts::ABORTED);
         self.close(core);
     }
@@ -369,7 +305,7 @@ impl Socket {
         if !(self.is(Facts::NO_SOURCE) && self.is(Facts::NO_SINK)) {
             return;
         }
-        if self.outbox.is_empty() || self.is(Facts::CONNECTING) || self.error.get() != 0 {
+        if self.outbox.is_empty() || self.is(Facts::CONNECTING) || self.fault.is_some() {
             self.close(core);
         } else if !self.is(Facts::PATIENCE) && self.outbox.is_stuck() {
             self.set(Facts::PATIENCE);
@@ -404,7 +340,7 @@ impl Socket {
         if self.is(Facts::PATIENCE) {
             core.cancel(self.token(Kind::Patience));
         }
-        self.end_with(Errno::NOTCONN);
+        self.fault.end_with(&Errno::NOTCONN.into());
         self.reader.wake();
         self.writer.wake();
         if self.is_quiet() {
@@ -423,7 +359,6 @@ impl Socket {
 
     /// Takes the file out, to be owned by somebody else. No operation may be under way.
     pub(crate) fn hand_out(self: &Rc<Self>, core: &Core) -> Option<OwnedFd> {
-        self.shut_now();
         let file = self.file.take()?;
         self.close(core);
         Some(file)
@@ -433,7 +368,7 @@ impl Socket {
     pub(crate) fn forget(&self) {
         drop(self.file.take());
         self.set(Facts::CLOSING);
-        self.end_with(Errno::NOTCONN);
+        self.fault.end_with(&Errno::NOTCONN.into());
         self.reader.wake();
         self.writer.wake();
         self.reader.forget();
@@ -448,9 +383,3 @@ impl Socket {
 
 /// How long a peer has to read what was left for it by a connection that nobody holds any more. Tests do not have so long.
 static PATIENCE: Timespec = Timespec::new().sec(if cfg!(test) { 1 } else { 30 });
-
-/// The system's number of an error from connect(2) or `SO_ERROR`.
-pub(crate) fn number(error: &io::Error) -> i32 {
-    // One that is not the kernel's has none; there is none such at present.
-    error.raw_os_error().unwrap_or(Errno::CONNREFUSED.raw_os_error())
-}

@@ -180,7 +180,6 @@ impl Source for UringSource {
     fn descriptor(&self) -> Option<BorrowedFd<'_>> {
         if self.borrowed.get().is_none() {
             let copy = self.socket.with_file(waterwheel_os::duplicate).flatten().ok()?;
-            self.socket.set(Facts::SHARED);
             let _ = self.borrowed.set(copy);
         }
         self.borrowed.get().map(AsFd::as_fd)

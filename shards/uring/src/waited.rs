@@ -9,12 +9,12 @@ use std::task::Context;
 use io_uring::opcode;
 use io_uring::types::Fd;
 use rustix::io::Errno;
+use waterwheel_reactor::Waiter;
 
 use crate::core::Core;
 use crate::features::Feature;
 use crate::ring::Completion;
 use crate::table::{Kind, NO_PLACE, Owner, Token};
-use crate::waiting::Waiter;
 
 /// One direction of readiness.
 #[derive(Debug)]

@@ -9,6 +9,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError, mpsc};
 use std::task::{Context, Wake, Waker};
 
 use rustix::event::epoll::EventFlags;
+use waterwheel_os::Fault;
 
 use super::*;
 use crate::descriptor::Descriptor;
@@ -164,7 +165,7 @@ impl Wake for Again {
         self.wakes.fetch_add(1, Relaxed);
         if let Some(successor) = &self.successor {
             let cx = &Context::from_waker(successor);
-            WAITS_AT.with_borrow(|at| at.as_ref().unwrap().await_read(cx));
+            WAITS_AT.with_borrow(|at| at.as_ref().unwrap().reader.wait(cx));
         }
     }
 }
@@ -174,9 +175,9 @@ fn who_waits_anew_while_being_woken_is_not_lost() {
     let second = Arc::new(Again { wakes: AtomicU32::new(0), successor: None });
     let successor = Some(Waker::from(second.clone()));
     let first = Arc::new(Again { wakes: AtomicU32::new(0), successor });
-    let descriptor = Descriptor::dead(0);
+    let descriptor = Descriptor::dead(Fault::default());
     WAITS_AT.set(Some(descriptor.clone()));
-    descriptor.await_read(&Context::from_waker(&Waker::from(first.clone())));
+    descriptor.reader.wait(&Context::from_waker(&Waker::from(first.clone())));
     let wakes = || (first.wakes.load(Relaxed), second.wakes.load(Relaxed));
     descriptor.ready(EventFlags::IN);
     assert_eq!(wakes(), (1, 0));
@@ -191,13 +192,13 @@ fn who_waits_anew_while_being_woken_is_not_lost() {
 fn waiting_again_with_the_same_waker_counts_no_reference() {
     let arc = Arc::new(Again { wakes: AtomicU32::new(0), successor: None });
     let waker = Waker::from(arc.clone());
-    let descriptor = Descriptor::dead(0);
-    descriptor.await_write(&Context::from_waker(&waker));
+    let descriptor = Descriptor::dead(Fault::default());
+    descriptor.writer.wait(&Context::from_waker(&waker));
     let references = Arc::strong_count(&arc);
     descriptor.ready(EventFlags::OUT);
     assert_eq!(Arc::strong_count(&arc), references, "kept when woken");
-    descriptor.await_write(&Context::from_waker(&waker));
+    descriptor.writer.wait(&Context::from_waker(&waker));
     assert_eq!(Arc::strong_count(&arc), references);
-    descriptor.forget_writer();
+    descriptor.writer.forget();
     assert_eq!(Arc::strong_count(&arc), references - 1);
 }

@@ -1,12 +1,13 @@
-//! Who waits: one waker for each direction, kept when woken, so that waiting again costs no reference count.
+//! Who waits for one thing, such as one direction of a connection.
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::task::{Context, Waker};
 
-/// Somebody who may wait for something.
+/// Somebody who may wait for something: at most one, the latest. The waker is kept when it is woken, so that waiting again costs
+/// no reference count. Any waker may be woken here, also one that runs code which comes back here.
 #[derive(Default)]
-pub(crate) struct Waiter {
+pub struct Waiter {
     waker: RefCell<Option<Waker>>,
     waits: Cell<bool>,
     /// Whether a waker that was woken may be put back: nobody forgot it meanwhile.
@@ -15,7 +16,7 @@ pub(crate) struct Waiter {
 
 impl Waiter {
     /// Remembers who waits; the latest wins.
-    pub(crate) fn wait(&self, cx: &Context<'_>) {
+    pub fn wait(&self, cx: &Context<'_>) {
         // What is dropped for the new one may run anything, so nothing is borrowed then.
         let new = match &*self.waker.borrow() {
             Some(waker) if waker.will_wake(cx.waker()) => None,
@@ -28,12 +29,12 @@ impl Waiter {
     }
 
     /// Whether somebody waits.
-    pub(crate) fn waits(&self) -> bool {
+    pub fn waits(&self) -> bool {
         self.waits.get()
     }
 
     /// Wakes whoever waits. Borrow nothing meanwhile: a waker may run anything.
-    pub(crate) fn wake(&self) {
+    pub fn wake(&self) {
         if !self.waits.replace(false) {
             return;
         }
@@ -49,7 +50,7 @@ impl Waiter {
     }
 
     /// Forgets who waited.
-    pub(crate) fn forget(&self) {
+    pub fn forget(&self) {
         self.waits.set(false);
         self.kept.set(false);
         drop(self.waker.take());
