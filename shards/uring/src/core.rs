@@ -26,6 +26,7 @@ use crate::listener::UringListener;
 use crate::memory::Share;
 use crate::pool::Pool;
 use crate::ring::{Completion, Ring};
+use crate::seldom::{Causes, Seldom};
 use crate::sink::UringSink;
 use crate::socket::{Facts, Socket};
 use crate::source::UringSource;
@@ -68,6 +69,7 @@ pub(crate) struct Core {
     /// The same of the call before, while its completions are looked at. Else empty.
     called: RefCell<Vec<Arc<Way>>>,
     completions: RefCell<Vec<Completion>>,
+    causes: Causes,
     seed: u64,
     ended: Cell<bool>,
 }
@@ -102,6 +104,7 @@ impl Core {
             rung: RefCell::default(),
             called: RefCell::default(),
             completions: RefCell::new(Vec::with_capacity(USUAL)),
+            causes: Causes::default(),
             seed: waterwheel_os::random_seed()?,
             ended: Cell::new(false),
         });
@@ -265,6 +268,12 @@ impl Core {
     fn relieve(&self) {
         let Some(buffers) = &self.buffers else { return };
         if buffers.are_few() {
+            if let Some(times) = self.happens(|causes| &causes.few_buffers) {
+                tracing::warn!(
+                    times,
+                    "few buffers are left: those with bytes that nobody takes are copied out"
+                );
+            }
             buffers.holders(|place| {
                 let holder = self.table.borrow().socket(place).cloned();
                 if let Some(socket) = holder {
@@ -310,7 +319,28 @@ impl Core {
         let (called, rung) = (self.called.borrow(), self.rung.borrow());
         if let Some(way) = called.get(place as usize).or_else(|| rung.get(place as usize)) {
             way.interrupt.raise();
+            if let Some(times) = self.happens(|causes| &causes.no_message) {
+                tracing::info!(
+                    times,
+                    "the kernel did not deliver a message to a shard, which is woken by eventfd"
+                );
+            }
         }
+    }
+
+    /// A peer did not read what was left for it, and was reset.
+    pub(crate) fn unread(&self) {
+        if let Some(times) = self.happens(|causes| &causes.unread) {
+            tracing::info!(
+                times,
+                "a peer did not read to the end what a closed connection had left for it: reset"
+            );
+        }
+    }
+
+    /// Something happened that the log is told seldom: now? And how often since it was told?
+    fn happens(&self, which: impl FnOnce(&Causes) -> &Seldom) -> Option<u64> {
+        which(&self.causes).happens(self.clock.now())
     }
 
     // ---- the end
@@ -322,6 +352,7 @@ impl Core {
         let _ = self.enter(0, None).and_then(|()| self.deliver(way));
         self.ended.set(true);
         let everybody = self.table.borrow().everybody();
+        let mut cut_off = 0;
         for owner in &everybody {
             match owner {
                 Owner::Socket(socket) => {
@@ -330,11 +361,18 @@ impl Core {
                         socket.close(self);
                     } else {
                         // Not to be taken for all that was said.
+                        cut_off += 1;
                         socket.abort(self);
                     }
                 }
                 Owner::Waited(waited) => drop(waited.take(self)),
             }
+        }
+        if cut_off > 0 {
+            tracing::warn!(
+                connections = cut_off,
+                "reset at the end of the shard: their peers had not read all"
+            );
         }
         let let_go = self.part(way);
         for owner in &everybody {

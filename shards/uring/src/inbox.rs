@@ -22,8 +22,8 @@ use crate::table::Kind;
 /// (`MULTISHOT_MAX_RETRY`, io_uring/net.c), 576 KiB in all.
 const HELD_MAX: usize = 64 << 10;
 
-/// Two full buffers that come before anybody has taken the first begin a stream. One is a message: proxied messages of 16 KiB
-/// took 0.85 of HAProxy's CPU by receives into the kernel's buffers, and 0.97 as streams; of 1 MiB, 0.95 and 0.73.
+/// Two full buffers that come before anybody has taken the first begin a stream. One is a message, which is
+/// cheaper received into the kernel's buffers.
 const BACKLOG: usize = 2 * BYTES;
 /// So many receives in a row that found no more than one buffer's worth end it.
 const TRICKLE: u32 = 4;

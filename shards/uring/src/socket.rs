@@ -319,6 +319,7 @@ impl Socket {
     /// Nobody waits for this connection any more, and its peer has not read for long.
     fn out_of_time(self: &Rc<Self>, core: &Core) {
         if !self.is(Facts::CLOSING) {
+            core.unread();
             self.abort(core);
         }
     }
