@@ -18,6 +18,9 @@ pub(super) struct Knobs {
     /// `auto`, or a name that `waterwheel reactors` lists (WATERWHEEL_REACTOR).
     #[arg(long, global = true, value_name = "NAME")]
     reactor: Option<String>,
+    /// What the reactor uring does without, as in `multishot,msg_ring` (WATERWHEEL_URING_OFF).
+    #[arg(long, global = true, value_name = "LIST")]
+    uring_off: Option<String>,
     /// How connections are assigned to shards: `flow`, `source`, `kernel` (WATERWHEEL_STEER).
     #[arg(long, global = true, value_name = "MODE")]
     steer: Option<String>,
@@ -45,6 +48,7 @@ impl Knobs {
             (Knob::Cores, "--cores", &self.cores),
             (Knob::Cpus, "--cpus", &self.cpus),
             (Knob::Reactor, "--reactor", &self.reactor),
+            (Knob::UringOff, "--uring-off", &self.uring_off),
             (Knob::Steer, "--steer", &self.steer),
             (Knob::SpinUs, "--spin-us", &self.spin_us),
             (Knob::StallMs, "--stall-ms", &self.stall_ms),

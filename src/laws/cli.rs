@@ -338,6 +338,31 @@ fn a_report_that_cannot_be_written_is_told_with_the_systems_reason() {
     refused(&kit::Process::of(child).wait(), 1, &["cannot write to standard output: ", "No space left"]);
 }
 
+#[test]
+fn what_uring_does_without_is_logged_however_it_was_said() {
+    let uring = reactors().into_iter().find(|backend| backend.name() == "uring");
+    if uring.is_none_or(|uring| uring.probe().is_err()) {
+        return;
+    }
+    let origin = kit::Origin::echo();
+    for (variable, flag) in [("skip,multishot", None), ("buffers", Some("multishot,skip"))] {
+        let mut command = kit::Proxy::command("uring", &[origin.at]);
+        command.env("WATERWHEEL_URING_OFF", variable);
+        command.args(flag.into_iter().flat_map(|list| ["--uring-off", list]));
+        let process = kit::Process::start(&mut command);
+        let at = process.told("waterwheel: listening on tcp:");
+        let mut stream = kit::client(at.parse().unwrap());
+        kit::Pattern::new(1).write(&mut stream, 100).unwrap();
+        assert_eq!(kit::Pattern::new(1).read(&mut stream, 100).unwrap(), 100);
+        drop(stream);
+        process.signal(Signal::TERM);
+        let ended = process.wait();
+        let line = ended.err.lines().find(|line| line.contains("features of io_uring are switched off"));
+        assert!(line.is_some_and(|line| line.contains("multishot,skip")), "{}", ended.err);
+        assert_eq!(ended.code, Some(0));
+    }
+}
+
 fn closed_pipe() -> Stdio {
     let (reader, writer) = std::io::pipe().unwrap();
     drop(reader);

@@ -262,6 +262,13 @@ impl Config {
         self
     }
 
+    /// What the reactor `uring` does without, where a kernel has it wrong.
+    #[cfg(feature = "uring")]
+    pub fn uring_off(mut self, off: super::UringFeatures) -> Config {
+        self.uring_off = off;
+        self
+    }
+
     /// What decides which shard owns a connection.
     pub fn steer(mut self, mode: Mode) -> Config {
         self.steer = mode;
@@ -411,6 +418,16 @@ mod tests {
     }
 
     #[test]
+    #[cfg(feature = "uring")]
+    fn what_uring_does_without_is_read() {
+        use crate::runtime::{UringFeature, UringFeatures};
+        let off = UringFeatures::NONE.with(UringFeature::Multishot).with(UringFeature::MessageRing);
+        let config = from("WATERWHEEL_URING_OFF", "msg_ring,multishot").unwrap();
+        assert_eq!(config, Config::default().uring_off(off));
+        assert_ne!(config, Config::default());
+    }
+
+    #[test]
     fn an_empty_environment_gives_the_defaults() {
         assert_eq!(Config::from_vars([("HOME", "/root"), ("WATER", "x")]), Ok(Config::default()));
     }
@@ -420,6 +437,7 @@ mod tests {
         for (knob, values) in [
             (Knob::Cores, &["0", "", "two", "-1", "1025", "1.5", "Auto"][..]),
             (Knob::Cpus, &["", "a", "0-", "3-1", "0,0", "1024"]),
+            (Knob::UringOff, &["everything", "buffers;skip", "Buffers"]),
             (Knob::Steer, &["", "hash", "Flow", "cpu", "least", "key"]),
             (Knob::SpinUs, &["", "1ms", "-1", "1000001"]),
             (Knob::StallMs, &["", "x", "3600001"]),

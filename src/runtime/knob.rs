@@ -155,7 +155,7 @@ pub(crate) fn log_filter(text: &str) -> Result<String, String> {
 /// What the reactor on io_uring does without.
 #[cfg(feature = "uring")]
 pub(crate) mod uring {
-    pub(crate) use waterwheel_uring::Features;
+    pub use waterwheel_uring::{Feature, Features};
 
     /// What may be named.
     pub(crate) const FEATURES: &str = "buffers, multishot, skip, msg_ring, defer_taskrun, no_sqarray, ring_fd, connect, no_iowait, between commas";

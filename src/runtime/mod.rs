@@ -19,6 +19,8 @@ pub use choose::{Choice, choose, reactors};
 pub use config::{Config, ConfigError};
 pub use cpus::{CpuList, CpuListError};
 pub use knob::Knob;
+#[cfg(feature = "uring")]
+pub use knob::uring::{Feature as UringFeature, Features as UringFeatures};
 pub use plan::Plan;
 pub use runtime::{RunError, Runtime, StartError};
 pub use service::{Service, serve};
