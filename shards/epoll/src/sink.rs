@@ -112,16 +112,17 @@ impl Drop for EpollSink {
     fn drop(&mut self) {
         let descriptor = &*self.descriptor;
         descriptor.writer.forget();
-        if descriptor.is(Facts::NO_SOURCE) {
-            return self.core.close(descriptor);
-        }
         descriptor.set(Facts::NO_SINK);
         if descriptor.is(Facts::CONNECTING) {
             // Now it would cancel the connect.
             descriptor.set(Facts::SHUT_LATER);
         } else if !descriptor.is(Facts::SHUT) {
-            // If it fails the connection broke, which the source learns by itself.
+            // Also where it is closed at once: somebody may keep another descriptor of the open file. If it fails the
+            // connection broke, which the source learns by itself.
             let _ = descriptor.shut();
+        }
+        if descriptor.is(Facts::NO_SOURCE) {
+            self.core.close(descriptor);
         }
     }
 }

@@ -102,7 +102,8 @@ pub fn take_error(socket: BorrowedFd<'_>) -> io::Result<Option<io::Error>> {
 
 /// Whether an address that is connected to is surely this machine's.
 pub fn is_near(to: &SocketAddr) -> bool {
-    to.ip().is_loopback() || to.ip().is_unspecified()
+    let ip = to.ip().to_canonical();
+    ip.is_loopback() || ip.is_unspecified()
 }
 
 /// As [`met_itself`], of a socket that has connected to that port: one system call less, since it seldom comes from it.

@@ -1,10 +1,12 @@
 //! Time without a hidden clock: a shard asks its reactor, and only a backend asks the kernel.
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::fmt;
 use std::ops::{Add, Sub};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use crate::waiter::Waiter;
 
 /// A moment of a run: nanoseconds since an origin that all shards of the run share. Never goes back.
 #[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -92,9 +94,9 @@ impl Clock {
 /// [`Alarm::fire`].
 #[derive(Debug, Default)]
 pub struct Alarm {
-    // `None`: nobody waits. The waker is kept when the alarm fired, so that re-arming it costs no reference count.
+    // `None`: nobody waits.
     deadline: Cell<Option<Time>>,
-    waker: RefCell<Option<Waker>>,
+    waiter: Waiter,
 }
 
 impl Alarm {
@@ -105,10 +107,7 @@ impl Alarm {
             return Poll::Ready(());
         }
         self.deadline.set(Some(deadline));
-        match &mut *self.waker.borrow_mut() {
-            Some(waker) => waker.clone_from(cx.waker()),
-            none => *none = Some(cx.waker().clone()),
-        }
+        self.waiter.wait(cx);
         Poll::Pending
     }
 
@@ -121,9 +120,7 @@ impl Alarm {
     pub fn fire(&self, now: Time) {
         if self.deadline.get().is_some_and(|at| at <= now) {
             self.deadline.set(None);
-            if let Some(waker) = &*self.waker.borrow() {
-                waker.wake_by_ref();
-            }
+            self.waiter.wake();
         }
     }
 }
@@ -131,6 +128,7 @@ impl Alarm {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::task::Waker;
 
     #[test]
     fn absurd_durations_saturate() {

@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::task::{Context, Waker};
 
 /// Somebody who may wait for something: at most one, the latest. The waker is kept when it is woken, so that waiting again costs
@@ -33,14 +34,16 @@ impl Waiter {
         self.waits.get()
     }
 
-    /// Wakes whoever waits. Borrow nothing meanwhile: a waker may run anything.
+    /// Wakes whoever waits. Borrow nothing meanwhile: a waker may run anything. One that panics is kept from whoever wakes,
+    /// who has others to wake.
     pub fn wake(&self) {
         if !self.waits.replace(false) {
             return;
         }
         if let Some(waker) = self.waker.take() {
             self.kept.set(true);
-            waker.wake_by_ref();
+            // It has been heard of by the panic hook, and is nothing that this connection could do something about.
+            let _ = catch_unwind(AssertUnwindSafe(|| waker.wake_by_ref()));
             // Whoever came meanwhile is later, and stays.
             let mut now = self.waker.borrow_mut();
             if now.is_none() && self.kept.get() {
@@ -91,5 +94,24 @@ mod tests {
             assert!(!waiter.waits());
         });
         assert_eq!(Arc::strong_count(&forgets), 1);
+    }
+
+    struct Panics;
+
+    impl Wake for Panics {
+        fn wake(self: Arc<Self>) {
+            panic!("a waker of the test's");
+        }
+    }
+
+    #[test]
+    fn a_waker_that_panics_is_kept_from_whoever_wakes() {
+        let waiter = Waiter::default();
+        let waker = Waker::from(Arc::new(Panics));
+        for _ in 0..2 {
+            waiter.wait(&Context::from_waker(&waker));
+            waiter.wake();
+            assert!(!waiter.waits());
+        }
     }
 }

@@ -358,6 +358,10 @@ impl Core {
                 Owner::Socket(socket) => {
                     socket.outbox.send_now(socket, self);
                     if socket.outbox.is_empty() {
+                        if socket.is(Facts::SHUT_LATER) {
+                            // As when it would have been sent in its turn.
+                            let _ = socket.shut();
+                        }
                         socket.close(self);
                     } else {
                         // Not to be taken for all that was said.

@@ -58,6 +58,8 @@ pub(crate) struct Inbox {
     drained: Cell<bool>,
     /// The kernel had no buffer for the last receive: the next one takes memory of ours.
     starved: Cell<bool>,
+    /// The kernel was short of memory at the last receive: the next one waits a little.
+    short: Cell<bool>,
 }
 
 impl Inbox {
@@ -94,7 +96,7 @@ impl Inbox {
         match socket.with_file(|file| own.fill(|room| waterwheel_os::receive(file, room))).flatten() {
             Ok(count @ 1..) => return Some((own, count)),
             Ok(_) => self.over.set(true),
-            Err(error) => failed(socket, -error.raw_os_error().unwrap_or(0)),
+            Err(error) => self.failed(socket, -error.raw_os_error().unwrap_or(0)),
         }
         Chunk::Own(own).release(core);
         None
@@ -129,6 +131,11 @@ impl Inbox {
 
     fn ask_anew(&self, socket: &Socket, core: &Core) {
         let Some(number) = socket.number() else { return };
+        if self.short.take() {
+            self.asked.set(Asked::Readable);
+            socket.await_memory(core, Kind::Readable);
+            return;
+        }
         let (entry, kind) = if core.buffers().is_none() || self.streams.get() || self.starved.take() {
             self.asked.set(Asked::Readable);
             let events = (libc::POLLIN | libc::POLLRDHUP) as u32;
@@ -191,7 +198,7 @@ impl Inbox {
                     buffers.ran_out();
                     self.starved.set(true);
                 }
-                failed(socket, error);
+                self.failed(socket, error);
             }
         }
         // Also when it stopped: who waits then asks again.
@@ -220,20 +227,23 @@ impl Inbox {
         self.chunks.each(&core.links, |chunk| chunk.copy_out(core));
     }
 
+    /// An error of a receive, below zero. Some are none: a cancellation, a signal, no buffer, no memory or nothing there after
+    /// all.
+    fn failed(&self, socket: &Rc<Socket>, error: i32) {
+        const PASSING: [Errno; 4] = [Errno::CANCELED, Errno::INTR, Errno::AGAIN, Errno::NOBUFS];
+        if error == -Errno::NOMEM.raw_os_error() {
+            self.short.set(true);
+        } else if PASSING.iter().all(|errno| errno.raw_os_error() != -error) {
+            socket.fail(io::Error::from_raw_os_error(-error));
+            socket.writer.wake();
+        }
+    }
+
     /// Nobody will take anything any more.
     pub(crate) fn end(&self, socket: &Socket, core: &Core) {
         self.stop(socket, core);
         while let Some(chunk) = self.take(core) {
             chunk.release(core);
         }
-    }
-}
-
-/// An error of a receive, below zero. Some are none: a cancellation, a signal, no buffer or nothing there after all.
-fn failed(socket: &Rc<Socket>, error: i32) {
-    let passing = [Errno::CANCELED, Errno::INTR, Errno::AGAIN, Errno::NOBUFS];
-    if passing.iter().all(|errno| errno.raw_os_error() != -error) {
-        socket.fail(io::Error::from_raw_os_error(-error));
-        socket.writer.wake();
     }
 }

@@ -164,12 +164,12 @@ impl Outbox {
         let whole = self.chunks.with_first(&core.links, |first| first.len()).unwrap_or(0);
         match usize::try_from(result) {
             Ok(count) if count >= whole => self.advance(socket, core, whole),
-            Ok(count) => self.stick(socket, core, count),
+            Ok(count) => self.stick(socket, core, count, false),
             Err(_) if result == -Errno::INTR.raw_os_error() => self.advance(socket, core, 0),
             Err(_) => {
                 let error = io::Error::from_raw_os_error(-result);
                 if is_passing(&error) {
-                    self.stick(socket, core, 0);
+                    self.stick(socket, core, 0, is_shortage(&error));
                 } else {
                     self.broke(socket, core, error);
                 }
@@ -210,14 +210,16 @@ impl Outbox {
         }
     }
 
-    /// Waits until there is room.
-    fn stick(&self, socket: &Rc<Socket>, core: &Core, count: usize) {
+    /// Waits until there is room, or memory.
+    fn stick(&self, socket: &Rc<Socket>, core: &Core, count: usize, short: bool) {
         self.take(core, count);
         self.state.set(State::Idle);
         if socket.is(Facts::CLOSING) {
             return;
         }
-        if socket.await_writable(core) {
+        let waits =
+            if short { socket.await_memory(core, Kind::Writable) } else { socket.await_writable(core) };
+        if waits {
             self.state.set(State::Stuck);
         }
         self.progressed(socket, core);
@@ -287,5 +289,9 @@ impl Outbox {
 
 /// Whether a send may do better later: the buffers are full, or memory is short.
 fn is_passing(error: &io::Error) -> bool {
-    matches!(Errno::from_io_error(error), Some(Errno::AGAIN | Errno::NOBUFS | Errno::NOMEM))
+    is_shortage(error) || Errno::from_io_error(error) == Some(Errno::AGAIN)
+}
+
+fn is_shortage(error: &io::Error) -> bool {
+    matches!(Errno::from_io_error(error), Some(Errno::NOBUFS | Errno::NOMEM))
 }

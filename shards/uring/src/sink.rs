@@ -28,6 +28,8 @@ impl UringSink {
     /// Ready when something can be taken.
     fn poll_room(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let socket = &*self.socket;
+        // Nobody flushes for it now.
+        socket.clear(Facts::SOUND);
         if socket.is(Facts::CONNECTING) {
             socket.writer.wait(cx);
             return Poll::Pending;
@@ -152,7 +154,8 @@ impl Drop for UringSink {
         socket.set(Facts::NO_SINK);
         if socket.is(Facts::CONNECTING) || !socket.outbox.is_empty() {
             socket.set(Facts::SHUT_LATER);
-        } else if !socket.is(Facts::SHUT) && socket.error().is_none() && !socket.is(Facts::NO_SOURCE) {
+        } else if !socket.is(Facts::SHUT) && socket.error().is_none() {
+            // Also where it is closed at once: somebody may keep another descriptor of the open file.
             // If it fails the connection broke, which the source learns by itself.
             let _ = socket.shut();
         }

@@ -73,6 +73,7 @@ pub(crate) struct Socket {
     fault: Fault,
     /// Operations that have not completed.
     under_way: Cell<u32>,
+    patience: Cell<Patience>,
     pub(crate) reader: Waiter,
     pub(crate) writer: Waiter,
     pub(crate) inbox: Inbox,
@@ -91,6 +92,7 @@ impl Socket {
             near: Cell::new(0),
             fault,
             under_way: Cell::new(0),
+            patience: Cell::default(),
             reader: Waiter::default(),
             writer: Waiter::default(),
             inbox: Inbox::default(),
@@ -216,6 +218,19 @@ impl Socket {
         }
     }
 
+    /// Memory is short: looks again a little later, since the kernel would say at once that it can be tried. False if there is
+    /// no file any more.
+    pub(crate) fn await_memory(&self, core: &Core, kind: Kind) -> bool {
+        if self.number().is_none() {
+            return false;
+        }
+        self.begun();
+        let entry = opcode::Timeout::new(&raw const BREATH).build();
+        // SAFETY: the kernel reads a constant.
+        unsafe { core.begin(entry, self.token(kind)) };
+        true
+    }
+
     /// The connect came to its end, one way or the other. Whoever waits is told when all of it is known.
     fn connected(self: &Rc<Self>, core: &Core, mut failed: Option<io::Error>) {
         self.clear(Facts::CONNECTING);
@@ -309,19 +324,35 @@ impl Socket {
             self.close(core);
         } else if !self.is(Facts::PATIENCE) && self.outbox.is_stuck() {
             self.set(Facts::PATIENCE);
-            self.begun();
-            let entry = opcode::Timeout::new(&raw const PATIENCE).build();
-            // SAFETY: the kernel reads a constant.
-            unsafe { core.begin(entry, self.token(Kind::Patience)) };
+            self.patience.set(Patience { left: self.left(), rounds: 0 });
+            self.be_patient(core);
         }
     }
 
-    /// Nobody waits for this connection any more, and its peer has not read for long.
+    /// What the peer's kernel does not have of what it was sent.
+    fn left(&self) -> usize {
+        self.outbox.bytes() + self.with_file(waterwheel_os::unacknowledged).flatten().unwrap_or(0)
+    }
+
+    fn be_patient(&self, core: &Core) {
+        self.begun();
+        let entry = opcode::Timeout::new(&raw const PATIENCE).build();
+        // SAFETY: the kernel reads a constant.
+        unsafe { core.begin(entry, self.token(Kind::Patience)) };
+    }
+
+    /// Nobody waits for this connection any more. While its peer reads, be it slowly, it has more time.
     fn out_of_time(self: &Rc<Self>, core: &Core) {
-        if !self.is(Facts::CLOSING) {
-            core.unread();
-            self.abort(core);
+        if self.is(Facts::CLOSING) {
+            return;
         }
+        let (Patience { left: before, rounds }, left) = (self.patience.get(), self.left());
+        if left < before && rounds < ROUNDS_MAX {
+            self.patience.set(Patience { left, rounds: rounds + 1 });
+            return self.be_patient(core);
+        }
+        core.unread();
+        self.abort(core);
     }
 
     /// Nothing more will come of it: cancels what is under way, wakes who waits, and closes the file as soon as the kernel
@@ -382,5 +413,17 @@ impl Socket {
     }
 }
 
-/// How long a peer has to read what was left for it by a connection that nobody holds any more. Tests do not have so long.
+/// How far a peer was with what was left for it when that was last looked at, and how often it was.
+#[derive(Clone, Copy, Debug, Default)]
+struct Patience {
+    left: usize,
+    rounds: u32,
+}
+
+/// How often a connection that nobody holds any more is looked at: ten minutes are enough for anybody.
+const ROUNDS_MAX: u32 = 20;
+/// How long a peer has to read something of what was left for it before it is reset. Tests do not have so long.
 static PATIENCE: Timespec = Timespec::new().sec(if cfg!(test) { 1 } else { 30 });
+
+/// Between two attempts while memory is short.
+static BREATH: Timespec = Timespec::new().nsec(10_000_000);

@@ -87,7 +87,11 @@ impl UringSource {
     }
 
     /// Puts back what is left of a chunk that was taken, or could not be used.
-    pub(crate) fn put_back(&mut self, chunk: Chunk) {
+    pub(crate) fn put_back(&mut self, mut chunk: Chunk) {
+        if self.core.buffers().is_some_and(|buffers| buffers.are_few()) {
+            // Nobody finds it here, for as long as the sink takes nothing.
+            chunk.copy_out(&self.core);
+        }
         self.front = Some(chunk);
     }
 

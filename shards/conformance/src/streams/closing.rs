@@ -11,7 +11,7 @@ use crate::Outcome;
 use crate::kit::pattern::Pattern;
 use crate::kit::peer::{Family, Meeting, Peer, Venue, errand, listening};
 use crate::kit::stream::{
-    expect, expect_end, flush, forward, once, peek, peek_once, read, release, send, shutdown, write,
+    expect, expect_end, flush, forward, once, peek, peek_once, read, release, send, shutdown, turn, write,
     write_all, write_until_pending,
 };
 use crate::kit::{on_one, pause, thread};
@@ -176,6 +176,9 @@ pub(super) fn dropped_sink(backend: &dyn Backend) -> Outcome {
                     dropped_with_bytes_taken(&mut meeting, full, also_the_source).await;
                 }
             }
+            for source_first in [false, true] {
+                dropped_while_somebody_keeps_the_file(&mut meeting, source_first).await;
+            }
             if family == Family::Tcp {
                 for polled in [false, true] {
                     dropped_while_connecting(&reactor, polled).await;
@@ -185,6 +188,30 @@ pub(super) fn dropped_sink(backend: &dyn Backend) -> Outcome {
         });
     }
     Outcome::Holds
+}
+
+/// The open file goes on in somebody's duplicate: its peer must hear of the end all the same, though no close tells it.
+async fn dropped_while_somebody_keeps_the_file(meeting: &mut Meeting, source_first: bool) {
+    let (Transport { source, mut sink }, peer) = meeting.peer().await;
+    let copy = source.descriptor().map(|file| file.try_clone_to_owned().expect("another descriptor"));
+    let client = errand(move || {
+        peer.expect(&mut Pattern::new(1), 1_000);
+        peer.expect_end();
+    });
+    send(sink.as_mut(), &mut Pattern::new(1), 1_000).await;
+    // What was taken is sent by then.
+    for _ in 0..5 {
+        turn().await;
+    }
+    if source_first {
+        drop(source);
+        drop(sink);
+    } else {
+        drop(sink);
+        drop(source);
+    }
+    client.end().await;
+    drop(copy);
 }
 
 /// The sink goes in the turn in which it took its last bytes; the peer reads only later.

@@ -8,6 +8,7 @@ mod forbidden;
 mod little;
 mod regressions;
 mod unread;
+mod wakers;
 
 use std::process::ExitCode;
 
@@ -23,7 +24,8 @@ fn some(ids: &[&str]) -> Vec<Law> {
 }
 
 fn main() -> ExitCode {
-    let own = [forbidden::LAWS, little::LAWS, crowds::LAWS, unread::LAWS, regressions::LAWS].concat();
+    let own =
+        [forbidden::LAWS, little::LAWS, crowds::LAWS, unread::LAWS, regressions::LAWS, wakers::LAWS].concat();
     let unregistered = some(&["LIFE-1", "LIFE-3", "WAKE-1", "STREAM-1", "STREAM-6", "STREAM-15", "HAND-1"]);
     // Rings of another law would count, too.
     let alone = some(&["LIFE-1", "WAKE-1", "STREAM-1", "STREAM-15"]).into_iter().chain([crowds::OVERFLOW]);

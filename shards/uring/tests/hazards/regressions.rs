@@ -53,7 +53,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 // ---- connections
 
 /// A connection of the shard's and its peer.
-fn tcp(reactor: &Rc<dyn Reactor>) -> (Transport, TcpStream) {
+pub(crate) fn tcp(reactor: &Rc<dyn Reactor>) -> (Transport, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let peer = TcpStream::connect(listener.local_addr().expect("bound")).expect("a place in the backlog");
     peer.set_nodelay(true).expect("a flag");
