@@ -158,7 +158,7 @@ pub(crate) mod uring {
     pub use waterwheel_uring::{Feature, Features};
 
     /// What may be named.
-    pub(crate) const FEATURES: &str = "buffers, multishot, skip, msg_ring, defer_taskrun, no_sqarray, ring_fd, connect, no_iowait, between commas";
+    pub(crate) const FEATURES: &str = "buffers, multishot, skip, msg_ring, defer_taskrun, no_sqarray, ring_fd, connect, splice, no_iowait, between commas";
 
     pub(crate) fn features(text: &str) -> Result<Features, String> {
         text.parse().map_err(|error: waterwheel_uring::UnknownFeature| error.to_string())

@@ -70,6 +70,7 @@ fn name(feature: Feature) -> &'static str {
         Feature::NoSqArray => "no-no_sqarray",
         Feature::RingFd => "no-ring_fd",
         Feature::Connect => "no-connect",
+        Feature::Splice => "no-splice",
         Feature::NoIowait => "no-no_iowait",
     }
 }

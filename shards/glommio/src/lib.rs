@@ -27,7 +27,7 @@
 //! | `link`, `source`, `sink` | a connection: glommio's stream receives and waits, we send |
 //! | `wait`, `listener`, `watched` | readiness of what is not a connection |
 //! | `probe` | whether io_uring is here |
-//! | `sigpipe`, `leak` | two defects kept from the program |
+//! | `leak` | a defect kept from the program |
 //!
 //! Receiving is glommio's: recv(2), and a one-shot poll in the ring if that did not fill the buffer. Sending is one
 //! send(2) in the caller, and a poll in the ring only if the kernel takes nothing. Accepting is accept4(2) after a poll.
@@ -66,7 +66,6 @@ mod life;
 mod link;
 mod listener;
 mod probe;
-mod sigpipe;
 mod sink;
 mod source;
 mod wait;

@@ -15,7 +15,6 @@ use glommio::net::TcpStream;
 use rustix::io::Errno;
 
 use crate::core::Core;
-use crate::sigpipe::without_sigpipe;
 
 /// How far a connection is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -210,7 +209,9 @@ impl Link {
         let mut from_glommio = Context::from_waker(waker);
         let answer = self.with_stream(|stream| {
             loop {
-                match without_sigpipe(|| Pin::new(&mut *stream).poll_write(&mut from_glommio, bytes)) {
+                match waterwheel_os::without_sigpipe(|| {
+                    Pin::new(&mut *stream).poll_write(&mut from_glommio, bytes)
+                }) {
                     Poll::Ready(Err(error)) if error.kind() == ErrorKind::Interrupted => {}
                     answer => return answer,
                 }

@@ -6,10 +6,11 @@
 //! | listening | [`bind_group`], [`SocketFile`], [`accept`] |
 //! | connecting | [`begin_connect`], [`prepare_connect`], [`take_error`], [`is_near`], [`met_itself`], [`met_itself_at`] |
 //! | a connection | [`receive`], [`send`], [`send_last`], [`send_vectored`], [`shutdown_write`], [`unacknowledged`], [`abort`], [`Fault`] |
+//! | from one connection to another | [`Pipe`], [`is_blocking`] |
 //! | names | [`local`], [`peer`], [`is_internet`] |
 //! | waking a sleeping thread | [`Interrupt`] |
 //! | descriptors | [`open`], [`duplicate`], [`reset`], [`can_be_polled`], [`raise_descriptor_limit`] |
-//! | signals put back as they were | [`Disposition`] |
+//! | signals put back as they were, and one that is not raised | [`Disposition`], [`without_sigpipe`] |
 //! | seeding random choices | [`random_seed`] |
 //! | sleeping to the microsecond | [`sleep_exactly`] |
 //! | kernels without `epoll_pwait2` | [`wait_plainly`] |
@@ -31,9 +32,11 @@ mod fault;
 mod filtered;
 mod interrupt;
 mod options;
+mod pipe;
 mod place;
 mod plain;
 mod seed;
+mod sigpipe;
 mod stream;
 #[cfg(test)]
 mod tests;
@@ -51,9 +54,11 @@ pub use disposition::Disposition;
 pub use fault::Fault;
 pub use filtered::survives_io_uring;
 pub use interrupt::Interrupt;
+pub use pipe::{Pipe, is_blocking};
 pub use place::SocketFile;
 pub use plain::{PlainEvent, wait_plainly};
 pub use seed::random_seed;
+pub use sigpipe::without_sigpipe;
 pub use stream::{
     SLICES_MAX, abort, receive, send, send_last, send_vectored, shutdown_write, unacknowledged,
 };

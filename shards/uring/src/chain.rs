@@ -101,6 +101,11 @@ impl Chain {
         link.chunk.take()
     }
 
+    /// Whether there is none.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.first.get() == NONE
+    }
+
     /// Whether there is more than one chunk.
     pub(crate) fn has_several(&self) -> bool {
         self.first.get() != self.last.get()

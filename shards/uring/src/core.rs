@@ -13,7 +13,7 @@ use io_uring::opcode;
 use io_uring::squeue::{Entry, Flags};
 use io_uring::types::{CancelBuilder, Fd};
 use rustix::io::Errno;
-use waterwheel_os::{Fault, Progress, SocketName};
+use waterwheel_os::{Fault, Pipe, Progress, SocketName};
 use waterwheel_reactor::{
     Address, Alarm, Bound, Clock, ConnectOptions, Incoming, Listener, Reactor, Time, Transport, Watched,
 };
@@ -24,6 +24,7 @@ use crate::chain::Links;
 use crate::features::{Feature, Features};
 use crate::listener::UringListener;
 use crate::memory::Share;
+use crate::outbox::GULP_MAX;
 use crate::pool::Pool;
 use crate::ring::{Completion, Ring};
 use crate::seldom::{Causes, Seldom};
@@ -69,6 +70,8 @@ pub(crate) struct Core {
     /// The same of the call before, while its completions are looked at. Else empty.
     called: RefCell<Vec<Arc<Way>>>,
     completions: RefCell<Vec<Completion>>,
+    /// What streams are forwarded through, and empty between two calls.
+    pub(crate) pipe: RefCell<Option<Pipe>>,
     causes: Causes,
     seed: u64,
     ended: Cell<bool>,
@@ -89,6 +92,7 @@ impl Core {
         if buffers.is_none() {
             features = features.without(Feature::Buffers);
         }
+        let pipe = if features.has(Feature::Splice) { new_pipe() } else { None };
         let core = Rc::new(Core {
             clock,
             alarm: Alarm::default(),
@@ -104,6 +108,7 @@ impl Core {
             rung: RefCell::default(),
             called: RefCell::default(),
             completions: RefCell::new(Vec::with_capacity(USUAL)),
+            pipe: RefCell::new(pipe),
             causes: Causes::default(),
             seed: waterwheel_os::random_seed()?,
             ended: Cell::new(false),
@@ -395,6 +400,7 @@ impl Core {
         self.due.take();
         self.tried.take();
         self.pool.clear();
+        self.pipe.take();
         CURRENT.with(|current| *current.borrow_mut() = Weak::new());
         self.ring.close();
         let_go
@@ -414,6 +420,17 @@ impl Core {
             }
         }
         true
+    }
+}
+
+/// A pipe for streams; `None`, and a word in the log, where there is no descriptor for it or it may not be large.
+pub(crate) fn new_pipe() -> Option<Pipe> {
+    match Pipe::new(GULP_MAX) {
+        Ok(pipe) => Some(pipe),
+        Err(error) => {
+            tracing::info!(%error, "this shard copies streams: it has no pipe of {GULP_MAX} bytes to splice through");
+            None
+        }
     }
 }
 

@@ -26,13 +26,15 @@ pub enum Feature {
     RingFd,
     /// `connect`: the ring connects (Linux 5.5). Without it connect(2) does, and the ring tells when that is done.
     Connect,
+    /// `splice`: streams are forwarded through a pipe, without a copy (splice(2)). Without it they are received and sent.
+    Splice,
     /// `no_iowait`: waiting does not count as waiting for a disk (Linux 6.15).
     NoIowait,
 }
 
 impl Feature {
     /// All of them.
-    pub const ALL: [Feature; 9] = [
+    pub const ALL: [Feature; 10] = [
         Feature::Buffers,
         Feature::Multishot,
         Feature::SkipSuccess,
@@ -41,6 +43,7 @@ impl Feature {
         Feature::NoSqArray,
         Feature::RingFd,
         Feature::Connect,
+        Feature::Splice,
         Feature::NoIowait,
     ];
 
@@ -55,6 +58,7 @@ impl Feature {
             Feature::NoSqArray => "no_sqarray",
             Feature::RingFd => "ring_fd",
             Feature::Connect => "connect",
+            Feature::Splice => "splice",
             Feature::NoIowait => "no_iowait",
         }
     }

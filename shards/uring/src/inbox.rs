@@ -1,12 +1,13 @@
 //! What a connection has received and nobody has taken yet.
 
 use std::cell::Cell;
-use std::io;
+use std::io::{self, ErrorKind};
 use std::rc::Rc;
 
 use io_uring::opcode;
 use io_uring::squeue::Flags;
 use rustix::io::Errno;
+use waterwheel_os::Pipe;
 
 use crate::buffers::{BYTES, GROUP};
 use crate::chain::Chain;
@@ -77,17 +78,54 @@ impl Inbox {
         if self.streams.get() { self.receive_more(socket, core) } else { None }
     }
 
-    fn receive_more(&self, socket: &Rc<Socket>, core: &Core) -> Option<Own> {
-        if self.is_asked() || self.over.get() || socket.is(Facts::CLOSING) || self.drained.take() {
-            return None;
+    /// The same into a pipe; answers how much.
+    ///
+    /// # Errors
+    /// splice(2) does not work.
+    pub(crate) fn splice_now(
+        &self,
+        socket: &Rc<Socket>,
+        pipe: &mut Pipe,
+        most: usize,
+    ) -> io::Result<Option<usize>> {
+        let waits = self.drained.get() || !self.chunks.is_empty();
+        if !self.streams.get() || waits || !self.may_receive(socket) {
+            return Ok(None);
         }
-        let (own, count) = self.receive(socket, core, Own::empty_and_large(core))?;
+        match socket.with_file(|file| pipe.take(file, most)).flatten() {
+            Ok(count @ 1..) => {
+                self.found(count);
+                return Ok(Some(count));
+            }
+            Ok(_) => self.over.set(true),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => self.drained.set(true),
+            Err(error) if error.kind() == ErrorKind::InvalidInput => return Err(error),
+            Err(error) => self.failed(socket, -error.raw_os_error().unwrap_or(0)),
+        }
+        Ok(None)
+    }
+
+    /// Whether a stream may be received from now, as far as is known.
+    fn may_receive(&self, socket: &Socket) -> bool {
+        !(self.is_asked() || self.over.get() || socket.is(Facts::CLOSING))
+    }
+
+    /// Takes note of how much a stream had for us.
+    fn found(&self, count: usize) {
         self.drained.set(count < MUCH);
         self.run.set(if count <= BYTES { self.run.get() + 1 } else { 0 });
         if self.run.get() == TRICKLE {
             self.run.set(0);
             self.streams.set(false);
         }
+    }
+
+    fn receive_more(&self, socket: &Rc<Socket>, core: &Core) -> Option<Own> {
+        if !self.may_receive(socket) || self.drained.take() {
+            return None;
+        }
+        let (own, count) = self.receive(socket, core, Own::empty_and_large(core))?;
+        self.found(count);
         Some(own)
     }
 

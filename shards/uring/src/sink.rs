@@ -8,8 +8,8 @@ use std::task::{Context, Poll, ready};
 use rustix::io::Errno;
 use waterwheel_reactor::{Side, Sink, Source, forward_by_writing};
 
-use crate::core::Core;
-use crate::outbox::LOW;
+use crate::core::{Core, new_pipe};
+use crate::outbox::{GULP_MIN, LOW};
 use crate::socket::{Facts, Socket};
 use crate::source::UringSource;
 
@@ -45,6 +45,42 @@ impl UringSink {
             return Poll::Pending;
         }
         Poll::Ready(Ok(()))
+    }
+}
+
+impl UringSink {
+    /// Moves what a stream has for us through the pipe. `None`: nothing, or it has to be received.
+    fn splice(&self, source: &UringSource, most: usize) -> Option<usize> {
+        let (from, to) = (&source.socket, &self.socket);
+        let most = most.min(to.outbox.gulp());
+        if most < GULP_MIN || !source.is_bare() || !self.may_send() || !from.may_splice() || !to.may_splice()
+        {
+            return None;
+        }
+        let mut pipe = self.core.pipe.take()?;
+        let count = match from.inbox.splice_now(from, &mut pipe, most) {
+            Ok(Some(count)) => count,
+            Ok(None) => {
+                self.core.pipe.replace(Some(pipe));
+                return None;
+            }
+            Err(error) => {
+                tracing::info!(%error, "this shard copies streams: splice(2) does not work here");
+                return None;
+            }
+        };
+        to.outbox.take_from(to, &self.core, &mut pipe);
+        // What a sink that broke left in it is nobody's.
+        let pipe = if pipe.held() == 0 { Some(pipe) } else { new_pipe() };
+        self.core.pipe.replace(pipe);
+        Some(count)
+    }
+
+    /// Whether bytes may be sent, as far as is known.
+    fn may_send(&self) -> bool {
+        let socket = &self.socket;
+        !socket.is(Facts::CONNECTING.and(Facts::CLOSING).and(Facts::SHUT).and(Facts::SHUT_LATER))
+            && socket.error().is_none()
     }
 }
 
@@ -87,6 +123,9 @@ impl Sink for UringSink {
         if let Some(source) = any.downcast_mut::<UringSource>()
             && Rc::ptr_eq(&source.core, &self.core)
         {
+            if let Some(count) = self.splice(source, most) {
+                return Poll::Ready(Ok(count));
+            }
             let Some(chunk) = ready!(source.poll_take(cx)).map_err(Side::Source)? else {
                 return Poll::Ready(Ok(0));
             };

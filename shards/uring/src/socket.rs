@@ -45,6 +45,10 @@ impl Facts {
     pub(crate) const PATIENCE: Facts = Facts(1 << 9);
     /// It is the ring that connects.
     pub(crate) const BY_RING: Facts = Facts(1 << 10);
+    /// It is known whether splice(2) may wait for it,
+    const LOOKED_AT: Facts = Facts(1 << 11);
+    /// and it may.
+    const BLOCKING: Facts = Facts(1 << 12);
 
     pub(crate) const fn and(self, more: Facts) -> Facts {
         Facts(self.0 | more.0)
@@ -180,6 +184,17 @@ impl Socket {
         if self.outbox.settle(self, core) {
             self.ended(core);
         }
+    }
+
+    /// Whether splice(2) would not wait for it. Sockets from elsewhere may be blocking, which all other calls do not mind.
+    pub(crate) fn may_splice(&self) -> bool {
+        if !self.is(Facts::LOOKED_AT) {
+            self.set(Facts::LOOKED_AT);
+            if self.with_file(waterwheel_os::is_blocking).flatten().unwrap_or(true) {
+                self.set(Facts::BLOCKING);
+            }
+        }
+        !self.is(Facts::BLOCKING)
     }
 
     /// Waits until something can be sent, or for the end of a connect. False if there is no file any more.

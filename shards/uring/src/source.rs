@@ -86,6 +86,14 @@ impl UringSource {
         Poll::Pending
     }
 
+    /// Whether the next bytes are the connection's next, as far as is known: nothing is lent, nothing is over.
+    pub(crate) fn is_bare(&self) -> bool {
+        self.front.is_none()
+            && !self.over
+            && !self.socket.is(Facts::ABORTED.and(Facts::RELEASING))
+            && self.socket.receive_error().is_none()
+    }
+
     /// Puts back what is left of a chunk that was taken, or could not be used.
     pub(crate) fn put_back(&mut self, mut chunk: Chunk) {
         if self.core.buffers().is_some_and(|buffers| buffers.are_few()) {

@@ -1,4 +1,4 @@
-//! Keeps glommio's sends from raising `SIGPIPE`, which ends a program that has not ignored it.
+//! Keeps sends that cannot be told not to from raising `SIGPIPE`, which ends a program that has not ignored it.
 
 use std::io::{self, ErrorKind};
 use std::mem::MaybeUninit;
@@ -7,9 +7,9 @@ use std::task::Poll;
 
 /// Runs `attempt` with `SIGPIPE` blocked on this thread, and takes back the one that it raised.
 ///
-/// glommio sends without `MSG_NOSIGNAL`. The Rust runtime ignores the signal, but a program may have restored it, as
+/// splice(2) has no `MSG_NOSIGNAL`, and glommio does not use it. The Rust runtime ignores the signal, but a program may have restored it, as
 /// command line tools do. Two system calls, only where something must be waited for.
-pub(crate) fn without_sigpipe<T>(attempt: impl FnOnce() -> Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+pub fn without_sigpipe<T>(attempt: impl FnOnce() -> Poll<io::Result<T>>) -> Poll<io::Result<T>> {
     let pipe = only_sigpipe();
     let mut before = MaybeUninit::<libc::sigset_t>::uninit();
     // SAFETY: both sets live until the call returns, which writes the second one.
