@@ -19,6 +19,8 @@ pub struct Pipe {
     writer: OwnedFd,
     /// Bytes in it.
     held: usize,
+    /// Bytes that sockets took out of it so far.
+    given: u64,
 }
 
 impl Pipe {
@@ -33,12 +35,17 @@ impl Pipe {
         if got < bytes {
             return Err(ErrorKind::PermissionDenied.into());
         }
-        Ok(Pipe { reader, writer, held: 0 })
+        Ok(Pipe { reader, writer, held: 0, given: 0 })
     }
 
     /// How many bytes are in it.
     pub fn held(&self) -> usize {
         self.held
+    }
+
+    /// How many bytes sockets took out of it so far.
+    pub fn given(&self) -> u64 {
+        self.given
     }
 
     /// Takes up to `most` bytes out of a socket; 0 is the end of the stream. Never waits.
@@ -65,6 +72,7 @@ impl Pipe {
         let Poll::Ready(given) = given else { return Err(ErrorKind::WouldBlock.into()) };
         let count = given?;
         self.held -= count;
+        self.given += count as u64;
         Ok(count)
     }
 
@@ -122,6 +130,7 @@ mod tests {
         filled(&mut pipe, &bytes);
         let (near, far) = pair();
         assert_eq!(pipe.give(near.as_fd()).unwrap(), bytes.len());
+        assert_eq!(pipe.given(), bytes.len() as u64);
         let mut got = vec![0; bytes.len()];
         let mut count = 0;
         while count < bytes.len() {

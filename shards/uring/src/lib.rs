@@ -77,6 +77,8 @@ mod seldom;
 mod sink;
 mod socket;
 mod source;
+#[cfg(test)]
+mod spliced;
 mod table;
 #[cfg(test)]
 mod tests;

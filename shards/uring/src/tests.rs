@@ -16,7 +16,7 @@ use waterwheel_reactor::{Backend, Handle, Incoming, Reactor, Transport};
 use crate::Uring;
 
 /// No test takes so long unless it hangs.
-const HUNG: Duration = Duration::from_secs(20);
+pub(crate) const HUNG: Duration = Duration::from_secs(20);
 
 /// A connection and its peer.
 fn pair(reactor: &Rc<dyn Reactor>) -> (Transport, UnixStream) {
@@ -85,7 +85,7 @@ fn a_peer_that_never_reads_keeps_nothing_for_ever_and_a_late_one_loses_nothing()
 }
 
 /// One turn of the loop.
-async fn turn() {
+pub(crate) async fn turn() {
     let mut returned = false;
     poll_fn(|cx| {
         if mem::replace(&mut returned, true) {
