@@ -45,6 +45,10 @@ impl Facts {
     pub(crate) const NO_SINK: Facts = Facts(1 << 10);
     /// Reset by its owner: nothing is lent any more.
     pub(crate) const ABORTED: Facts = Facts(1 << 11);
+    /// It is known whether splice(2) may wait for it,
+    const LOOKED_AT: Facts = Facts(1 << 12);
+    /// and it may.
+    const BLOCKING: Facts = Facts(1 << 13);
 
     pub(crate) const fn and(self, more: Facts) -> Facts {
         Facts(self.0 | more.0)
@@ -183,6 +187,18 @@ impl Descriptor {
             // If it fails the connection broke, which the source learns by itself.
             let _ = self.shut();
         }
+    }
+
+    /// Whether splice(2) would not wait for it. Sockets from elsewhere may be blocking, which all other calls do not mind.
+    pub(crate) fn may_splice(&self) -> bool {
+        if !self.is(Facts::LOOKED_AT) {
+            self.set(Facts::LOOKED_AT);
+            let blocking = |file: &OwnedFd| waterwheel_os::is_blocking(file.as_fd()).unwrap_or(true);
+            if self.file.borrow().as_ref().is_none_or(blocking) {
+                self.set(Facts::BLOCKING);
+            }
+        }
+        !self.is(Facts::BLOCKING)
     }
 
     /// Sends FIN.

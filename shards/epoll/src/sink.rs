@@ -1,26 +1,30 @@
 //! The sending half of a connection.
 
+use std::any::Any;
 use std::io::{self, ErrorKind, IoSlice};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use rustix::io::Errno;
-use waterwheel_reactor::Sink;
+use waterwheel_os::Gulp;
+use waterwheel_reactor::{Side, Sink, Source, forward_by_writing};
 
-use crate::core::Core;
+use crate::core::{Core, new_pipe};
 use crate::descriptor::{Descriptor, Facts};
+use crate::source::EpollSource;
 
 /// Sends in the caller: what it took is in the kernel's hands when the call returns, and nothing is queued here.
 #[derive(Debug)]
 pub(crate) struct EpollSink {
     core: Rc<Core>,
     descriptor: Rc<Descriptor>,
+    gulp: Gulp,
 }
 
 impl EpollSink {
     pub(crate) fn new(core: Rc<Core>, descriptor: Rc<Descriptor>) -> EpollSink {
-        EpollSink { core, descriptor }
+        EpollSink { core, descriptor, gulp: Gulp::default() }
     }
 
     /// Sends some of `size` bytes if the kernel may take them.
@@ -63,6 +67,56 @@ impl EpollSink {
     }
 }
 
+impl EpollSink {
+    /// Moves what a stream has for us through the pipe. `None`: nothing, or it has to be received. What the kernel does not
+    /// take here goes back to the source.
+    fn splice(&self, source: &mut EpollSource, most: usize) -> Option<Result<usize, Side<io::Error>>> {
+        let (descriptor, most) = (&*self.descriptor, most.min(self.gulp.bytes()));
+        let waits = !descriptor.is(Facts::WRITABLE) || descriptor.is(Facts::CONNECTING.and(Facts::SHUT));
+        if most < Gulp::MIN || waits || descriptor.error().is_some() || !descriptor.may_splice() {
+            return None;
+        }
+        let mut pipe = self.core.pipe.take()?;
+        let count = match source.splice(&mut pipe, most) {
+            Ok(Some(count)) => count,
+            Ok(None) => {
+                self.core.pipe.replace(Some(pipe));
+                return None;
+            }
+            Err(error) => {
+                tracing::info!(%error, "this shard copies streams: splice(2) does not work here");
+                return None;
+            }
+        };
+        let given = match &*descriptor.file().borrow() {
+            Some(file) => pipe.give_all(file.as_fd()),
+            None => Err(descriptor.failure()),
+        };
+        let left = pipe.held();
+        let outcome = match given {
+            Err(error) => Some(Err(Side::Sink(descriptor.fail(error)))),
+            Ok(()) if left == 0 => {
+                self.gulp.took_all(count);
+                Some(Ok(count))
+            }
+            Ok(()) => {
+                self.gulp.took(count - left);
+                if !descriptor.is(Facts::LOCAL) {
+                    descriptor.clear(Facts::WRITABLE);
+                }
+                match source.take_back(&mut pipe) {
+                    Err(error) => Some(Err(Side::Source(error))),
+                    Ok(()) => Some(count - left).filter(|moved| *moved > 0).map(Ok),
+                }
+            }
+        };
+        // What a sink that broke left in it is nobody's.
+        let pipe = if pipe.held() == 0 { Some(pipe) } else { new_pipe() };
+        self.core.pipe.replace(pipe);
+        outcome
+    }
+}
+
 impl Sink for EpollSink {
     fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         self.poll_send(cx, bytes.len(), |file| waterwheel_os::send(file, bytes))
@@ -80,6 +134,26 @@ impl Sink for EpollSink {
         let slices = &slices[..slices.len().min(waterwheel_os::SLICES_MAX)];
         let size = slices.iter().map(|slice| slice.len()).sum();
         self.poll_send(cx, size, |file| waterwheel_os::send_vectored(file, slices))
+    }
+
+    fn poll_forward(
+        &mut self,
+        cx: &mut Context<'_>,
+        from: &mut dyn Source,
+        most: usize,
+    ) -> Poll<Result<usize, Side<io::Error>>> {
+        let any: &mut dyn Any = from;
+        if let Some(source) = any.downcast_mut::<EpollSource>()
+            && source.is_of(&self.core)
+            && let Some(outcome) = self.splice(source, most)
+        {
+            return Poll::Ready(outcome);
+        }
+        let moved = forward_by_writing(self, cx, from, most);
+        if let Poll::Ready(Ok(count)) = moved {
+            self.gulp.took_all(count);
+        }
+        moved
     }
 
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

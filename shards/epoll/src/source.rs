@@ -8,6 +8,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use rustix::io::Errno;
+use waterwheel_os::Pipe;
 use waterwheel_reactor::{Address, Handle, Incoming, Source};
 
 use crate::core::Core;
@@ -85,6 +86,42 @@ impl EpollSource {
             }
             Err(error) => Poll::Ready(Err(descriptor.fail(error))),
         }
+    }
+
+    /// The next bytes of the connection into a pipe; answers how many. `None`: none now, or not so.
+    ///
+    /// # Errors
+    /// splice(2) does not work.
+    pub(crate) fn splice(&mut self, pipe: &mut Pipe, most: usize) -> io::Result<Option<usize>> {
+        let descriptor = &*self.descriptor;
+        let waits = self.start < self.end || self.over || !descriptor.is(Facts::READABLE);
+        if waits || descriptor.is(Facts::ABORTED) || descriptor.error().is_some() || !descriptor.may_splice()
+        {
+            return Ok(None);
+        }
+        let file = descriptor.file().borrow();
+        let Some(file) = &*file else { return Ok(None) };
+        match pipe.take(file.as_fd(), most) {
+            Ok(count @ 1..) => Ok(Some(count)),
+            Err(error) if error.kind() == ErrorKind::InvalidInput => Err(error),
+            // A receive tells the end and errors better, and what there is to wait for.
+            _ => Ok(None),
+        }
+    }
+
+    /// Takes back what is in a pipe, to be lent next.
+    pub(crate) fn take_back(&mut self, pipe: &mut Pipe) -> io::Result<()> {
+        let mut chunk = vec![0; pipe.held()].into_boxed_slice();
+        let mut end = 0;
+        while end < chunk.len() {
+            end += pipe.read(&mut chunk[end..])?;
+        }
+        (self.chunk, self.start, self.end) = (chunk, 0, end);
+        Ok(())
+    }
+
+    pub(crate) fn is_of(&self, core: &Rc<Core>) -> bool {
+        Rc::ptr_eq(&self.core, core)
     }
 
     /// Gives the chunk back, with whatever it holds.

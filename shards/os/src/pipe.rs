@@ -1,5 +1,6 @@
 //! Bytes from one socket to another through a pipe, without a copy.
 
+use std::cell::Cell;
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::task::Poll;
@@ -76,6 +77,22 @@ impl Pipe {
         Ok(count)
     }
 
+    /// Gives a socket all that it takes. What it does not take is left.
+    ///
+    /// # Errors
+    /// As [`give`](Pipe::give), but that it takes nothing now is none.
+    pub fn give_all(&mut self, to: BorrowedFd<'_>) -> io::Result<()> {
+        while self.held > 0 {
+            match self.give(to) {
+                Ok(1..) => {}
+                Ok(0) => break,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
     /// Reads what is in it, as much as there is room for.
     ///
     /// # Errors
@@ -84,6 +101,39 @@ impl Pipe {
         let count = retry_on_intr(|| read(self.reader.as_fd(), &mut *room))?;
         self.held -= count;
         Ok(count)
+    }
+}
+
+/// How much of a stream one sink is given at once through a pipe: as much as it lately took.
+///
+/// One pipe serves all streams of a shard, so it must be empty between two calls, and what a sink turns out not to take is
+/// read into memory. The less often that happens, the less is copied.
+#[derive(Debug, Default)]
+pub struct Gulp(Cell<u32>);
+
+impl Gulp {
+    /// The most, in bytes, and how large a pipe should be. A bare loop of eight streams took 635, 466, 199, 239 and 110 µs of CPU
+    /// for a MiB with pipes of 64, 128, 256, 512 and 1024 KiB, and 710 with receives and sends of 64 KiB; what one sink
+    /// holds in memory grows with it.
+    pub const MAX: usize = 256 << 10;
+    /// The least, in bytes: below it a receive and a send cost no more.
+    pub const MIN: usize = 64 << 10;
+
+    /// How many bytes to give it; 0: too few to be spliced.
+    pub fn bytes(&self) -> usize {
+        self.0.get() as usize
+    }
+
+    /// It took so many bytes at once, and might have taken more.
+    pub fn took_all(&self, bytes: usize) {
+        if bytes >= Gulp::MIN {
+            self.0.set((bytes * 2).clamp(Gulp::MIN, Gulp::MAX) as u32);
+        }
+    }
+
+    /// It took no more than these.
+    pub fn took(&self, bytes: usize) {
+        self.0.set(if bytes < Gulp::MIN { 0 } else { bytes.min(Gulp::MAX) as u32 });
     }
 }
 
@@ -153,6 +203,22 @@ mod tests {
         assert_eq!(pipe.take(far.as_fd(), 9).unwrap(), 0);
         filled(&mut pipe, b"nobody reads this");
         assert_eq!(pipe.give(near.as_fd()).unwrap_err().kind(), ErrorKind::BrokenPipe);
+    }
+
+    #[test]
+    fn a_sink_is_given_what_it_lately_took() {
+        let gulp = Gulp::default();
+        assert_eq!(gulp.bytes(), 0);
+        gulp.took_all(Gulp::MIN - 1);
+        assert_eq!(gulp.bytes(), 0, "who takes little is not given much");
+        for expected in [2 * Gulp::MIN, Gulp::MAX, Gulp::MAX] {
+            gulp.took_all(gulp.bytes().max(Gulp::MIN));
+            assert_eq!(gulp.bytes(), expected);
+        }
+        gulp.took(Gulp::MIN + 5);
+        assert_eq!(gulp.bytes(), Gulp::MIN + 5);
+        gulp.took(Gulp::MIN - 1);
+        assert_eq!(gulp.bytes(), 0);
     }
 
     #[test]

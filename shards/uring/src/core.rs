@@ -13,7 +13,7 @@ use io_uring::opcode;
 use io_uring::squeue::{Entry, Flags};
 use io_uring::types::{CancelBuilder, Fd};
 use rustix::io::Errno;
-use waterwheel_os::{Fault, Pipe, Progress, SocketName};
+use waterwheel_os::{Fault, Gulp, Pipe, Progress, SocketName};
 use waterwheel_reactor::{
     Address, Alarm, Bound, Clock, ConnectOptions, Incoming, Listener, Reactor, Time, Transport, Watched,
 };
@@ -24,7 +24,6 @@ use crate::chain::Links;
 use crate::features::{Feature, Features};
 use crate::listener::UringListener;
 use crate::memory::Share;
-use crate::outbox::GULP_MAX;
 use crate::pool::Pool;
 use crate::ring::{Completion, Ring};
 use crate::seldom::{Causes, Seldom};
@@ -425,10 +424,10 @@ impl Core {
 
 /// A pipe for streams; `None`, and a word in the log, where there is no descriptor for it or it may not be large.
 pub(crate) fn new_pipe() -> Option<Pipe> {
-    match Pipe::new(GULP_MAX) {
+    match Pipe::new(Gulp::MAX) {
         Ok(pipe) => Some(pipe),
         Err(error) => {
-            tracing::info!(%error, "this shard copies streams: it has no pipe of {GULP_MAX} bytes to splice through");
+            tracing::info!(%error, "this shard copies streams: it has no pipe to splice through");
             None
         }
     }

@@ -10,13 +10,12 @@ use std::rc::Rc;
 use io_uring::opcode;
 use io_uring::squeue::Flags;
 use rustix::io::Errno;
-use waterwheel_os::Pipe;
+use waterwheel_os::{Gulp, Pipe};
 
 use crate::chain::Chain;
 use crate::chunk::{Chunk, Own};
 use crate::core::Core;
 use crate::features::Feature;
-use crate::pool::MUCH;
 use crate::socket::{Facts, Socket};
 use crate::table::Kind;
 
@@ -24,11 +23,6 @@ use crate::table::Kind;
 const HIGH: usize = 64 << 10;
 /// Who waits to write is woken when no more than this is left.
 pub(crate) const LOW: usize = 16 << 10;
-
-/// The most that goes through a pipe at once, and as much as a sink holds of it where the kernel turns out to take less.
-pub(crate) const GULP_MAX: usize = 256 << 10;
-/// And the least.
-pub(crate) const GULP_MIN: usize = 64 << 10;
 
 /// As a whole or until the buffers are full; a short count is then an error to the ring, which tells of errors alone.
 pub(crate) const SENDING: i32 = libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT | libc::MSG_WAITALL;
@@ -39,8 +33,7 @@ pub(crate) struct Outbox {
     chunks: Chain,
     bytes: Cell<usize>,
     state: Cell<State>,
-    /// How much it lately took at once of a stream that is spliced; 0: too little to splice at all.
-    gulp: Cell<u32>,
+    gulp: Gulp,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -104,29 +97,24 @@ impl Outbox {
 
     /// How much of a stream is worth to be spliced now; 0: none.
     pub(crate) fn gulp(&self) -> usize {
-        if self.is_empty() && self.state.get() == State::Idle { self.gulp.get() as usize } else { 0 }
+        if self.is_empty() && self.state.get() == State::Idle { self.gulp.bytes() } else { 0 }
     }
 
     /// Sends what is in a pipe, and keeps what the kernel does not take of it.
     pub(crate) fn take_from(&self, socket: &Rc<Socket>, core: &Core, pipe: &mut Pipe) {
         let all = pipe.held();
-        while pipe.held() > 0 {
-            match socket.with_file(|file| pipe.give(file)).flatten() {
-                Ok(1..) => {}
-                Err(error) if !is_passing(&error) => {
-                    self.gulp.set(0);
-                    return self.broke(socket, core, error);
-                }
-                // The buffers are full: what is left of it becomes memory of ours, since others need the pipe.
-                _ => break,
+        match socket.with_file(|file| pipe.give_all(file)).flatten() {
+            Err(error) if !is_passing(&error) => {
+                self.gulp.took(0);
+                return self.broke(socket, core, error);
             }
+            _ => {}
         }
-        let taken = all - pipe.held();
         if pipe.held() == 0 {
-            self.gulp.set((self.gulp.get() * 2).min(GULP_MAX as u32).max(GULP_MIN as u32));
-            return;
+            return self.gulp.took_all(all);
         }
-        self.gulp.set(if taken < GULP_MIN { 0 } else { taken as u32 });
+        // The buffers are full: what is left of it becomes memory of ours, since others need the pipe.
+        self.gulp.took(all - pipe.held());
         while pipe.held() > 0 {
             let mut own = Own::empty_and_large(core);
             let Ok(count @ 1..) = own.fill(|room| pipe.read(room)) else {
@@ -145,9 +133,8 @@ impl Outbox {
         if !chunk.is_filled() && self.is_empty() && self.state.get() == State::Idle {
             match socket.with_file(|file| waterwheel_os::send(file, chunk.bytes(core))).flatten() {
                 Ok(count) => {
-                    if count == chunk.len() && count >= MUCH {
-                        // The peer takes as much as there is.
-                        self.gulp.set(self.gulp.get().max(GULP_MIN as u32));
+                    if count == chunk.len() {
+                        self.gulp.took_all(count);
                     }
                     chunk.advance(count);
                 }

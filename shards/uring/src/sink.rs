@@ -6,10 +6,11 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use rustix::io::Errno;
+use waterwheel_os::Gulp;
 use waterwheel_reactor::{Side, Sink, Source, forward_by_writing};
 
 use crate::core::{Core, new_pipe};
-use crate::outbox::{GULP_MIN, LOW};
+use crate::outbox::LOW;
 use crate::socket::{Facts, Socket};
 use crate::source::UringSource;
 
@@ -53,7 +54,7 @@ impl UringSink {
     fn splice(&self, source: &UringSource, most: usize) -> Option<usize> {
         let (from, to) = (&source.socket, &self.socket);
         let most = most.min(to.outbox.gulp());
-        if most < GULP_MIN || !source.is_bare() || !self.may_send() || !from.may_splice() || !to.may_splice()
+        if most < Gulp::MIN || !source.is_bare() || !self.may_send() || !from.may_splice() || !to.may_splice()
         {
             return None;
         }

@@ -9,11 +9,11 @@ use std::time::Duration;
 
 use rustix::net::sockopt::{set_socket_linger, set_socket_send_buffer_size};
 use waterwheel_conformance::kit::{Thread, pause, shard, thread, try_each, with_deadline};
+use waterwheel_os::Gulp;
 use waterwheel_reactor::{Backend, Handle, Incoming, Reactor, Side, Transport};
 
 use crate::Uring;
 use crate::features::{Feature, Features};
-use crate::outbox::GULP_MAX;
 use crate::source::UringSource;
 use crate::tests::HUNG;
 
@@ -98,7 +98,7 @@ async fn forward(reactor: Rc<dyn Reactor>, blocking: bool, small: bool, reader: 
             let most = 1 << 20;
             match poll_fn(|cx| to.sink.poll_forward(cx, from.source.as_mut(), most)).await {
                 Ok(0) => return poll_fn(|cx| to.sink.poll_shutdown(cx)).await.unwrap(),
-                Ok(count) => assert!(count <= GULP_MAX),
+                Ok(count) => assert!(count <= Gulp::MAX),
                 Err(Side::Sink(_)) if reader == Reader::Resets => return,
                 Err(error) => panic!("{error:?}"),
             }

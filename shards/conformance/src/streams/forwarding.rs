@@ -22,7 +22,7 @@ pub(super) fn as_copied(backend: &dyn Backend) -> Outcome {
         let venue = if small { Venue::small(backend) } else { Venue::new(backend, Family::Tcp) };
         on_one(backend, move |reactor| async move {
             let mut meeting = venue.open(&reactor);
-            for (total, most) in [(2_000, 1), (300_000, 4_097), (2 << 20, 64 << 10), (2 << 20, usize::MAX)] {
+            for (total, most) in [(2_000, 1), (300_000, 4_097), (2 << 20, 64 << 10), (STREAM, usize::MAX)] {
                 every_byte(&mut meeting, total, most, Kind::Own).await;
                 every_byte(&mut meeting, total, most, Kind::Foreign).await;
             }
@@ -36,6 +36,9 @@ pub(super) fn as_copied(backend: &dyn Backend) -> Outcome {
     }
     Outcome::Holds
 }
+
+/// Longer than all buffers between together, so that sinks fill, and what a reactor found out about a stream is used.
+const STREAM: usize = 12 << 20;
 
 /// Whose source it is: the reactor's own, which it may know again, or one that somebody wrapped around it.
 #[derive(Clone, Copy, Debug)]

@@ -1,6 +1,7 @@
 //! Hazards of this reactor that the conformance suite, which sees only the seam, cannot name.
 
 mod loops;
+mod spliced;
 mod streams;
 mod watching;
 
