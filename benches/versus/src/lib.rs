@@ -27,7 +27,10 @@
 //! * **Ratios** are to the best of the others by median: of proxies the better of HAProxy and nginx, of echo servers the
 //!   best of tokio, monoio and glommio. The first is the ratio of the medians over rounds; *by round* is the geometric
 //!   mean of the ratios within each round, which a machine that gets slower and faster disturbs less. Both intervals
-//!   are the middle 95 % of what resampled rounds give. The last column is the ratio of medians to the better bare loop.
+//!   are the middle 95 % of what resampled rounds give. The last column is the ratio of medians to `bare-uring`, or
+//!   where that was not measured to the other bare loop.
+//! * **Targets** ([`targets`]) are judged below each table: the ratio of medians with its interval, and whether that
+//!   ends at most 0.03 above the bound. One is left out where not all of its subjects were measured.
 //! * **Others on the machine** are not kept away. How much of the two CPUs they had stands below each table: where that is
 //!   more than a few percent, only ratios mean anything, and they are less sure than they look. A window in which the
 //!   generator was away for 100 ms is void and measured again. Root can let a run go before all others, in a session of
@@ -45,9 +48,13 @@
 //! | `stream-8` | a MiB from client to origin | 8 |
 //! | `connect-16` | a connection with 64 bytes there and back, closed by the origin first | 16 at a time |
 //!
-//! `latency` finds each subject's greatest rate in a closed loop, takes half of the slowest's for all, and times
-//! responses from when they were planned. `memory` reads what only the process has with 0, 1000 and 4000 idle
-//! connections.
+//! `latency` finds each subject's greatest rate in a closed loop, takes half of the slowest peer's for all, and times
+//! responses from when they were planned. Its ratios are to the peer with the best p99. Peers are other people's: no
+//! build of Waterwheel and no bare loop decides the rate or is the reference. It says how late the generator was, and
+//! measures a window again in which that was away for more than a two-hundredth of it, four times at most. A subject that
+//! others keep from its CPU looks slow all the same: p99 needs a machine that has nothing else to do.
+//!
+//! `memory` reads what only the process has with 0, 1000 and 4000 idle connections.
 //!
 //! # Subjects
 //!
@@ -79,6 +86,7 @@ pub mod server;
 pub mod statistics;
 pub mod subject;
 pub mod subjects;
+pub mod targets;
 pub mod trial;
 pub mod usage;
 

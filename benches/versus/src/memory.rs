@@ -10,6 +10,7 @@ use crate::load::Workload;
 use crate::report::Table;
 use crate::statistics::median;
 use crate::subject::Subject;
+use crate::targets::judge_memory;
 use crate::usage::private_bytes;
 
 /// Idle connections at which memory is read. The slope between the last two leaves out what comes with the first ones, such
@@ -39,21 +40,26 @@ pub fn table(asked: &Asked, subjects: &[Subject], workload: Workload, cpus: Cpus
         }
         Ok(bytes[place][2].last().map_or(String::new(), |last| format!("{:.1} MiB", last / MIB)))
     })?;
+    let mut judged = Vec::new();
     let rows = subjects.iter().zip(&bytes).map(|(subject, bytes)| {
         let steps: Vec<f64> = bytes.iter().map(|rounds| median(rounds)).collect();
         let slope = |from: usize| (steps[2] - steps[from]) / (STEPS[2] - STEPS[from]) as f64;
-        let slopes = [slope(1), slope(0)].map(|slope| format!("{slope:.0}"));
+        let slopes = [slope(1), slope(0)];
+        judged.extend(judge_memory(asked.of, &subject.name, slopes[0].max(slopes[1])));
+        let slopes = slopes.map(|slope| format!("{slope:.0}"));
         let mebibytes = steps.iter().map(|bytes| format!("{:.1}", bytes / MIB));
         std::iter::once(subject.name.clone()).chain(mebibytes).chain(slopes).collect()
     });
+    let rows = rows.collect();
     let at = STEPS.map(|connections| format!("MiB at {connections}"));
     let slopes = [STEPS[1], STEPS[0]].map(|from| format!("bytes each from {from}"));
     let head = std::iter::once("subject".to_owned()).chain(at).chain(slopes);
     Ok(Table {
         title: format!("Private memory with idle connections, {} rounds", asked.rounds),
         head: head.collect(),
-        rows: rows.collect(),
+        rows,
         notes: vec![format!("Bytes of each connection up to {}, by medians.", STEPS[2])],
+        judged,
     })
 }
 

@@ -6,6 +6,7 @@ use std::process::Command;
 
 use crate::statistics::Ratio;
 use crate::subject::Subject;
+use crate::targets::Judged;
 
 /// A table and what there is to say about it.
 #[derive(Clone, Debug)]
@@ -18,6 +19,8 @@ pub struct Table {
     pub rows: Vec<Vec<String>>,
     /// Below it.
     pub notes: Vec<String>,
+    /// What it says of the targets, below that.
+    pub judged: Vec<Judged>,
 }
 
 impl Table {
@@ -35,6 +38,7 @@ impl Table {
             text.push('\n');
         }
         self.notes.iter().for_each(|note| text.extend(["  ", note, "\n"]));
+        self.judged.iter().for_each(|judged| text.extend(["  ", &judged.line(), "\n"]));
         text
     }
 
@@ -46,8 +50,14 @@ impl Table {
         let notes = self.notes.iter().map(|note| format!("{note}\n\n"));
         let body: String = rows.collect();
         let notes: String = notes.collect();
-        format!("## {}\n\n{}{rule}{body}\n{notes}", self.title, line(&self.head))
+        format!("## {}\n\n{}{rule}{body}\n{notes}{}", self.title, line(&self.head), listed(&self.judged))
     }
+}
+
+/// In Markdown.
+fn listed(judged: &[Judged]) -> String {
+    let lines: String = judged.iter().map(|judged| format!("* {}\n", judged.line())).collect();
+    if lines.is_empty() { lines } else { lines + "\n" }
 }
 
 /// A ratio and its interval, in a cell.
@@ -125,13 +135,15 @@ mod tests {
             head: row("proxy", "µs"),
             rows: vec![row("ours", "1.5"), row("a long name", "22")],
             notes: vec!["so".into()],
+            judged: vec![Judged { text: "ours is 1".into(), reached: true }],
         };
         assert_eq!(
             table.text(),
-            "Proxies\n  proxy         µs\n  ours         1.5\n  a long name   22\n  so\n"
+            "Proxies\n  proxy         µs\n  ours         1.5\n  a long name   22\n  so\n  \
+             Target: ours is 1: reached\n"
         );
-        let markdown =
-            "## Proxies\n\n| proxy | µs |\n|---|---:|\n| ours | 1.5 |\n| a long name | 22 |\n\nso\n\n";
+        let markdown = "## Proxies\n\n| proxy | µs |\n|---|---:|\n| ours | 1.5 |\n| a long name | 22 |\n\nso\n\n\
+                        * Target: ours is 1: reached\n\n";
         assert_eq!(table.markdown(), markdown);
     }
 

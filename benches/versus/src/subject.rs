@@ -36,6 +36,11 @@ pub enum Rank {
     Limit,
 }
 
+impl Rank {
+    /// Of other people, for whom they are made.
+    pub const PEERS: [Rank; 2] = [Rank::Reference, Rank::Other];
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum How {
     Waterwheel {

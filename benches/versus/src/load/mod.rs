@@ -11,7 +11,7 @@ mod pattern;
 mod run;
 
 pub use generator::Generator;
-pub use run::{Opened, STALL_MAX, Timing};
+pub use run::{Opened, Planned, STALL_MAX, Timing};
 
 use std::time::Duration;
 
