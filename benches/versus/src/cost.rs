@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use fastrand::Rng;
 
-use crate::asked::Asked;
+use crate::asked::{Asked, Of, What};
 use crate::cpus::Cpus;
 use crate::load::{Generator, STALL_MAX, Timing, Workload};
 use crate::report::{NOTHING, Table, cell};
@@ -35,14 +35,14 @@ impl Measured {
     pub(crate) fn once(
         &mut self,
         subject: &Subject,
-        workload: Workload,
+        (of, workload): (Of, Workload),
         asked: &Asked,
         cpus: Cpus,
     ) -> anyhow::Result<()> {
         let timing = Timing { warm_up: asked.warm_up, window: asked.window };
         let window = awake(|| {
             let folder = tempfile::tempdir()?;
-            let (mut generator, mut running) = start(subject, workload, asked, cpus, folder.path())?;
+            let (mut generator, mut running) = start(subject, (of, workload), cpus, folder.path())?;
             let id = running.id();
             let window = generator.closed(timing, || Ok((Usage::of(id)?, Usage::of_this_thread()?)));
             running.check()?;
@@ -64,7 +64,8 @@ impl Measured {
 /// Windows that may be void one after the other before the run gives up.
 const VOID_MAX: usize = 5;
 
-/// Measures again where the generator was away for long: then the numbers are its own, or of a machine that stood still.
+/// Measures again where the generator was away for long: then the numbers are its own, or of a machine that
+/// stood still.
 pub(crate) fn awake<T>(mut measure: impl FnMut() -> anyhow::Result<(T, Duration)>) -> anyhow::Result<T> {
     for _ in 0..VOID_MAX {
         let (measured, stall) = measure()?;
@@ -81,12 +82,11 @@ pub(crate) fn awake<T>(mut measure: impl FnMut() -> anyhow::Result<(T, Duration)
 /// A generator and a subject that know each other.
 pub(crate) fn start(
     subject: &Subject,
-    workload: Workload,
-    asked: &Asked,
+    (of, workload): (Of, Workload),
     cpus: Cpus,
     folder: &Path,
 ) -> anyhow::Result<(Generator, crate::subject::Running)> {
-    let is_proxy = asked.of == crate::asked::Of::Proxies;
+    let is_proxy = of == Of::Proxies;
     let mut generator = Generator::new(workload, is_proxy)?;
     let origin = is_proxy.then(|| generator.origin()).transpose()?;
     let running = subject.start(cpus, folder, origin)?;
@@ -125,20 +125,25 @@ pub(crate) fn in_rounds(
 ///
 /// # Errors
 /// One does not start, dies, loses a byte or sends a wrong one.
-pub fn table(asked: &Asked, subjects: &[Subject], workload: Workload, cpus: Cpus) -> anyhow::Result<Table> {
+pub fn table(
+    asked: &Asked,
+    subjects: &[Subject],
+    (of, workload): (Of, Workload),
+    cpus: Cpus,
+) -> anyhow::Result<Table> {
     let mut random = Rng::with_seed(asked.seed);
     let subjects = fitting(subjects, workload);
     let mut measured = vec![Measured::default(); subjects.len()];
     in_rounds(&subjects, workload, asked.rounds, &mut random, |place, subject| {
         let measured = &mut measured[place];
-        measured.once(subject, workload, asked, cpus)?;
+        measured.once(subject, (of, workload), asked, cpus)?;
         Ok(measured.micros.last().map_or(String::new(), |micros| format!("{micros:.2}")))
     })?;
-    Ok(tabled(asked, &subjects, workload, &measured, &mut random))
+    Ok(tabled(asked, &subjects, (of, workload), &measured, &mut random))
 }
 
-/// How much of the two CPUs was not the run's, from the shares of all windows. The kernel counts from when a thread is
-/// woken, so a subject that sleeps between messages has some percent of it on a machine of its own.
+/// How much of the two CPUs was not the run's, from the shares of all windows. The kernel counts from when a
+/// thread is woken, so a subject that sleeps between messages has some percent of it on a machine of its own.
 pub(crate) fn others_had(subjects: &[f64], generators: &[f64]) -> String {
     let [subjects, generators] = [subjects, generators].map(|shares| 100.0 * median(shares));
     format!(
@@ -161,7 +166,7 @@ pub(crate) fn best<'a>(
 fn tabled(
     asked: &Asked,
     subjects: &[&Subject],
-    workload: Workload,
+    (of, workload): (Of, Workload),
     measured: &[Measured],
     random: &mut Rng,
 ) -> Table {
@@ -204,7 +209,7 @@ fn tabled(
         ]
     });
     let rows = rows.collect();
-    let judged = judge((asked.what, asked.of, workload.name), &names, &micros, random);
+    let judged = judge((What::Cost, of, workload.name), &names, &micros, random);
     let waited = |of: fn(&Measured) -> &Vec<f64>| measured.iter().flat_map(of).copied().collect::<Vec<_>>();
     let waited = others_had(&waited(|own| &own.waited), &waited(|own| &own.generator_waited));
     let Workload { name, connections, bytes, .. } = workload;

@@ -1,17 +1,17 @@
 //! Response times at one rate that every subject bears, planned in advance.
 //!
-//! First each subject's greatest rate is measured, closed loop; then all get half of the slowest peer's. Messages are
-//! planned at random times (Poisson) and a response is timed from its plan, so that a subject that stalls pays for
-//! every message that it kept waiting. The plan is the same for all subjects in a round.
+//! First each subject's greatest rate is measured, closed loop; then all get half of the slowest peer's.
+//! Messages are planned at random times (Poisson) and a response is timed from its plan, so that a subject
+//! that stalls pays for every message that it kept waiting. The plan is the same for all subjects in a round.
 //!
-//! A generator that is late looks like a subject that is slow. So it notes how late it was, and a window in which it was
-//! away for long is measured again.
+//! A generator that is late looks like a subject that is slow. So it notes how late it was, and a window in
+//! which it was away for long is measured again.
 
 use std::time::Duration;
 
 use fastrand::Rng;
 
-use crate::asked::Asked;
+use crate::asked::{Asked, Of, What};
 use crate::cost::{Measured, best, fitting, in_rounds, others_had, start};
 use crate::cpus::Cpus;
 use crate::load::{Planned, Timing, Workload};
@@ -30,9 +30,9 @@ const P99: usize = 1;
 /// Rounds of closed loop that find the greatest rate.
 const RATE_ROUNDS: usize = 3;
 
-/// The generator may be away at once for this part of a window: 5 ms of a second. All that is planned meanwhile is late,
-/// and as much again until they are through: together one hundredth, which is just what may lie beyond p99. A longer
-/// one would decide p99; of a shorter one p99 sees little.
+/// The generator may be away at once for this part of a window: 5 ms of a second. All that is planned
+/// meanwhile is late, and as much again until they are through: together one hundredth, which is just what
+/// may lie beyond p99. A longer one would decide p99; of a shorter one p99 sees little.
 const AWAY_MAX: u32 = 200;
 
 /// Times that a window is measured before the calmest of them counts though it was not calm enough.
@@ -57,12 +57,17 @@ struct Responses {
 ///
 /// # Errors
 /// One does not start, dies, loses a byte or sends a wrong one.
-pub fn table(asked: &Asked, subjects: &[Subject], workload: Workload, cpus: Cpus) -> anyhow::Result<Table> {
+pub fn table(
+    asked: &Asked,
+    subjects: &[Subject],
+    (of, workload): (Of, Workload),
+    cpus: Cpus,
+) -> anyhow::Result<Table> {
     let mut random = Rng::with_seed(asked.seed);
     let subjects = fitting(subjects, workload);
     let mut closed = vec![Measured::default(); subjects.len()];
     in_rounds(&subjects, workload, RATE_ROUNDS.min(asked.rounds), &mut random, |place, subject| {
-        closed[place].once(subject, workload, asked, cpus)?;
+        closed[place].once(subject, (of, workload), asked, cpus)?;
         Ok(closed[place].rates.last().map_or(String::new(), |rate| format!("{rate:.0}/s")))
     })?;
     let most: Vec<f64> = closed.iter().map(|closed| median(&closed.rates)).collect();
@@ -72,12 +77,12 @@ pub fn table(asked: &Asked, subjects: &[Subject], workload: Workload, cpus: Cpus
     let mut responses = vec![Responses::default(); subjects.len()];
     let first_seed = random.u64(..);
     in_rounds(&subjects, workload, asked.rounds, &mut random, |place, subject| {
-        let of = &mut responses[place];
-        let seed = first_seed.wrapping_add(of.late[0].len() as u64);
-        of.once(subject, workload, asked, cpus, (rate, seed))?;
-        Ok(of.micros[0].last().map_or(String::new(), |p50| format!("{p50:.0} µs")))
+        let responses = &mut responses[place];
+        let seed = first_seed.wrapping_add(responses.late[0].len() as u64);
+        responses.once(subject, (of, workload), asked, cpus, (rate, seed))?;
+        Ok(responses.micros[0].last().map_or(String::new(), |p50| format!("{p50:.0} µs")))
     })?;
-    let mut table = tabled(asked, &subjects, workload, &responses, &mut random);
+    let mut table = tabled(asked, &subjects, (of, workload), &responses, &mut random);
     table.title = format!(
         "{}: {} connections, {} bytes, {rate:.0} messages/s planned, {} rounds of {} s",
         workload.name,
@@ -90,16 +95,16 @@ pub fn table(asked: &Asked, subjects: &[Subject], workload: Workload, cpus: Cpus
     for (row, most) in table.rows.iter_mut().zip(&most) {
         row.push(format!("{most:.0}"));
     }
-    let of =
+    let kind =
         if Rank::PEERS.contains(&ranks[slowest]) { "peer" } else { "subject, since no peer was measured" };
     table
         .notes
-        .insert(0, format!("Planned is half of the most of {}, the slowest {of}.", subjects[slowest].name));
+        .insert(0, format!("Planned is half of the most of {}, the slowest {kind}.", subjects[slowest].name));
     Ok(table)
 }
 
-/// The place of the slowest peer, so that no build of ours and no limit decides what all others are asked. Where there is
-/// no peer, the slowest of all.
+/// The place of the slowest peer, so that no build of ours and no limit decides what all others are asked.
+/// Where there is no peer, the slowest of all.
 fn slowest(ranks: &[Rank], most: &[f64]) -> usize {
     let has_peers = ranks.iter().any(|rank| Rank::PEERS.contains(rank));
     let counts = |place: &usize| !has_peers || Rank::PEERS.contains(&ranks[*place]);
@@ -112,7 +117,7 @@ impl Responses {
     fn once(
         &mut self,
         subject: &Subject,
-        workload: Workload,
+        (of, workload): (Of, Workload),
         asked: &Asked,
         cpus: Cpus,
         (rate, seed): (f64, u64),
@@ -121,7 +126,7 @@ impl Responses {
         let limit = asked.window / AWAY_MAX;
         let (planned, windows) = calm(limit, || {
             let folder = tempfile::tempdir()?;
-            let (mut generator, mut running) = start(subject, workload, asked, cpus, folder.path())?;
+            let (mut generator, mut running) = start(subject, (of, workload), cpus, folder.path())?;
             let id = running.id();
             let probe = || Ok((Usage::of(id)?, Usage::of_this_thread()?));
             let planned = generator.planned(timing, rate, seed, probe);
@@ -147,8 +152,8 @@ impl Responses {
     }
 }
 
-/// Measures until the generator was never away for longer than the limit, or the calmest of [`WINDOWS_MAX`] windows.
-/// Says how many there were.
+/// Measures until the generator was never away for longer than the limit, or the calmest of [`WINDOWS_MAX`]
+/// windows. Says how many there were.
 fn calm<T>(
     limit: Duration,
     mut measure: impl FnMut() -> anyhow::Result<(T, Duration)>,
@@ -169,7 +174,7 @@ fn calm<T>(
 fn tabled(
     asked: &Asked,
     subjects: &[&Subject],
-    workload: Workload,
+    (of, workload): (Of, Workload),
     responses: &[Responses],
     random: &mut Rng,
 ) -> Table {
@@ -195,7 +200,7 @@ fn tabled(
         }
     }
     let names: Vec<&str> = subjects.iter().map(|subject| &*subject.name).collect();
-    let judged = judge((asked.what, asked.of, workload.name), &names, &p99, random);
+    let judged = judge((What::Latency, of, workload.name), &names, &p99, random);
     let all = |of: fn(&Responses) -> &Vec<f64>| responses.iter().flat_map(of).copied().collect::<Vec<_>>();
     let sum = |of: fn(&Responses) -> usize| responses.iter().map(of).sum::<usize>();
     let notes = vec![

@@ -1,9 +1,10 @@
 //! Memory that an idle connection takes in the subject, by the slope between few and many.
 //!
-//! Every connection has exchanged one message, and for a proxy has its other half at the origin. Counted is what only the
-//! process has, in user space; the kernel's memory for the sockets is the same for all and is not.
+//! Every connection has exchanged one message, and for a proxy has its other half at the origin. Counted is
+//! what only the process has, in user space; the kernel's memory for the sockets is the same for all and is
+//! not.
 
-use crate::asked::Asked;
+use crate::asked::{Asked, Of};
 use crate::cost::{fitting, in_rounds, start};
 use crate::cpus::Cpus;
 use crate::load::Workload;
@@ -13,8 +14,9 @@ use crate::subject::Subject;
 use crate::targets::judge_memory;
 use crate::usage::private_bytes;
 
-/// Idle connections at which memory is read. The slope between the last two leaves out what comes with the first ones, such
-/// as buffers that all share; the slope over all is steadier where memory is had in large steps.
+/// Idle connections at which memory is read. The slope between the last two leaves out what comes with the
+/// first ones, such as buffers that all share; the slope over all is steadier where memory is had in large
+/// steps.
 const STEPS: [usize; 3] = [0, 1000, 4000];
 
 /// How long a subject may take to put in order what it has, before it is read.
@@ -24,14 +26,19 @@ const SETTLING: std::time::Duration = std::time::Duration::from_millis(200);
 ///
 /// # Errors
 /// One does not start, dies, or loses a connection.
-pub fn table(asked: &Asked, subjects: &[Subject], workload: Workload, cpus: Cpus) -> anyhow::Result<Table> {
+pub fn table(
+    asked: &Asked,
+    subjects: &[Subject],
+    (of, workload): (Of, Workload),
+    cpus: Cpus,
+) -> anyhow::Result<Table> {
     let mut random = fastrand::Rng::with_seed(asked.seed);
     let subjects = fitting(subjects, workload);
     // By subject, by step, by round.
     let mut bytes = vec![vec![Vec::new(); STEPS.len()]; subjects.len()];
     in_rounds(&subjects, workload, asked.rounds, &mut random, |place, subject| {
         let folder = tempfile::tempdir()?;
-        let (mut generator, mut running) = start(subject, workload, asked, cpus, folder.path())?;
+        let (mut generator, mut running) = start(subject, (of, workload), cpus, folder.path())?;
         for (step, connections) in STEPS.into_iter().enumerate() {
             generator.idle(connections)?;
             generator.rest(SETTLING)?;
@@ -45,7 +52,7 @@ pub fn table(asked: &Asked, subjects: &[Subject], workload: Workload, cpus: Cpus
         let steps: Vec<f64> = bytes.iter().map(|rounds| median(rounds)).collect();
         let slope = |from: usize| (steps[2] - steps[from]) / (STEPS[2] - STEPS[from]) as f64;
         let slopes = [slope(1), slope(0)];
-        judged.extend(judge_memory(asked.of, &subject.name, slopes[0].max(slopes[1])));
+        judged.extend(judge_memory(of, &subject.name, slopes[0]));
         let slopes = slopes.map(|slope| format!("{slope:.0}"));
         let mebibytes = steps.iter().map(|bytes| format!("{:.1}", bytes / MIB));
         std::iter::once(subject.name.clone()).chain(mebibytes).chain(slopes).collect()

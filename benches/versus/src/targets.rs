@@ -1,7 +1,8 @@
 //! What Waterwheel has set itself to reach, and whether a run shows it.
 //!
-//! A ratio of medians counts as reached if the upper end of its interval is at most [`MARGIN`] above its bound. A
-//! target is judged only where all of its subjects were measured: of some of them the best may be another.
+//! A ratio of medians counts as reached if the upper end of its interval is at most [`MARGIN`] above its
+//! bound. A target is judged only where all of its subjects were measured: of some of them the best may be
+//! another.
 
 use fastrand::Rng;
 
@@ -11,6 +12,10 @@ use crate::statistics::{median, ratio_of_medians};
 
 /// How far above its bound the interval may end: a machine that others use too tells no less apart.
 pub const MARGIN: f64 = 0.03;
+
+/// Of fewer rounds the interval is too narrow; of one it is a point. Memory differs little between rounds and
+/// needs no more than one.
+pub const ROUNDS_MIN: usize = 10;
 
 /// A ratio to reach.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -71,14 +76,19 @@ const IDLE_BYTES_MAX: f64 = 2048.0;
 pub struct Judged {
     /// Whose number beside whose or what, the number, and the bound.
     pub text: String,
-    /// Whether it counts as reached.
-    pub reached: bool,
+    /// Whether it counts as reached; `None` where there were too few rounds to tell.
+    pub reached: Option<bool>,
 }
 
 impl Judged {
     /// In a line.
     pub fn line(&self) -> String {
-        format!("Target: {}: {}", self.text, if self.reached { "reached" } else { "NOT REACHED" })
+        let verdict = match self.reached {
+            Some(true) => "reached".to_owned(),
+            Some(false) => "NOT REACHED".to_owned(),
+            None => format!("too few rounds to tell, which takes {ROUNDS_MIN}"),
+        };
+        format!("Target: {}: {verdict}", self.text)
     }
 }
 
@@ -110,19 +120,19 @@ pub(crate) fn judge(
                 cell(ratio),
                 target.bound
             ),
-            reached: ratio.high <= target.bound + MARGIN,
+            reached: (rounds >= ROUNDS_MIN).then_some(ratio.high <= target.bound + MARGIN),
         })
     })
     .collect()
 }
 
-/// Judges what idle connections take: by the larger of the slopes, so that no step of an allocator helps.
+/// Judges what idle connections take, beyond what comes with the first ones and all share.
 pub(crate) fn judge_memory(of: Of, subject: &str, bytes_each: f64) -> Option<Judged> {
     ((of, subject) == (Of::Proxies, OURS)).then(|| Judged {
         text: format!(
             "an idle connection takes {bytes_each:.0} bytes in {subject}, at most {IDLE_BYTES_MAX:.0}"
         ),
-        reached: bytes_each <= IDLE_BYTES_MAX,
+        reached: Some(bytes_each <= IDLE_BYTES_MAX),
     })
 }
 
@@ -147,13 +157,18 @@ mod tests {
             of[0].text,
             "CPU of waterwheel-uring is 0.820 (0.820 to 0.820) of that of haproxy, at most 0.80"
         );
-        assert!(of.len() == 1 && of[0].reached && of[0].line().ends_with(": reached"), "{of:?}");
+        assert!(
+            of.len() == 1 && of[0].reached == Some(true) && of[0].line().ends_with(": reached"),
+            "{of:?}"
+        );
         let of = judged([&steady(10.0), &steady(8.4), &steady(20.0)]);
-        assert!(of[0].text.contains("of nginx") && !of[0].reached, "{of:?}");
+        assert!(of[0].text.contains("of nginx") && of[0].reached == Some(false), "{of:?}");
         assert!(of[0].line().ends_with(": NOT REACHED"));
         // The median is within the bound, the interval is not.
         let unsure = [7.0, 7.0, 7.0, 7.0, 7.0, 7.0, 12.0, 12.0, 12.0, 12.0];
-        assert!(!judged([&steady(20.0), &unsure, &steady(10.0)])[0].reached);
+        assert_eq!(judged([&steady(20.0), &unsure, &steady(10.0)])[0].reached, Some(false));
+        let of = judged([&[20.0; 9], &[8.2; 9], &[10.0; 9]]);
+        assert!(of[0].reached.is_none() && of[0].line().ends_with("takes 10"), "{of:?}");
     }
 
     #[test]
@@ -184,8 +199,8 @@ mod tests {
 
     #[test]
     fn idle_memory_of_our_proxy_has_a_bound() {
-        assert!(judge_memory(Of::Proxies, "waterwheel-uring", 2048.0).unwrap().reached);
-        assert!(!judge_memory(Of::Proxies, "waterwheel-uring", 2049.0).unwrap().reached);
+        assert!(judge_memory(Of::Proxies, "waterwheel-uring", 2048.0).unwrap().reached == Some(true));
+        assert!(judge_memory(Of::Proxies, "waterwheel-uring", 2049.0).unwrap().reached == Some(false));
         assert_eq!(judge_memory(Of::Echo, "waterwheel-uring", 1.0), None);
         assert_eq!(judge_memory(Of::Proxies, "haproxy", 1.0), None);
     }

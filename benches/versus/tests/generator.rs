@@ -57,7 +57,8 @@ fn copy(mut from: &TcpStream, mut to: &TcpStream, fault: Fault) -> io::Result<()
 fn none(_: &mut Piece, _: u64) {}
 
 fn one_wrong_bit(bytes: &mut Piece, before: u64) {
-    // Not in the first bytes, so that something went well before; in every piece, since of streams samples are looked at.
+    // Not in the first bytes, so that something went well before; in every piece, since of streams samples
+    // are looked at.
     if before > 0 {
         bytes[0] ^= 1;
     }

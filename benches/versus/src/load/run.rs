@@ -24,8 +24,9 @@ pub const STALL_MAX: Duration = Duration::from_millis(100);
 pub struct Planned<T> {
     /// From plan to answer, of the messages planned in the window; sorted.
     pub responses: Vec<Duration>,
-    /// From plan to the end of the turn in which the generator came to it and, where a connection was free, had sent
-    /// it; of the same messages, sorted. Waiting for a connection is the subject's doing and no part of it.
+    /// From plan to the end of the turn in which the generator came to it and, where a connection was free,
+    /// had sent it; of the same messages, sorted. Waiting for a connection is the subject's doing and no part
+    /// of it.
     pub late: Vec<Duration>,
     /// The window.
     pub window: Opened<T>,
@@ -40,8 +41,8 @@ pub struct Opened<T> {
     pub time: Duration,
     /// The probe's readings at its two ends.
     pub probed: [T; 2],
-    /// The longest that the generator itself did nothing: in the window, or so shortly before that what was planned
-    /// meanwhile reached into it.
+    /// The longest that the generator itself did nothing: in the window, or so shortly before that what was
+    /// planned meanwhile reached into it.
     pub stall: Duration,
 }
 
@@ -216,8 +217,8 @@ struct Turns {
 }
 
 impl Turns {
-    /// Messages planned while a turn goes on wait until it ends, and the last of them as long again until those before
-    /// it are answered: at half of what a subject bears, a backlog goes as fast as it came.
+    /// Messages planned while a turn goes on wait until it ends, and the last of them as long again until
+    /// those before it are answered: at half of what a subject bears, a backlog goes as fast as it came.
     fn note(&mut self, from: Instant, to: Instant, end: Instant) {
         let time = to - from;
         self.longest = self.longest.max(time);
