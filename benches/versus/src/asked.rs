@@ -12,11 +12,12 @@ pub const USAGE: &str = "\
 versus proxies|echo              CPU per message, Waterwheel's beside others'
 versus latency [proxies|echo]    response times at one rate that all of them bear
 versus memory [proxies|echo]     memory per idle connection
+versus all                       proxies, echo, latency proxies and memory proxies, one after the other
   --rounds COUNT        how often each subject is measured (12)
   --seconds TIME        how long each time (1)
   --warm-up TIME        how long it is loaded before that (0.3)
-  --workload NAME,…     only these loads
-  --only NAME,…         only these subjects
+  --workload NAME,…     only these loads (not of all)
+  --only NAME,…         only these subjects (not of all)
   --seed NUMBER         repeats a run's order (random; it is printed)
   --waterwheel FILE     measures this program instead of building this repository's
   --before FILE         measures an older build of Waterwheel too, as before-REACTOR
@@ -33,6 +34,17 @@ pub enum What {
     Memory,
 }
 
+impl What {
+    /// For a heading.
+    pub fn title(self) -> &'static str {
+        match self {
+            What::Cost => "CPU per message",
+            What::Latency => "Response times",
+            What::Memory => "Memory",
+        }
+    }
+}
+
 /// Of which servers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Of {
@@ -42,21 +54,38 @@ pub enum Of {
     Echo,
 }
 
-/// All of it.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Asked {
+impl Of {
+    /// For a heading.
+    pub fn title(self) -> &'static str {
+        match self {
+            Of::Proxies => "proxies",
+            Of::Echo => "echo servers",
+        }
+    }
+}
+
+/// One thing to measure.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Part {
     /// See [`What`].
     pub what: What,
     /// See [`Of`].
     pub of: Of,
+    /// The loads, in the order of their tables.
+    pub workloads: Vec<Workload>,
+}
+
+/// All of it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Asked {
+    /// What is measured, in this order.
+    pub parts: Vec<Part>,
     /// Times that each subject is measured.
     pub rounds: usize,
     /// How long each time.
     pub window: Duration,
     /// How long it is loaded before.
     pub warm_up: Duration,
-    /// The loads, in the order of their table.
-    pub workloads: Vec<Workload>,
     /// Subjects by name; empty: all.
     pub only: Vec<String>,
     /// Decides the order and the bootstrap.
@@ -69,6 +98,14 @@ pub struct Asked {
     pub write: Option<PathBuf>,
 }
 
+/// What `all` measures.
+const ALL: [(What, Of); 4] = [
+    (What::Cost, Of::Proxies),
+    (What::Cost, Of::Echo),
+    (What::Latency, Of::Proxies),
+    (What::Memory, Of::Proxies),
+];
+
 /// The longest of all times that can be asked for.
 const SECONDS_MAX: f64 = 600.0;
 const ROUNDS_MAX: usize = 1000;
@@ -78,26 +115,28 @@ impl Asked {
     /// The arguments make no sense; the message says which.
     pub fn read(arguments: &[String]) -> anyhow::Result<Asked> {
         let mut rest = arguments.iter().map(String::as_str).peekable();
-        let (what, of) = match rest.next().context("say what to measure")? {
-            "proxies" => (What::Cost, Of::Proxies),
-            "echo" => (What::Cost, Of::Echo),
-            word @ ("latency" | "memory") => {
-                let what = if word == "latency" { What::Latency } else { What::Memory };
+        let first = rest.next().context("say what to measure")?;
+        let is_all = first == "all";
+        let parts = match first {
+            "proxies" => vec![(What::Cost, Of::Proxies)],
+            "echo" => vec![(What::Cost, Of::Echo)],
+            "all" => ALL.to_vec(),
+            "latency" | "memory" => {
+                let what = if first == "latency" { What::Latency } else { What::Memory };
                 match rest.next_if(|next| !next.starts_with("--")) {
-                    None | Some("proxies") => (what, Of::Proxies),
-                    Some("echo") => (what, Of::Echo),
+                    None | Some("proxies") => vec![(what, Of::Proxies)],
+                    Some("echo") => vec![(what, Of::Echo)],
                     Some(other) => bail!("{other}: neither proxies nor echo"),
                 }
             }
             other => bail!("{other}: cannot be measured"),
         };
+        let usual = |(what, of)| Part { what, of, workloads: Asked::usual(what, of) };
         let mut asked = Asked {
-            what,
-            of,
+            parts: parts.into_iter().map(usual).collect(),
             rounds: 12,
             window: Duration::from_secs(1),
             warm_up: Duration::from_millis(300),
-            workloads: Asked::usual(what, of),
             only: Vec::new(),
             seed: fastrand::u64(..1_000_000),
             waterwheel: None,
@@ -107,10 +146,16 @@ impl Asked {
         while let Some(flag) = rest.next() {
             let mut value = || rest.next().with_context(|| format!("{flag} needs a value"));
             match flag {
+                "--workload" | "--only" if is_all => bail!("{flag}: all is all"),
                 "--rounds" => asked.rounds = number(flag, value()?)?,
                 "--seconds" => asked.window = seconds(flag, value()?)?,
                 "--warm-up" => asked.warm_up = seconds(flag, value()?)?,
-                "--workload" => asked.workloads = named(what, of, value()?)?,
+                "--workload" => {
+                    let names = value()?;
+                    for part in &mut asked.parts {
+                        part.workloads = named(part.what, part.of, names)?;
+                    }
+                }
                 "--only" => asked.only = value()?.split(',').map(str::to_owned).collect(),
                 "--seed" => asked.seed = number(flag, value()?)?,
                 "--waterwheel" => asked.waterwheel = Some(value()?.into()),
@@ -174,13 +219,30 @@ mod tests {
     fn what_is_asked_is_understood() {
         let asked =
             read("proxies --rounds 3 --seconds 0.3 --workload 64b-1,stream-8 --only nginx --seed 9").unwrap();
-        assert_eq!((asked.what, asked.of, asked.rounds, asked.seed), (What::Cost, Of::Proxies, 3, 9));
+        let [part] = &asked.parts[..] else { panic!("{asked:?}") };
+        assert_eq!((part.what, part.of, asked.rounds, asked.seed), (What::Cost, Of::Proxies, 3, 9));
         assert_eq!(asked.window, Duration::from_millis(300));
-        assert_eq!(asked.workloads.iter().map(|load| load.name).collect::<Vec<_>>(), ["64b-1", "stream-8"]);
+        assert_eq!(part.workloads.iter().map(|load| load.name).collect::<Vec<_>>(), ["64b-1", "stream-8"]);
         assert_eq!(asked.only, ["nginx"]);
-        assert_eq!(read("latency echo --rounds 2").unwrap().of, Of::Echo);
-        assert_eq!(read("memory").unwrap().workloads.len(), 1);
-        assert_eq!(read("echo").unwrap().workloads, Workload::EXCHANGES);
+        assert_eq!(read("latency echo --rounds 2").unwrap().parts[0].of, Of::Echo);
+        assert_eq!(read("memory").unwrap().parts[0].workloads.len(), 1);
+        assert_eq!(read("echo").unwrap().parts[0].workloads, Workload::EXCHANGES);
+    }
+
+    #[test]
+    fn all_is_every_table_that_has_targets() {
+        let asked = read("all --rounds 10").unwrap();
+        let tables = asked
+            .parts
+            .iter()
+            .flat_map(|part| part.workloads.iter().map(|workload| (part.what, part.of, workload.name)));
+        let tables: Vec<_> = tables.collect();
+        assert_eq!(tables.len(), 6 + 4 + 1 + 1);
+        assert!(tables.contains(&(What::Memory, Of::Proxies, "64b-1")));
+        for target in crate::targets::TARGETS {
+            let table = (target.what, target.of, target.workload);
+            assert!(tables.contains(&table) || table.0 == What::Latency && table.1 == Of::Echo, "{target:?}");
+        }
     }
 
     #[test]
@@ -199,6 +261,8 @@ mod tests {
             ("echo --workload stream-8", "there are 64b-1"),
             ("latency --workload connect-16", "there are 64b-1"),
             ("proxies --fast", "--fast"),
+            ("all --only nginx", "--only"),
+            ("all --workload 64b-1", "--workload"),
         ];
         for (text, part) in cases {
             let error = read(text).unwrap_err().to_string();

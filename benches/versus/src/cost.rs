@@ -6,12 +6,13 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use fastrand::Rng;
 
-use crate::asked::Asked;
+use crate::asked::{Asked, Of, What};
 use crate::cpus::Cpus;
 use crate::load::{Generator, STALL_MAX, Timing, Workload};
 use crate::report::{NOTHING, Table, cell};
 use crate::statistics::{mean_of_ratios, median, ratio_of_medians};
 use crate::subject::{Rank, Subject};
+use crate::targets::judge;
 use crate::usage::Usage;
 
 /// What a subject's windows gave, by round.
@@ -34,14 +35,14 @@ impl Measured {
     pub(crate) fn once(
         &mut self,
         subject: &Subject,
-        workload: Workload,
+        (of, workload): (Of, Workload),
         asked: &Asked,
         cpus: Cpus,
     ) -> anyhow::Result<()> {
         let timing = Timing { warm_up: asked.warm_up, window: asked.window };
         let window = awake(|| {
             let folder = tempfile::tempdir()?;
-            let (mut generator, mut running) = start(subject, workload, asked, cpus, folder.path())?;
+            let (mut generator, mut running) = start(subject, (of, workload), cpus, folder.path())?;
             let id = running.id();
             let window = generator.closed(timing, || Ok((Usage::of(id)?, Usage::of_this_thread()?)));
             running.check()?;
@@ -63,7 +64,8 @@ impl Measured {
 /// Windows that may be void one after the other before the run gives up.
 const VOID_MAX: usize = 5;
 
-/// Measures again where the generator was away for long: then the numbers are its own, or of a machine that stood still.
+/// Measures again where the generator was away for long: then the numbers are its own, or of a machine that
+/// stood still.
 pub(crate) fn awake<T>(mut measure: impl FnMut() -> anyhow::Result<(T, Duration)>) -> anyhow::Result<T> {
     for _ in 0..VOID_MAX {
         let (measured, stall) = measure()?;
@@ -80,12 +82,11 @@ pub(crate) fn awake<T>(mut measure: impl FnMut() -> anyhow::Result<(T, Duration)
 /// A generator and a subject that know each other.
 pub(crate) fn start(
     subject: &Subject,
-    workload: Workload,
-    asked: &Asked,
+    (of, workload): (Of, Workload),
     cpus: Cpus,
     folder: &Path,
 ) -> anyhow::Result<(Generator, crate::subject::Running)> {
-    let is_proxy = asked.of == crate::asked::Of::Proxies;
+    let is_proxy = of == Of::Proxies;
     let mut generator = Generator::new(workload, is_proxy)?;
     let origin = is_proxy.then(|| generator.origin()).transpose()?;
     let running = subject.start(cpus, folder, origin)?;
@@ -124,25 +125,40 @@ pub(crate) fn in_rounds(
 ///
 /// # Errors
 /// One does not start, dies, loses a byte or sends a wrong one.
-pub fn table(asked: &Asked, subjects: &[Subject], workload: Workload, cpus: Cpus) -> anyhow::Result<Table> {
+pub fn table(
+    asked: &Asked,
+    subjects: &[Subject],
+    (of, workload): (Of, Workload),
+    cpus: Cpus,
+) -> anyhow::Result<Table> {
     let mut random = Rng::with_seed(asked.seed);
     let subjects = fitting(subjects, workload);
     let mut measured = vec![Measured::default(); subjects.len()];
     in_rounds(&subjects, workload, asked.rounds, &mut random, |place, subject| {
         let measured = &mut measured[place];
-        measured.once(subject, workload, asked, cpus)?;
+        measured.once(subject, (of, workload), asked, cpus)?;
         Ok(measured.micros.last().map_or(String::new(), |micros| format!("{micros:.2}")))
     })?;
-    Ok(tabled(asked, &subjects, workload, &measured, &mut random))
+    Ok(tabled(asked, &subjects, (of, workload), &measured, &mut random))
 }
 
-/// The subject of a rank with the least median.
+/// How much of the two CPUs was not the run's, from the shares of all windows. The kernel counts from when a
+/// thread is woken, so a subject that sleeps between messages has some percent of it on a machine of its own.
+pub(crate) fn others_had(subjects: &[f64], generators: &[f64]) -> String {
+    let [subjects, generators] = [subjects, generators].map(|shares| 100.0 * median(shares));
+    format!(
+        "Others, or waking up, had the subjects' CPU {subjects:.1} % of the time and the generator's {generators:.1} % \
+         (medians)."
+    )
+}
+
+/// The subject of these ranks with the least median.
 pub(crate) fn best<'a>(
     subjects: &[&Subject],
     values: &'a [Vec<f64>],
-    rank: Rank,
+    ranks: &[Rank],
 ) -> Option<(usize, &'a [f64])> {
-    let of_rank = (0..subjects.len()).filter(|place| subjects[*place].rank == rank);
+    let of_rank = (0..subjects.len()).filter(|place| ranks.contains(&subjects[*place].rank));
     let by_median = |one: &usize, other: &usize| median(&values[*one]).total_cmp(&median(&values[*other]));
     of_rank.min_by(by_median).map(|place| (place, &*values[place]))
 }
@@ -150,13 +166,16 @@ pub(crate) fn best<'a>(
 fn tabled(
     asked: &Asked,
     subjects: &[&Subject],
-    workload: Workload,
+    (of, workload): (Of, Workload),
     measured: &[Measured],
     random: &mut Rng,
 ) -> Table {
     let micros: Vec<Vec<f64>> = measured.iter().map(|measured| measured.micros.clone()).collect();
-    let reference = best(subjects, &micros, Rank::Reference);
-    let limit = best(subjects, &micros, Rank::Limit);
+    let reference = best(subjects, &micros, &[Rank::Reference]);
+    let names: Vec<&str> = subjects.iter().map(|subject| &*subject.name).collect();
+    // A loop of another kind may be better under some load, but what one can do with io_uring is the limit.
+    let on_uring = names.iter().position(|name| *name == "bare-uring").map(|place| (place, &*micros[place]));
+    let limit = on_uring.or_else(|| best(subjects, &micros, &[Rank::Limit]));
     let name = |best: Option<(usize, &[f64])>, none: &str| {
         best.map_or(none.to_owned(), |(place, _)| subjects[place].name.clone())
     };
@@ -190,14 +209,9 @@ fn tabled(
         ]
     });
     let rows = rows.collect();
-    let waited = |of: fn(&Measured) -> &Vec<f64>| {
-        100.0 * median(&measured.iter().flat_map(of).copied().collect::<Vec<_>>())
-    };
-    let waited = format!(
-        "Others had the subjects' CPU {:.1} % of the time and the generator's {:.1} % (medians).",
-        waited(|measured| &measured.waited),
-        waited(|measured| &measured.generator_waited)
-    );
+    let judged = judge((What::Cost, of, workload.name), &names, &micros, random);
+    let waited = |of: fn(&Measured) -> &Vec<f64>| measured.iter().flat_map(of).copied().collect::<Vec<_>>();
+    let waited = others_had(&waited(|own| &own.waited), &waited(|own| &own.generator_waited));
     let Workload { name, connections, bytes, .. } = workload;
     Table {
         title: format!(
@@ -208,5 +222,6 @@ fn tabled(
         head: head.into(),
         rows,
         notes: vec![waited],
+        judged,
     }
 }

@@ -1,11 +1,13 @@
 //! Tables, for a terminal and as Markdown, and what the numbers were measured on.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
-use std::path::Path;
 use std::process::Command;
 
+use crate::asked::{Asked, Of, Part};
 use crate::statistics::Ratio;
-use crate::subject::Subject;
+use crate::subjects::Found;
+use crate::targets::Judged;
 
 /// A table and what there is to say about it.
 #[derive(Clone, Debug)]
@@ -18,6 +20,8 @@ pub struct Table {
     pub rows: Vec<Vec<String>>,
     /// Below it.
     pub notes: Vec<String>,
+    /// What it says of the targets, below that.
+    pub judged: Vec<Judged>,
 }
 
 impl Table {
@@ -35,6 +39,7 @@ impl Table {
             text.push('\n');
         }
         self.notes.iter().for_each(|note| text.extend(["  ", note, "\n"]));
+        self.judged.iter().for_each(|judged| text.extend(["  ", &judged.line(), "\n"]));
         text
     }
 
@@ -46,8 +51,14 @@ impl Table {
         let notes = self.notes.iter().map(|note| format!("{note}\n\n"));
         let body: String = rows.collect();
         let notes: String = notes.collect();
-        format!("## {}\n\n{}{rule}{body}\n{notes}", self.title, line(&self.head))
+        format!("## {}\n\n{}{rule}{body}\n{notes}{}", self.title, line(&self.head), listed(&self.judged))
     }
+}
+
+/// In Markdown.
+fn listed(judged: &[Judged]) -> String {
+    let lines: String = judged.iter().map(|judged| format!("* {}\n", judged.line())).collect();
+    if lines.is_empty() { lines } else { lines + "\n" }
 }
 
 /// A ratio and its interval, in a cell.
@@ -58,16 +69,70 @@ pub fn cell(ratio: Ratio) -> String {
 /// What is not known or does not apply, in a cell.
 pub const NOTHING: &str = "–";
 
-/// The machine, the versions and the command, in Markdown.
-pub fn environment(subjects: &[Subject], waterwheel: Option<&Path>, seed: u64) -> String {
+/// What `--write` gets: on what all was measured, the targets of all tables, the tables.
+#[derive(Debug)]
+pub struct Report {
+    environment: String,
+    tables: String,
+    /// With the table that says so.
+    judged: Vec<(String, Judged)>,
+    /// What is being measured.
+    part: String,
+    has_parts: bool,
+}
+
+impl Report {
+    /// Before the first table.
+    pub fn new(asked: &Asked, found: &[(Of, Found)]) -> Report {
+        let mut environment = environment(asked, found);
+        // Both kinds of servers leave out the same reactors.
+        let notes: BTreeSet<&String> = found.iter().flat_map(|(_, found)| &found.notes).collect();
+        notes.iter().for_each(|note| environment.extend(["* ", note, "\n"]));
+        let has_parts = asked.parts.len() > 1;
+        Report { environment, tables: String::new(), judged: Vec::new(), part: String::new(), has_parts }
+    }
+
+    /// Before the tables of a part.
+    pub fn part(&mut self, part: &Part) {
+        self.part = format!("{}: {}", part.what.title(), part.of.title());
+        if self.has_parts {
+            self.tables.extend(["\n# ", &self.part, "\n"]);
+        }
+    }
+
+    /// After those before it.
+    pub fn add(&mut self, table: &Table) {
+        self.tables.extend(["\n", &table.markdown()]);
+        let name = table.title.split([':', ',']).next().unwrap_or_default();
+        let place = format!("{}, {name}", self.part);
+        self.judged.extend(table.judged.iter().map(|judged| (place.clone(), judged.clone())));
+    }
+
+    /// All targets judged so far.
+    pub fn summary(&self) -> String {
+        let reached = self.judged.iter().filter(|(_, judged)| judged.reached == Some(true)).count();
+        let lines = self.judged.iter().map(|(place, judged)| format!("* {place}. {}\n", judged.line()));
+        format!("{reached} of {} targets reached:\n\n{}", self.judged.len(), lines.collect::<String>())
+    }
+
+    /// All so far.
+    pub fn markdown(&self) -> String {
+        let summary = if self.has_parts { format!("\n{}", self.summary()) } else { String::new() };
+        format!("{}{summary}{}", self.environment, self.tables)
+    }
+}
+
+/// The machine, the versions, the command and the seed.
+fn environment(asked: &Asked, found: &[(Of, Found)]) -> String {
     let cpus = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let models: Vec<&str> = cpus.lines().filter_map(|line| line.strip_prefix("model name")).collect();
     let model = models.first().map_or("unknown CPU", |model| model.trim_start_matches([':', ' ', '\t']));
     let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let root = crate::subjects::root();
-    let measured = match waterwheel {
-        Some(_) => "a program given by `--waterwheel`".to_owned(),
-        None => said(Command::new("git").arg("-C").arg(&root).args(["describe", "--always", "--dirty"])),
+    let commit = said(Command::new("git").arg("-C").arg(&root).args(["describe", "--always", "--dirty"]));
+    let measured = match asked.waterwheel {
+        Some(_) => format!("a program given by `--waterwheel`, measured by what is at {commit}"),
+        None => commit,
     };
     let mut lines = vec![
         format!("* Machine: {model}, {} CPUs; Linux {}", models.len().max(1), kernel.trim()),
@@ -77,12 +142,14 @@ pub fn environment(subjects: &[Subject], waterwheel: Option<&Path>, seed: u64) -
         format!("* Command: `cargo run --release --manifest-path benches/versus/Cargo.toml -- {}`", {
             let mut arguments: Vec<String> = std::env::args().skip(1).collect();
             if !arguments.iter().any(|argument| argument == "--seed") {
-                arguments.push(format!("--seed {seed}"));
+                arguments.push(format!("--seed {}", asked.seed));
             }
             arguments.join(" ")
         }),
     ];
-    let has = |name: &str| subjects.iter().any(|subject| subject.name.starts_with(name));
+    let has = |name: &str| {
+        found.iter().flat_map(|(_, found)| &found.subjects).any(|subject| subject.name.starts_with(name))
+    };
     if has("haproxy") {
         lines.push(format!("* {}", said(Command::new("haproxy").arg("-v"))));
     }
@@ -116,6 +183,7 @@ fn said(command: &mut Command) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::asked::What;
 
     #[test]
     fn tables_keep_their_columns() {
@@ -125,14 +193,42 @@ mod tests {
             head: row("proxy", "µs"),
             rows: vec![row("ours", "1.5"), row("a long name", "22")],
             notes: vec!["so".into()],
+            judged: vec![Judged { text: "ours is 1".into(), reached: Some(true) }],
         };
         assert_eq!(
             table.text(),
-            "Proxies\n  proxy         µs\n  ours         1.5\n  a long name   22\n  so\n"
+            "Proxies\n  proxy         µs\n  ours         1.5\n  a long name   22\n  so\n  \
+             Target: ours is 1: reached\n"
         );
-        let markdown =
-            "## Proxies\n\n| proxy | µs |\n|---|---:|\n| ours | 1.5 |\n| a long name | 22 |\n\nso\n\n";
+        let markdown = "## Proxies\n\n| proxy | µs |\n|---|---:|\n| ours | 1.5 |\n| a long name | 22 |\n\nso\n\n\
+                        * Target: ours is 1: reached\n\n";
         assert_eq!(table.markdown(), markdown);
+    }
+
+    #[test]
+    fn all_targets_are_told_together() {
+        let arguments = ["all", "--seed", "7"].map(str::to_owned);
+        let mut report = Report::new(&Asked::read(&arguments).unwrap(), &[]);
+        let part = Part { what: What::Memory, of: Of::Proxies, workloads: Vec::new() };
+        report.part(&part);
+        for reached in [Some(true), Some(false)] {
+            let judged = vec![Judged { text: "ours is 1".into(), reached }];
+            let head = vec!["subject".to_owned()];
+            report.add(&Table {
+                title: "64b-1: so".into(),
+                head,
+                rows: Vec::new(),
+                notes: Vec::new(),
+                judged,
+            });
+        }
+        let summary = "1 of 2 targets reached:\n\n\
+                       * Memory: proxies, 64b-1. Target: ours is 1: reached\n\
+                       * Memory: proxies, 64b-1. Target: ours is 1: NOT REACHED\n";
+        assert_eq!(report.summary(), summary);
+        let markdown = report.markdown();
+        assert!(markdown.starts_with("* Machine: ") && markdown.contains(summary), "{markdown}");
+        assert!(markdown.contains("# Memory: proxies\n\n## 64b-1: so\n"), "{markdown}");
     }
 
     #[test]

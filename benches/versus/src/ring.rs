@@ -1,8 +1,10 @@
 //! io_uring as a bare loop uses it: one thread, one ring, receives that go on, buffers that the kernel picks.
 //!
-//! What the bare proxy, the bare echo and the generator share, and the only module with `unsafe` in it. It is thin: a method puts one entry into the submission queue, [`Ring::enter`] is one system call
-//! for all of them. Set up for one thread whose completions are made when it asks for them (`SINGLE_ISSUER`,
-//! `DEFER_TASKRUN`; Linux 6.1), with multishot accept and receive over a ring of provided buffers (Linux 6.0).
+//! What the bare proxy, the bare echo and the generator share, and the only module with `unsafe` in it. It is
+//! thin: a method puts one entry into the submission queue, [`Ring::enter`] is one system call for all of
+//! them. Set up for one thread whose completions are made when it asks for them (`SINGLE_ISSUER`,
+//! `DEFER_TASKRUN`; Linux 6.1), with multishot accept and receive over a ring of provided buffers (Linux
+//! 6.0).
 
 use std::io;
 use std::net::SocketAddrV4;
@@ -15,6 +17,8 @@ use io_uring::types::{BufRingEntry, Fd, SubmitArgs, Timespec};
 use io_uring::{IoUring, cqueue, opcode, squeue};
 use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
 
+use crate::server::BUFFER_BYTES;
+
 /// How large a ring is.
 #[derive(Clone, Copy, Debug)]
 pub struct Sizes {
@@ -26,10 +30,32 @@ pub struct Sizes {
     pub buffers: u16,
     /// How large each is.
     pub buffer_bytes: u32,
-    /// One buffer holds what several receives brought, one behind the other (Linux 6.12). Small messages then lie close
-    /// together, and thousands fit where else each took a buffer.
+    /// One buffer holds what several receives brought, one behind the other (Linux 6.12). Small messages then
+    /// lie close together, and thousands fit where else each took a buffer.
     pub packed: bool,
 }
+
+impl Sizes {
+    /// A bare loop's. Eight buffers of 128 KiB, which receives fill one behind the other: one MiB, which a
+    /// cache holds. With a buffer for each receive the proxy took a quarter more CPU for streams, and both
+    /// loops as much for exchanges. Completions: several for each of some thousand connections.
+    pub const PACKED: Sizes = Sizes {
+        submissions: 1024,
+        completions: 16 * 1024,
+        buffers: 8,
+        buffer_bytes: 128 * 1024,
+        packed: true,
+    };
+
+    /// For kernels before 6.12. With half as many buffers the proxy's turn under 512 connections took them
+    /// all, and receives that found none were a third of all completions.
+    pub const SINGLE: Sizes =
+        Sizes { buffers: 128, buffer_bytes: BUFFER_BYTES as u32, packed: false, ..Sizes::PACKED };
+}
+
+/// Pieces that may wait in a bare loop for one receiver before it receives no more for it; it goes on at half
+/// of it. What the kernel received until it hears of that comes on top.
+pub const WAITING_MAX: usize = 8;
 
 /// Bytes that were received: part of a buffer, which is the program's until [`Ring::give_back`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -128,7 +154,8 @@ impl Ring {
         self.push(opcode::RecvMulti::new(Fd(socket), GROUP).build(), tag);
     }
 
-    /// Sends what was received, but for its first bytes. It stays the program's until the completion at least.
+    /// Sends what was received, but for its first bytes. It stays the program's until the completion at
+    /// least.
     pub fn send_piece(&mut self, socket: RawFd, piece: Piece, but_for: usize, tag: u64) {
         let entry = send(socket, &self.bytes(piece)[but_for..]);
         self.push(entry, tag);
@@ -210,9 +237,9 @@ impl Ring {
     fn push_tagged(&mut self, entry: squeue::Entry, tag: u64) {
         let entry = entry.user_data(tag);
         loop {
-            // SAFETY: what an entry points at lives as long as the kernel may read it: `target` and the buffers as long as
-            // `self`, which ends the ring first; all else is `'static`. The kernel writes into provided buffers only,
-            // and to those only that `Buffers` says it has.
+            // SAFETY: what an entry points at lives as long as the kernel may read it: `target` and the
+            // buffers as long as `self`, which ends the ring first; all else is `'static`. The kernel writes
+            // into provided buffers only, and to those only that `Buffers` says it has.
             if unsafe { self.uring.submission().push(&entry) }.is_ok() {
                 return;
             }
@@ -230,7 +257,8 @@ impl std::fmt::Debug for Ring {
 
 impl Drop for Ring {
     fn drop(&mut self) {
-        // Before the memory goes. What still sends from it may send anything: its sockets are gone with the ring.
+        // Before the memory goes. What still sends from it may send anything: its sockets are gone with the
+        // ring.
         let _gone = self.uring.submitter().unregister_buf_ring(GROUP);
     }
 }
@@ -253,8 +281,8 @@ fn address(of: SocketAddrV4) -> libc::sockaddr_in {
 
 /// The buffers that the kernel receives into, and the ring that tells it which it has.
 struct Buffers {
-    /// One entry per buffer; the tail lies in the first one's spare field. Shared with the kernel, which reads only, but for
-    /// packed buffers: there it moves an entry's address on as it fills the buffer.
+    /// One entry per buffer; the tail lies in the first one's spare field. Shared with the kernel, which
+    /// reads only, but for packed buffers: there it moves an entry's address on as it fills the buffer.
     entries: NonNull<BufRingEntry>,
     bytes: NonNull<u8>,
     buffer_bytes: u32,
@@ -292,8 +320,8 @@ impl Buffers {
             free: 0,
         };
         let flags = if packed { PACKED } else { 0 };
-        // SAFETY: the entries are page-aligned, zeroed memory of the right length, and stay until `Drop` of `Ring` has
-        // unregistered them.
+        // SAFETY: the entries are page-aligned, zeroed memory of the right length, and stay until `Drop` of
+        // `Ring` has unregistered them.
         unsafe {
             uring.submitter().register_buf_ring_with_flags(entries.as_ptr() as u64, count, GROUP, flags)?;
         }
@@ -305,8 +333,8 @@ impl Buffers {
     fn bytes(&self, piece: Piece) -> &[u8] {
         let state = self.states[usize::from(piece.buffer)];
         assert!(state.pieces > 0 && piece.start + piece.length <= state.filled, "{piece:?} was given back");
-        // SAFETY: inside the mapping, initialised since it came zeroed, and the kernel writes only behind what is filled
-        // as long as the program has a piece of the buffer.
+        // SAFETY: inside the mapping, initialised since it came zeroed, and the kernel writes only behind
+        // what is filled as long as the program has a piece of the buffer.
         unsafe {
             let start = self.start(piece.buffer).add(piece.start as usize);
             std::slice::from_raw_parts(start.as_ptr(), piece.length as usize)
@@ -341,8 +369,8 @@ impl Buffers {
         self.free += 1;
         let place = usize::from(self.tail) % self.states.len();
         let start = self.start(buffer).as_ptr() as u64;
-        // SAFETY: `place` is inside the ring, and the kernel uses no entry at or behind the tail that it knows. Set
-        // field by field, since the first entry's spare field is the tail.
+        // SAFETY: `place` is inside the ring, and the kernel uses no entry at or behind the tail that it
+        // knows. Set field by field, since the first entry's spare field is the tail.
         unsafe {
             let entry = self.entries.add(place).as_mut();
             entry.set_addr(start);
@@ -360,8 +388,8 @@ impl Buffers {
 
     /// Shows the kernel all that was given back.
     fn publish(&self) {
-        // SAFETY: the tail is an aligned `u16` inside the mapping, which lives as long as `self`; both sides use it
-        // atomically.
+        // SAFETY: the tail is an aligned `u16` inside the mapping, which lives as long as `self`; both sides
+        // use it atomically.
         let tail = unsafe { &*BufRingEntry::tail(self.entries.as_ptr()).cast::<AtomicU16>() };
         tail.store(self.tail, Ordering::Release);
     }
@@ -369,8 +397,8 @@ impl Buffers {
 
 impl Drop for Buffers {
     fn drop(&mut self) {
-        // SAFETY: both were mapped with these lengths and nothing borrows from them any more; the ring that named them
-        // has been closed, or never got them.
+        // SAFETY: both were mapped with these lengths and nothing borrows from them any more; the ring that
+        // named them has been closed, or never got them.
         unsafe {
             let _unmapped =
                 munmap(self.entries.as_ptr().cast(), self.states.len() * size_of::<BufRingEntry>());

@@ -27,38 +27,54 @@ pub fn median(values: &[f64]) -> f64 {
     if sorted.len() % 2 == 1 { sorted[middle] } else { f64::midpoint(sorted[middle - 1], sorted[middle]) }
 }
 
-/// The value that so large a share of a sorted list does not exceed (nearest rank); `None` where fewer than ten values
-/// lie beyond it, since it is chance then.
+/// The value that so large a share of a sorted list does not exceed (nearest rank); `None` where fewer than
+/// ten values lie beyond it, since it is chance then.
 pub fn percentile<T: Copy>(sorted: &[T], share: f64) -> Option<T> {
     let rank = ((sorted.len() as f64 * share).ceil() as usize).max(1);
     (sorted.len() >= rank + 10).then(|| sorted[rank - 1])
 }
 
-/// The ratio of the medians. Rounds are resampled whole (bootstrap, Efron 1979), so that what slowed a whole round slows
-/// both.
+/// The ratio of the medians. Rounds are resampled whole (bootstrap, Efron 1979), so that what slowed a whole
+/// round slows both.
+///
+/// Tried on noise of known truth, the interval of 10 or 12 rounds holds it in 95 of 100 runs, and in more
+/// where most of the noise is a whole round's.
 pub fn ratio_of_medians(of: &[f64], to: &[f64], random: &mut Rng) -> Ratio {
-    resampled(of, to, random, |of, to| median(of) / median(to))
+    resampled(of, to, DRAWS, random, of_medians)
 }
 
-/// The geometric mean of each round's ratio, resampled as above.
+/// The geometric mean of each round's ratio, resampled as above. Its interval is a little too narrow: that of
+/// 10 or 12 rounds holds the truth in 90 of 100 runs.
 pub fn mean_of_ratios(of: &[f64], to: &[f64], random: &mut Rng) -> Ratio {
-    resampled(of, to, random, |of, to| {
-        let logarithms: f64 = of.iter().zip(to).map(|(of, to)| (of / to).ln()).sum();
-        (logarithms / of.len() as f64).exp()
-    })
+    resampled(of, to, DRAWS, random, mean_of_each)
 }
 
-fn resampled(of: &[f64], to: &[f64], random: &mut Rng, statistic: impl Fn(&[f64], &[f64]) -> f64) -> Ratio {
+fn of_medians(of: &[f64], to: &[f64]) -> f64 {
+    median(of) / median(to)
+}
+
+fn mean_of_each(of: &[f64], to: &[f64]) -> f64 {
+    let logarithms: f64 = of.iter().zip(to).map(|(of, to)| (of / to).ln()).sum();
+    (logarithms / of.len() as f64).exp()
+}
+
+fn resampled(
+    of: &[f64],
+    to: &[f64],
+    draws: usize,
+    random: &mut Rng,
+    statistic: impl Fn(&[f64], &[f64]) -> f64,
+) -> Ratio {
     assert_eq!(of.len(), to.len(), "every round measures every subject");
-    let mut draws: Vec<f64> = (0..DRAWS)
+    let mut drawn: Vec<f64> = (0..draws)
         .map(|_| {
             let rounds: Vec<usize> = of.iter().map(|_| random.usize(..of.len())).collect();
             let pick = |from: &[f64]| rounds.iter().map(|round| from[*round]).collect::<Vec<_>>();
             statistic(&pick(of), &pick(to))
         })
         .collect();
-    draws.sort_by(f64::total_cmp);
-    Ratio { value: statistic(of, to), low: draws[DRAWS / 40], high: draws[DRAWS - 1 - DRAWS / 40] }
+    drawn.sort_by(f64::total_cmp);
+    Ratio { value: statistic(of, to), low: drawn[draws / 40], high: drawn[draws - 1 - draws / 40] }
 }
 
 #[cfg(test)]
@@ -90,22 +106,25 @@ mod tests {
         assert!((ratio_of_medians(&of, &to, &mut Rng::with_seed(1)).value - 1.25).abs() < 1e-9);
     }
 
-    /// Of many experiments with noise about nineteen of twenty hold the truth in their interval; with 12 rounds a bootstrap
-    /// is known to hold it somewhat less often.
+    /// As often as the functions' docs say, of so many experiments that 2 % more or less would show.
     #[test]
     fn intervals_hold_the_truth_as_often_as_they_say() {
         let mut random = Rng::with_seed(5);
         let mut noisy = |mean: f64| -> Vec<f64> {
             (0..12).map(|_| mean * (0.9 + 0.2 * (random.f64() + random.f64() + random.f64()) / 3.0)).collect()
         };
-        let experiments: Vec<_> = (0..60).map(|_| (noisy(1.3), noisy(1.0))).collect();
-        let mut resample = Rng::with_seed(6);
-        for statistic in [ratio_of_medians, mean_of_ratios] {
-            let held = experiments.iter().filter(|(of, to)| {
-                let ratio = statistic(of, to, &mut resample);
+        let experiments: Vec<_> = (0..1000).map(|_| (noisy(1.3), noisy(1.0))).collect();
+        let mut random = Rng::with_seed(6);
+        let mut held = |statistic: fn(&[f64], &[f64]) -> f64| {
+            let holds = |(of, to): &&(Vec<f64>, Vec<f64>)| {
+                // Fewer draws than in earnest, which makes the ends less smooth but not nearer.
+                let ratio = resampled(of, to, 200, &mut random, statistic);
                 ratio.low <= 1.3 && 1.3 <= ratio.high
-            });
-            assert!((50..=60).contains(&held.count()));
-        }
+            };
+            experiments.iter().filter(holds).count()
+        };
+        let (medians, means) = (held(of_medians), held(mean_of_each));
+        assert!((935..=970).contains(&medians), "{medians}");
+        assert!((885..=925).contains(&means), "{means}");
     }
 }

@@ -1,5 +1,6 @@
 //! What is measured: how each is started, how one knows where it listens, and that it ends with the run.
 
+use std::ffi::OsString;
 use std::fs::File;
 use std::net::{SocketAddrV4, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
@@ -28,12 +29,18 @@ pub struct Subject {
 pub enum Rank {
     /// Waterwheel on one of its reactors.
     Ours,
-    /// The best of these is what ratios are to: of proxies those that others run, of echo servers all runtimes.
+    /// The best of these is what ratios are to: of proxies those that others run, of echo servers all
+    /// runtimes.
     Reference,
     /// Others that are measured beside.
     Other,
     /// As little as can be done.
     Limit,
+}
+
+impl Rank {
+    /// Of other people, for whom they are made.
+    pub const PEERS: [Rank; 2] = [Rank::Reference, Rank::Other];
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -145,7 +152,7 @@ impl Subject {
     ) -> anyhow::Result<(Command, Option<SocketAddrV4>)> {
         match &self.how {
             How::Waterwheel { program, reactor } => {
-                let mut command = Command::new(program);
+                let mut command = waterwheel(program);
                 match origin {
                     Some(origin) => command.args(["proxy", "tcp", "--upstream", &format!("tcp:{origin}")]),
                     None => command.args(["serve", "echo"]),
@@ -179,6 +186,19 @@ impl Subject {
                 Ok((command, Some(at)))
             }
         }
+    }
+}
+
+/// Waterwheel as it is by default: no settings that this program happened to be started with.
+pub(crate) fn waterwheel(program: &Path) -> Command {
+    let mut command = Command::new(program);
+    without_settings(&mut command, std::env::vars_os().map(|(name, _)| name));
+    command
+}
+
+fn without_settings(command: &mut Command, names: impl Iterator<Item = OsString>) {
+    for name in names.filter(|name| name.as_encoded_bytes().starts_with(b"WATERWHEEL_")) {
+        command.env_remove(name);
     }
 }
 
@@ -259,6 +279,16 @@ mod tests {
         let brief = Subject::small("brief", Rank::Other, "/bin/ls".into(), "");
         let error = format!("{:#}", brief.start(cpus, folder.path(), None).unwrap_err());
         assert!(error.contains("it ended at once") && error.contains("'echo'"), "{error}");
+    }
+
+    #[test]
+    fn our_own_settings_are_not_passed_on() {
+        let mut command = Command::new("sh");
+        command.args(["-c", "echo $WATERWHEEL_URING_OFF$WATERWHEELS"]);
+        command.envs([("WATERWHEEL_URING_OFF", "multishot"), ("WATERWHEELS", "stay")]);
+        let names = ["WATERWHEEL_URING_OFF", "WATERWHEELS", "PATH"].map(OsString::from);
+        without_settings(&mut command, names.into_iter());
+        assert_eq!(command.output().unwrap().stdout, b"stay\n");
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context as _, ensure};
 
 use crate::asked::{Asked, Of};
-use crate::subject::{Rank, Subject};
+use crate::subject::{Rank, Subject, waterwheel};
 
 /// What there is to measure.
 #[derive(Clone, Debug)]
@@ -28,7 +28,7 @@ pub fn root() -> PathBuf {
 
 /// # Errors
 /// Something does not build, or `--only` names what is not there.
-pub fn find(asked: &Asked) -> anyhow::Result<Found> {
+pub fn find(asked: &Asked, of: Of) -> anyhow::Result<Found> {
     let wanted = |name: &str| asked.only.is_empty() || asked.only.iter().any(|only| only == name);
     let mut found = Found { subjects: Vec::new(), notes: Vec::new() };
     if asked.only.is_empty() || asked.only.iter().any(|name| name.starts_with("waterwheel")) {
@@ -38,7 +38,7 @@ pub fn find(asked: &Asked) -> anyhow::Result<Found> {
     if let Some(program) = &asked.before {
         ours("before", program, &mut found)?;
     }
-    if asked.of == Of::Proxies {
+    if of == Of::Proxies {
         found.subjects.extend([
             Subject::haproxy("haproxy", false),
             // It splices where there is much to move; in exchanges it is no other than the one above.
@@ -46,7 +46,7 @@ pub fn find(asked: &Asked) -> anyhow::Result<Found> {
             Subject::nginx(),
         ]);
     }
-    found.subjects.extend(small(asked.of)?);
+    found.subjects.extend(small(of)?);
     let names: Vec<String> = found.subjects.iter().map(|subject| subject.name.clone()).collect();
     for name in &asked.only {
         ensure!(names.contains(name), "--only {name}: there is none; there are {}", names.join(", "));
@@ -70,7 +70,7 @@ pub fn find(asked: &Asked) -> anyhow::Result<Found> {
 
 /// Waterwheel on each reactor that can run here.
 fn ours(called: &str, program: &Path, found: &mut Found) -> anyhow::Result<()> {
-    let output = Command::new(program).arg("reactors").output();
+    let output = waterwheel(program).arg("reactors").output();
     let output = output.with_context(|| format!("running {}", program.display()))?;
     ensure!(output.status.success(), "{} reactors: {}", program.display(), output.status);
     for line in String::from_utf8(output.stdout)?.lines() {

@@ -1,7 +1,7 @@
 //! What a server has to get right before its speed counts; every subject is tried before it is measured.
 //!
-//! More bytes than any queue on the way holds, both ways at once, to a side that begins late and reads slowly, so that
-//! sends come out short; and the end of one direction, after which the other goes on.
+//! More bytes than any queue on the way holds, both ways at once, to a side that begins late and reads
+//! slowly, so that sends come out short; and the end of one direction, after which the other goes on.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, SocketAddrV4, TcpListener, TcpStream};
@@ -59,7 +59,8 @@ pub fn echo(at: SocketAddrV4) -> anyhow::Result<()> {
 }
 
 /// # Errors
-/// The proxy at this address, whose origin is this listener, lost, changed or added something, or did not end.
+/// The proxy at this address, whose origin is this listener, lost, changed or added something, or did not
+/// end.
 pub fn proxy(at: SocketAddrV4, origin: &TcpListener) -> anyhow::Result<()> {
     let (there, back) = (bytes(1, BYTES), bytes(2, BYTES));
     let farewell = bytes(3, FAREWELL);

@@ -16,8 +16,8 @@ pub struct Usage {
 }
 
 impl Usage {
-    /// By `schedstat` (Documentation/scheduler/sched-stats.rst). Kernel threads that work for an io_uring count too; a thread
-    /// that has ended does not.
+    /// By `schedstat` (Documentation/scheduler/sched-stats.rst). Kernel threads that work for an io_uring
+    /// count too; a thread that has ended does not.
     ///
     /// # Errors
     /// There is no such process.
@@ -58,7 +58,8 @@ impl Usage {
     }
 }
 
-/// Bytes of memory that only this process has: what would be free without it. The kernel's for its sockets is none of it.
+/// Bytes of memory that only this process has: what would be free without it. The kernel's for its sockets is
+/// none of it.
 ///
 /// # Errors
 /// There is no such process, or it may not be read.

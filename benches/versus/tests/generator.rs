@@ -57,7 +57,8 @@ fn copy(mut from: &TcpStream, mut to: &TcpStream, fault: Fault) -> io::Result<()
 fn none(_: &mut Piece, _: u64) {}
 
 fn one_wrong_bit(bytes: &mut Piece, before: u64) {
-    // Not in the first bytes, so that something went well before; in every piece, since of streams samples are looked at.
+    // Not in the first bytes, so that something went well before; in every piece, since of streams samples
+    // are looked at.
     if before > 0 {
         bytes[0] ^= 1;
     }
@@ -139,7 +140,8 @@ fn a_stall_is_seen_by_all_that_were_planned_in_it() {
         Generator::new(Workload { connections: 1, ..load(Kind::Exchange, 64) }, false).unwrap();
     generator.set_target(serve(None, stall_once));
     let timing = Timing { warm_up: Duration::from_millis(1), window: Duration::from_millis(500) };
-    let (times, _) = generator.planned(timing, 1000.0, 1).unwrap();
+    let planned = generator.planned(timing, 1000.0, 1, || Ok(())).unwrap();
+    let times = planned.responses;
     assert!(times.len() > 300 && times.is_sorted(), "{}", times.len());
     let late = times.iter().filter(|time| **time > Duration::from_millis(20)).count();
     // Of a hundred or so in the stall, those in its first four fifths.

@@ -1,7 +1,8 @@
 //! The limit: an echo server that is nothing but an io_uring loop. `bare_echo echo`.
 //!
-//! As the bare proxy, with one direction per connection and one socket instead of two: it receives multishot into
-//! provided buffers, sends straight from them one at a time, and gives each back when its send is complete.
+//! As the bare proxy, with one direction per connection and one socket instead of two: it receives multishot
+//! into provided buffers, sends straight from them one at a time, and gives each back when its send is
+//! complete.
 #![forbid(unsafe_code)]
 
 use std::collections::VecDeque;
@@ -9,34 +10,23 @@ use std::os::fd::{AsRawFd as _, OwnedFd};
 
 use anyhow::bail;
 use rustix::net::Shutdown;
-use waterwheel_versus::ring::{ACCEPTED, Completion, Piece, Ring, Sizes, Wait};
-use waterwheel_versus::server::{self, BUFFER_BYTES, Role};
-
-/// Eight buffers of 128 KiB, one behind the other's pieces in each: one MiB, which a cache holds. Streams took a quarter more
-/// CPU with a buffer for each receive, exchanges the same. Completions: several for each of some thousand connections.
-const PACKED: Sizes =
-    Sizes { submissions: 1024, completions: 16 * 1024, buffers: 8, buffer_bytes: 128 * 1024, packed: true };
-
-/// For kernels before 6.12. With half as many buffers a turn under 512 connections takes them all, and receives that find
-/// none are a third of all completions.
-const SINGLE: Sizes = Sizes { buffers: 128, buffer_bytes: BUFFER_BYTES as u32, packed: false, ..PACKED };
-
-/// Buffers that may wait to be sent before a connection stops receiving; it goes on at half of it.
-const WAITING_MAX: usize = 8;
+use waterwheel_versus::ring::{ACCEPTED, Completion, Piece, Ring, Sizes, WAITING_MAX, Wait};
+use waterwheel_versus::server::{self, Role};
 
 fn main() -> anyhow::Result<()> {
     let Role::Echo = Role::of_this_program()? else { bail!("use as `echo`") };
     let listener = server::listen()?;
-    let mut ring = Ring::new(PACKED).or_else(|_| Ring::new(SINGLE))?;
+    let mut ring = Ring::new(Sizes::PACKED).or_else(|_| Ring::new(Sizes::SINGLE))?;
     server::announce(listener.local_addr()?)?;
     ring.accept(listener.as_raw_fd());
     let mut echo = Echo { ring, clients: Vec::new(), free: Vec::new(), starved: VecDeque::new() };
-    let mut completed = Vec::with_capacity(PACKED.completions as usize);
+    let mut completed = Vec::with_capacity(Sizes::PACKED.completions as usize);
     loop {
         echo.ring.enter(Wait::ForEver, &mut completed)?;
         for completion in completed.drain(..) {
             if completion.tag == ACCEPTED {
-                // Without a socket: the client left before, or there are too many. The next one may fare better.
+                // Without a socket: the client left before, or there are too many. The next one may fare
+                // better.
                 completion.socket.into_iter().for_each(|socket| echo.accepted(socket));
                 if !completion.more {
                     echo.ring.accept(listener.as_raw_fd());

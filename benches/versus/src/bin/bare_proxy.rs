@@ -1,12 +1,13 @@
 //! The limit: a TCP proxy that is nothing but an io_uring loop. `bare_proxy proxy ORIGIN`.
 //!
-//! One thread, one system call per turn. Each direction of a connection receives multishot into provided buffers and
-//! sends straight from them, one send at a time so that the order holds; a buffer goes back when its send is complete.
-//! No limits on connections, no timeouts, no counters, no log: what a proxy that does its work has to add.
+//! One thread, one system call per turn. Each direction of a connection receives multishot into provided
+//! buffers and sends straight from them, one send at a time so that the order holds; a buffer goes back when
+//! its send is complete. No limits on connections, no timeouts, no counters, no log: what a proxy that does
+//! its work has to add.
 //!
-//! A direction whose receiver is slow stops receiving at [`WAITING_MAX`] buffers. The buffers are shared by all, and one is
-//! free again when all that it holds is sent, so some slow receivers may keep the others waiting: a proxy in earnest would
-//! do better.
+//! A direction whose receiver is slow stops receiving at [`WAITING_MAX`] buffers. The buffers are shared by
+//! all, and one is free again when all that it holds is sent, so some slow receivers may keep the others
+//! waiting: a proxy in earnest would do better.
 #![forbid(unsafe_code)]
 
 use std::collections::VecDeque;
@@ -14,38 +15,26 @@ use std::os::fd::{AsRawFd as _, OwnedFd};
 
 use anyhow::bail;
 use rustix::net::Shutdown;
-use waterwheel_versus::ring::{ACCEPTED, Completion, Piece, Ring, Sizes, Wait};
-use waterwheel_versus::server::{self, BUFFER_BYTES, Role};
-
-/// Eight buffers of 128 KiB, one behind the other's pieces in each: one MiB, which a cache holds. Streams took a quarter more
-/// CPU with a buffer for each receive, exchanges the same. Completions: several for each of some thousand connections.
-const PACKED: Sizes =
-    Sizes { submissions: 1024, completions: 16 * 1024, buffers: 8, buffer_bytes: 128 * 1024, packed: true };
-
-/// For kernels before 6.12. With half as many buffers a turn under 512 connections takes them all, and receives that find
-/// none are a third of all completions.
-const SINGLE: Sizes = Sizes { buffers: 128, buffer_bytes: BUFFER_BYTES as u32, packed: false, ..PACKED };
-
-/// Buffers that may wait to be sent in one direction before it stops receiving; it goes on at half of it. What the
-/// kernel received until it hears of that comes on top.
-const WAITING_MAX: usize = 8;
+use waterwheel_versus::ring::{ACCEPTED, Completion, Piece, Ring, Sizes, WAITING_MAX, Wait};
+use waterwheel_versus::server::{self, Role};
 
 fn main() -> anyhow::Result<()> {
     let Role::Proxy { origin } = Role::of_this_program()? else {
         bail!("use as `proxy HOST:PORT`");
     };
     let listener = server::listen()?;
-    let mut ring = Ring::new(PACKED).or_else(|_| Ring::new(SINGLE))?;
+    let mut ring = Ring::new(Sizes::PACKED).or_else(|_| Ring::new(Sizes::SINGLE))?;
     ring.set_target(origin);
     server::announce(listener.local_addr()?)?;
     ring.accept(listener.as_raw_fd());
     let mut proxy = Proxy { ring, pairs: Vec::new(), free: Vec::new(), starved: VecDeque::new() };
-    let mut completed = Vec::with_capacity(PACKED.completions as usize);
+    let mut completed = Vec::with_capacity(Sizes::PACKED.completions as usize);
     loop {
         proxy.ring.enter(Wait::ForEver, &mut completed)?;
         for completion in completed.drain(..) {
             if completion.tag == ACCEPTED {
-                // Without a socket: the client left before, or there are too many. The next one may fare better.
+                // Without a socket: the client left before, or there are too many. The next one may fare
+                // better.
                 completion.socket.map_or(Ok(()), |client| proxy.accepted(client))?;
                 if !completion.more {
                     proxy.ring.accept(listener.as_raw_fd());

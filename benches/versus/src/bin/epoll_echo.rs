@@ -1,7 +1,8 @@
 //! The limit with epoll: an echo server that is nothing but an edge-triggered loop. `epoll_echo echo`.
 //!
-//! One receive and one send for each event: a receive that does not fill the buffer has emptied the socket, and so needs
-//! no second one that says so. What cannot be sent at once is kept, and the connection receives no more until it is out.
+//! One receive and one send for each event: a receive that does not fill the buffer has emptied the socket,
+//! and so needs no second one that says so. What cannot be sent at once is kept, and the connection receives
+//! no more until it is out.
 #![forbid(unsafe_code)]
 
 use std::io;

@@ -6,7 +6,9 @@ use std::process::ExitCode;
 use anyhow::{Context as _, ensure};
 use waterwheel_versus::asked::{Asked, USAGE, What};
 use waterwheel_versus::cpus::Cpus;
-use waterwheel_versus::{cost, latency, memory, report, subjects, trial};
+use waterwheel_versus::report::Report;
+use waterwheel_versus::subject::Subject;
+use waterwheel_versus::{cost, latency, memory, subjects, trial};
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -34,27 +36,44 @@ fn run(asked: &Asked) -> anyhow::Result<()> {
     ensure!(!cfg!(debug_assertions), "a slow build measures nothing: run it with --release");
     waterwheel_versus::more_files()?;
     let cpus = Cpus::choose()?;
-    let found = subjects::find(asked)?;
+    // All is found and tried before anything is measured, so that a long run does not end early.
+    let mut found = Vec::new();
+    for part in &asked.parts {
+        if !found.iter().any(|(of, _)| *of == part.of) {
+            found.push((part.of, subjects::find(asked, part.of)?));
+        }
+    }
     cpus.pin_generator()?;
     eprintln!("seed {}, subjects on CPU {}, generator on CPU {}", asked.seed, cpus.subject, cpus.generator);
-    found.notes.iter().for_each(|note| eprintln!("{note}"));
-    for subject in &found.subjects {
-        trial::subject(subject, asked.of, cpus)?;
-    }
-    let mut markdown = report::environment(&found.subjects, asked.waterwheel.as_deref(), asked.seed);
-    found.notes.iter().for_each(|note| markdown.extend(["* ", note, "\n"]));
-    for workload in &asked.workloads {
-        let table = match asked.what {
-            What::Cost => cost::table(asked, &found.subjects, *workload, cpus)?,
-            What::Latency => latency::table(asked, &found.subjects, *workload, cpus)?,
-            What::Memory => memory::table(asked, &found.subjects, *workload, cpus)?,
-        };
-        println!("\n{}", table.text());
-        markdown.extend(["\n", &table.markdown()]);
-        // After each table, so that a later failure does not take it along.
-        if let Some(file) = &asked.write {
-            std::fs::write(file, &markdown).with_context(|| format!("writing {}", file.display()))?;
+    for (of, found) in &found {
+        found.notes.iter().for_each(|note| eprintln!("{note}"));
+        for subject in &found.subjects {
+            trial::subject(subject, *of, cpus)?;
         }
+    }
+    let mut report = Report::new(asked, &found);
+    for part in &asked.parts {
+        report.part(part);
+        let subjects = found.iter().filter(|(of, _)| *of == part.of).flat_map(|(_, found)| &found.subjects);
+        let subjects: Vec<Subject> = subjects.cloned().collect();
+        let table = match part.what {
+            What::Cost => cost::table,
+            What::Latency => latency::table,
+            What::Memory => memory::table,
+        };
+        for workload in &part.workloads {
+            let table = table(asked, &subjects, (part.of, *workload), cpus)?;
+            println!("\n{}", table.text());
+            report.add(&table);
+            // After each table, so that a later failure does not take it along.
+            if let Some(file) = &asked.write {
+                let markdown = report.markdown();
+                std::fs::write(file, markdown).with_context(|| format!("writing {}", file.display()))?;
+            }
+        }
+    }
+    if asked.parts.len() > 1 {
+        println!("\n{}", report.summary());
     }
     Ok(())
 }

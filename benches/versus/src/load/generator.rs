@@ -66,7 +66,8 @@ impl Generator {
     /// # Errors
     /// The kernel has no io_uring, or is out of something.
     pub fn new(workload: Workload, with_origin: bool) -> anyhow::Result<Generator> {
-        // Small messages get small buffers, so that all of them stay in a near cache; more than are in use at a time.
+        // Small messages get small buffers, so that all of them stay in a near cache; more than are in use at
+        // a time.
         let (buffers, buffer_bytes) = match workload.kind {
             Kind::Stream => (32, 64 * 1024),
             _ if workload.bytes <= 256 => (2048, 256),

@@ -1,8 +1,8 @@
 //! The generator: clients and, for proxies, the origin too, in one thread on one CPU that never sleeps.
 //!
-//! It is an io_uring loop of its own, so that it costs less than what it measures, and it spins, so that no subject pays
-//! for waking it. Every length is checked, and every byte too but in streams, where it is the ends of each piece
-//! received and every eighth piece whole; a wrong one ends the run.
+//! It is an io_uring loop of its own, so that it costs less than what it measures, and it spins, so that no
+//! subject pays for waking it. Every length is checked, and every byte too but in streams, where it is the
+//! ends of each piece received and every eighth piece whole; a wrong one ends the run.
 
 mod clients;
 mod generator;
@@ -11,7 +11,7 @@ mod pattern;
 mod run;
 
 pub use generator::Generator;
-pub use run::{Opened, STALL_MAX, Timing};
+pub use run::{Opened, Planned, STALL_MAX, Timing};
 
 use std::time::Duration;
 
