@@ -97,6 +97,8 @@ pub(crate) struct Buffers {
     left: Cell<usize>,
     /// How many it is to have.
     wanted: Cell<usize>,
+    /// It is to have more than at the call before, which is enough for one call.
+    grown: Cell<bool>,
     /// The most that it took between two of the calls counted so far.
     peak: Cell<usize>,
     calls: Cell<u32>,
@@ -116,6 +118,7 @@ impl Buffers {
             tail: Cell::new(0),
             left: Cell::new(0),
             wanted: Cell::new(FIRST),
+            grown: Cell::new(false),
             peak: Cell::new(0),
             calls: Cell::new(0),
         };
@@ -168,6 +171,10 @@ impl Buffers {
 
     /// The kernel wanted one and had none.
     pub(crate) fn ran_out(&self) {
+        if self.grown.replace(true) {
+            // A call tells of many at once, and more than one cannot be known to be needed.
+            return;
+        }
         self.wanted.set((self.wanted.get() * 2).min(MOST));
         self.peak.set(self.wanted.get() / 2);
         self.calls.set(0);
@@ -188,6 +195,7 @@ impl Buffers {
 
     /// Before each call: gives the kernel as many as it is to have.
     pub(crate) fn publish(&self) {
+        self.grown.set(false);
         let taken = self.wanted.get().saturating_sub(self.left.get());
         self.peak.set(self.peak.get().max(taken));
         self.calls.set(self.calls.get() + 1);
@@ -331,7 +339,8 @@ mod tests {
             let mut most = FIRST;
             assert_eq!(kernel.left(buffers), most);
             while most < MOST {
-                buffers.ran_out();
+                // However many receives were stopped.
+                (0..3).for_each(|_| buffers.ran_out());
                 buffers.publish();
                 most *= 2;
                 assert_eq!(kernel.left(buffers), most);

@@ -5,6 +5,7 @@ use std::net::{Ipv4Addr, TcpListener};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::Duration;
 
+use io_uring::IoUring;
 use io_uring::opcode;
 use io_uring::squeue::{Entry, Flags};
 use io_uring::types::Fd;
@@ -19,10 +20,27 @@ use crate::core::MESSAGE;
 use crate::features::{Feature, Features};
 use crate::memory::Share;
 use crate::outbox::SENDING;
-use crate::ring::{Completion, Ring};
+use crate::ring::{Completion, Ring, Setup};
 
 /// Longer than anything that works takes, also on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Who is tried: the kernel, as it is. A test stands before it with one that has less.
+trait Kernel {
+    /// Makes an instance.
+    fn make(&self, setup: Setup) -> io::Result<IoUring> {
+        setup.build(&setup.builder())
+    }
+
+    /// What becomes of an entry on its way.
+    fn understand(&self, entry: Entry) -> Entry {
+        entry
+    }
+}
+
+struct AsItIs;
+
+impl Kernel for AsItIs {}
 
 /// What works, and what does not.
 #[derive(Clone, Debug)]
@@ -38,6 +56,10 @@ pub(crate) struct Probed {
 /// # Errors
 /// There is no io_uring here, or one that is of no use.
 pub(crate) fn probe(off: Features) -> Result<Probed, Unavailable> {
+    probe_of(&AsItIs, off)
+}
+
+fn probe_of(kernel: &dyn Kernel, off: Features) -> Result<Probed, Unavailable> {
     let wanted = Feature::ALL.into_iter().filter(|feature| !off.has(*feature));
     let wanted = wanted.fold(Features::NONE, Features::with);
     let unavailable = |error: io::Error| {
@@ -46,39 +68,44 @@ pub(crate) fn probe(off: Features) -> Result<Probed, Unavailable> {
         Unavailable::new(format!("io_uring_setup: {error}{hint}"))
     };
     waterwheel_os::survives_io_uring().map_err(Unavailable::new)?;
-    let (ring, got) = Ring::new(wanted, Share::LEAST.scale).map_err(unavailable)?;
+    let (trial, got) = Trial::of(kernel, wanted).map_err(unavailable)?;
     let mut probed = Probed { features: got, missing: Vec::new() };
     for feature in Feature::ALL {
         if wanted.has(feature) && !got.has(feature) {
             probed.missing.push((feature, "the kernel does not know it, or refuses it".to_owned()));
         }
     }
-    let trial = Trial { ring };
     trial.polls().map_err(|error| Unavailable::new(format!("io_uring_enter: {error}")))?;
     drop(trial);
-    probed.attempt(Feature::Multishot, Trial::polls_again);
+    probed.attempt(kernel, Feature::Multishot, Trial::polls_again);
     let multishot = probed.features.has(Feature::Multishot);
     if probed.features.has(Feature::Buffers) {
-        match Trial::of(got).and_then(|trial| trial.receives(multishot)) {
+        let receives = |multishot| Trial::of(kernel, got).and_then(|(trial, _)| trial.receives(multishot));
+        match receives(multishot) {
             // One receive at a time may work where many do not.
-            Err(wrong) if multishot && Trial::of(got).is_ok_and(|trial| trial.receives(false).is_ok()) => {
+            Err(wrong) if multishot && receives(false).is_ok() => {
                 probed.lacks(Feature::Multishot, &wrong);
             }
             Err(wrong) => probed.lacks(Feature::Buffers, &wrong),
             Ok(()) => {}
         }
     }
-    probed.attempt(Feature::SkipSuccess, Trial::skips);
-    probed.attempt(Feature::MessageRing, Trial::messages);
-    probed.attempt(Feature::Connect, Trial::connects);
+    probed.attempt(kernel, Feature::SkipSuccess, Trial::skips);
+    probed.attempt(kernel, Feature::MessageRing, Trial::messages);
+    probed.attempt(kernel, Feature::Connect, Trial::connects);
     Ok(probed)
 }
 
 impl Probed {
     /// Tries something with a ring of its own, since what fails may leave something under way.
-    fn attempt(&mut self, feature: Feature, attempt: impl FnOnce(&Trial) -> io::Result<()>) {
+    fn attempt<'a>(
+        &mut self,
+        kernel: &'a dyn Kernel,
+        feature: Feature,
+        attempt: impl FnOnce(&Trial<'a>) -> io::Result<()>,
+    ) {
         if self.features.has(feature)
-            && let Err(wrong) = Trial::of(self.features).and_then(|trial| attempt(&trial))
+            && let Err(wrong) = Trial::of(kernel, self.features).and_then(|(trial, _)| attempt(&trial))
         {
             self.lacks(feature, &wrong);
         }
@@ -91,24 +118,26 @@ impl Probed {
 }
 
 /// A ring to try things with.
-struct Trial {
+struct Trial<'a> {
     ring: Ring,
+    kernel: &'a dyn Kernel,
 }
 
 /// What attempts are known by, one after the other.
 const FIRST: u64 = 1;
 const SECOND: u64 = 2;
 
-impl Trial {
-    fn of(features: Features) -> io::Result<Trial> {
-        Ok(Trial { ring: Ring::new(features, Share::LEAST.scale)?.0 })
+impl<'a> Trial<'a> {
+    fn of(kernel: &'a dyn Kernel, features: Features) -> io::Result<(Trial<'a>, Features)> {
+        let (ring, got) = Ring::made_by(&|setup| kernel.make(setup), features, Share::LEAST.scale)?;
+        Ok((Trial { ring, kernel }, got))
     }
 
     /// # Safety
     /// As [`Ring::push`].
     unsafe fn push(&self, entry: Entry, about: u64) {
         // SAFETY: as promised by the caller.
-        unsafe { self.ring.push(&entry.user_data(about)) }
+        unsafe { self.ring.push(&self.kernel.understand(entry.user_data(about))) }
     }
 
     /// Waits for so many completions.
@@ -282,6 +311,9 @@ fn expect(got: &[Completion], wanted: &[(u64, i32, bool)]) -> io::Result<()> {
     }
     Err(io::Error::other(format!("it completes with {told:?} where {wanted:?} was due")))
 }
+
+#[cfg(test)]
+mod refusals;
 
 #[cfg(test)]
 mod tests {

@@ -1,6 +1,6 @@
 //! The io_uring instance of one reactor: what goes in, what comes out, and the one system call between.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::ffi::c_uint;
 use std::fmt;
@@ -8,11 +8,12 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
-use io_uring::IoUring;
 use io_uring::cqueue::{buffer_select, more};
 use io_uring::squeue::Entry;
+use io_uring::{Builder, IoUring};
 use rustix::io::Errno;
 use rustix::thread::{Timespec, nanosleep};
+use waterwheel_reactor::{Clock, Time};
 
 use crate::enter::{NO_IOWAIT, Name, enter, register, unregister};
 use crate::features::{Feature, Features};
@@ -33,6 +34,48 @@ const ASKED_AGAIN_AFTER: Timespec = Timespec { tv_sec: 0, tv_nsec: 10_000_000 };
 
 /// A deadline this far away is none: the kernel's clock would not count as far as ours.
 const FOREVER: Duration = Duration::from_secs(1 << 30);
+
+/// How long nothing more is said of overflows after one was.
+const OVERFLOW_TOLD_AGAIN_AFTER: Duration = Duration::from_secs(1);
+
+/// An instance to ask the kernel for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Setup {
+    /// What it is to have; `None`: what Linux 5.18 and before know.
+    pub(crate) features: Option<Features>,
+    entries: u32,
+    completions: u32,
+}
+
+impl Setup {
+    /// With the flags that go with it.
+    pub(crate) fn builder(&self) -> Builder {
+        let mut builder = IoUring::builder();
+        builder.setup_cqsize(self.completions).setup_clamp();
+        let Some(features) = self.features else { return builder };
+        builder.setup_submit_all().setup_taskrun_flag();
+        if features.has(Feature::DeferTaskrun) {
+            builder.setup_single_issuer().setup_defer_taskrun();
+        } else {
+            builder.setup_coop_taskrun();
+        }
+        if features.has(Feature::NoSqArray) {
+            builder.setup_no_sqarray();
+        }
+        builder
+    }
+
+    /// Made by the kernel.
+    ///
+    /// # Errors
+    /// As io_uring_setup(2).
+    pub(crate) fn build(self, builder: &Builder) -> io::Result<IoUring> {
+        builder.build(self.entries)
+    }
+}
+
+/// Who makes an instance: the kernel, as asked.
+pub(crate) type Build<'a> = &'a dyn Fn(Setup) -> io::Result<IoUring>;
 
 /// What the kernel said of an operation.
 #[derive(Clone, Copy, Debug)]
@@ -55,6 +98,9 @@ pub(crate) struct Ring {
     spilled: RefCell<VecDeque<Entry>>,
     name: Name,
     flags: c_uint,
+    clock: Clock,
+    /// Until when nothing is said of overflows.
+    overflow_told: Cell<Time>,
 }
 
 impl Ring {
@@ -63,7 +109,15 @@ impl Ring {
     /// # Errors
     /// As io_uring_setup(2): `PermissionDenied` where it is forbidden, `Unsupported` where there is none.
     pub(crate) fn new(wanted: Features, scale: u32) -> io::Result<(Ring, Features)> {
-        let (ring, mut got) = Ring::set_up(wanted, scale)?;
+        Ring::made_by(&|setup| setup.build(&setup.builder()), wanted, scale)
+    }
+
+    /// As [`new`](Ring::new), by way of somebody who may refuse what the kernel knows.
+    ///
+    /// # Errors
+    /// As [`new`](Ring::new), and those of `build`.
+    pub(crate) fn made_by(build: Build<'_>, wanted: Features, scale: u32) -> io::Result<(Ring, Features)> {
+        let (ring, mut got) = Ring::set_up(build, wanted, scale)?;
         if !(ring.params().is_feature_nodrop() && ring.params().is_feature_ext_arg()) {
             return Err(io::Error::new(
                 io::ErrorKind::Unsupported,
@@ -86,16 +140,23 @@ impl Ring {
                 Err(_) => got = got.without(Feature::RingFd),
             }
         }
-        let spilled = RefCell::default();
-        Ok((Ring { open: RefCell::new(Some(ring)), spilled, name, flags }, got))
+        let ring = Ring {
+            open: RefCell::new(Some(ring)),
+            spilled: RefCell::default(),
+            name,
+            flags,
+            clock: Clock::start(),
+            overflow_told: Cell::new(Time::ZERO),
+        };
+        Ok((ring, got))
     }
 
     /// Tries the setups from the newest on, since a kernel refuses flags that it does not know, and smaller ones where little
     /// memory may be locked.
-    fn set_up(wanted: Features, first: u32) -> io::Result<(IoUring, Features)> {
+    fn set_up(build: Build<'_>, wanted: Features, first: u32) -> io::Result<(IoUring, Features)> {
         let (mut scale, mut asked_again) = (first, 0);
         loop {
-            match Ring::set_up_with(wanted, ENTRIES >> scale, COMPLETIONS >> scale) {
+            match Ring::set_up_with(build, wanted, scale) {
                 Err(error) if Errno::from_io_error(&error) == Some(Errno::NOMEM) => {
                     if asked_again < ASKED_AGAIN_MAX {
                         asked_again += 1;
@@ -121,34 +182,20 @@ impl Ring {
         }
     }
 
-    fn set_up_with(wanted: Features, entries: u32, completions: u32) -> io::Result<(IoUring, Features)> {
-        let tries = [
-            wanted,
-            wanted.without(Feature::NoSqArray),
-            wanted.without(Feature::NoSqArray).without(Feature::DeferTaskrun),
-        ];
-        for (number, tried) in tries.into_iter().enumerate() {
-            if number > 0 && tried == tries[number - 1] {
-                continue;
-            }
-            let mut builder = IoUring::builder();
-            builder.setup_cqsize(completions).setup_clamp().setup_submit_all().setup_taskrun_flag();
-            if tried.has(Feature::DeferTaskrun) {
-                builder.setup_single_issuer().setup_defer_taskrun();
-            } else {
-                builder.setup_coop_taskrun();
-            }
-            if tried.has(Feature::NoSqArray) {
-                builder.setup_no_sqarray();
-            }
-            match builder.build(entries) {
-                Err(error) if error.raw_os_error() == Some(Errno::INVAL.raw_os_error()) => {}
-                made => return made.map(|ring| (ring, tried)),
+    fn set_up_with(build: Build<'_>, wanted: Features, scale: u32) -> io::Result<(IoUring, Features)> {
+        let without_array = wanted.without(Feature::NoSqArray);
+        let oldest = without_array.without(Feature::DeferTaskrun);
+        let mut tries = vec![Some(wanted), Some(without_array), Some(oldest), None];
+        tries.dedup();
+        let mut refused = io::Error::from(Errno::INVAL);
+        for features in tries {
+            let setup = Setup { features, entries: ENTRIES >> scale, completions: COMPLETIONS >> scale };
+            match build(setup) {
+                Err(error) if Errno::from_io_error(&error) == Some(Errno::INVAL) => refused = error,
+                made => return made.map(|ring| (ring, features.unwrap_or(oldest))),
             }
         }
-        // Linux 5.18 and before.
-        let ring = IoUring::builder().setup_cqsize(completions).setup_clamp().build(entries)?;
-        Ok((ring, tries[2]))
+        Err(refused)
     }
 
     /// Queues an operation for the next [`enter`](Ring::enter). After the close it is dropped.
@@ -238,12 +285,21 @@ impl Ring {
                     buffer: buffer_select(entry.flags()),
                     more: more(entry.flags()),
                 }));
-                ring.submission().cq_overflow()
+                let completions = ring.params().cq_entries();
+                ring.submission().cq_overflow().then_some(completions)
             };
-            if !overflown {
-                return Ok(());
-            }
+            let Some(completions) = overflown else { return Ok(()) };
+            self.tell_overflow(completions);
             self.enter(0, None)?;
+        }
+    }
+
+    /// Says that more came at once than the queue holds. Nothing is lost, but it takes longer.
+    fn tell_overflow(&self, completions: u32) {
+        let now = self.clock.now();
+        if now >= self.overflow_told.get() {
+            self.overflow_told.set(now + OVERFLOW_TOLD_AGAIN_AFTER);
+            tracing::warn!(completions, "completions overflow the ring's queue, and wait in the kernel");
         }
     }
 
@@ -287,3 +343,6 @@ impl fmt::Debug for Ring {
         f.debug_struct("Ring").field("open", &self.open.borrow().is_some()).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests;

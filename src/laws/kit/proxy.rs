@@ -39,6 +39,13 @@ impl Proxy {
         Proxy { process, at }
     }
 
+    /// Stops it while something happens, which it then finds all at once.
+    pub(crate) fn misses(&self, what: impl FnOnce()) {
+        self.process.signal(Signal::STOP);
+        what();
+        self.process.signal(Signal::CONT);
+    }
+
     /// What it counts now. On a busy machine a shard may need more time than it is given.
     pub(crate) fn report(&self) -> Value {
         let report = eventually("every shard to answer", || {

@@ -5,6 +5,7 @@
 
 pub(crate) mod allocations;
 mod census;
+mod confined;
 pub(crate) mod full;
 mod kernel;
 mod limit;
@@ -19,6 +20,7 @@ mod wanted;
 
 pub use allocations::set_allocation_counter;
 pub use census::Census;
+pub use confined::{Confined, lock_at_most};
 pub use kernel::Kernel;
 pub use limit::DescriptorLimit;
 pub use mail::Mail;

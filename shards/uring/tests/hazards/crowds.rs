@@ -5,6 +5,7 @@
 use std::future::poll_fn;
 use std::io::{Read, Write};
 use std::mem;
+use std::ops::Range;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixStream};
 use std::process;
@@ -16,6 +17,8 @@ use waterwheel_conformance::kit::{Census, DescriptorLimit, accept, close_listene
 use waterwheel_conformance::{Law, Outcome};
 use waterwheel_reactor::{Address, Backend, Bound, ListenOptions, Reactor, Transport, UnixName};
 
+use crate::log::Log;
+
 pub(crate) const LAWS: &[Law] = &[OVERFLOW, EXHAUSTION];
 
 pub(crate) const OVERFLOW: Law =
@@ -23,7 +26,7 @@ pub(crate) const OVERFLOW: Law =
 
 const EXHAUSTION: Law = Law::new("CROWD-2", "more is lent than there are buffers for", buffers_run_out);
 
-/// More than twice what the longest queue of completions holds.
+/// More than twice what the longest queue of completions holds, which the log tells.
 const MANY: usize = 9_000;
 
 /// Half as many again as there are buffers.
@@ -69,16 +72,32 @@ impl Crowd {
         crowd
     }
 
-    /// Asks every source for bytes, of which there are none yet, and gives the shard a turn to ask the kernel.
+    /// Asks every source for bytes, of which none was told yet, and gives the shard a turn to ask the kernel.
     async fn await_input(&mut self) {
         poll_fn(|cx| {
             for transport in &mut self.transports {
-                assert!(transport.source.poll_fill(cx).is_pending(), "nobody has sent anything");
+                assert!(transport.source.poll_fill(cx).is_pending(), "nobody has asked the kernel");
             }
             Poll::Ready(())
         })
         .await;
         turn().await;
+    }
+
+    /// Every peer sends a byte.
+    fn say(&mut self, round: usize) {
+        for (number, peer) in self.peers.iter_mut().enumerate() {
+            peer.write_all(&[(number + round) as u8]).expect("room for a byte");
+        }
+    }
+
+    /// Takes a byte of each; answers who there is.
+    async fn hear(&mut self, round: usize) -> Range<usize> {
+        let all = 0..self.transports.len();
+        for number in all.clone() {
+            assert_eq!(self.take(number).await, [(number + round) as u8], "what {number} sent");
+        }
+        all
     }
 
     /// Waits until every source lends something, none of which is consumed.
@@ -120,29 +139,37 @@ pub(crate) async fn turn() {
     .await;
 }
 
-/// A byte of each comes at once, then an answer to each, and then all peers close at once.
+/// How long the queue of completions is, as the log says of one that overflew.
+fn overflown(log: &Log) -> usize {
+    let lines = log.lines(&["WARN", "completions overflow"]);
+    let [first, ..] = &lines[..] else { panic!("no queue of completions overflew:\n{}", log.text()) };
+    let length = first.split_whitespace().find_map(|word| word.strip_prefix("completions="));
+    length.and_then(|length| length.parse().ok()).unwrap_or_else(|| panic!("how long is it? {first}"))
+}
+
+/// A byte of each is there when the shard asks for it; another comes while it is asked for, and an answer to
+/// each; and then all peers close at once.
 fn completions_overflow(backend: &dyn Backend) -> Outcome {
-    const OTHERS: usize = 200;
+    const OTHERS: u64 = 200;
     let limit = waterwheel_os::raise_descriptor_limit().expect("the hard limit may be had");
-    let room = limit.map_or(MANY, |limit| (limit as usize - OTHERS) / 2);
-    if room < MANY {
-        println!("only {room} connections: ulimit -Hn is {limit:?}");
+    if limit.is_some_and(|limit| limit < 2 * MANY as u64 + OTHERS) {
+        return Outcome::NotOffered("too few descriptors are allowed: ulimit -Hn");
     }
-    let count = MANY.min(room);
+    let log = Log::begin();
     let (bound, at) = entrance(backend, "overflow");
     on_one(backend, move |reactor| async move {
         let before = Census::take();
         let work = async {
-            let mut crowd = Crowd::gather(&reactor, bound, &at, count).await;
+            let mut crowd = Crowd::gather(&reactor, bound, &at, MANY).await;
+            crowd.say(0);
             crowd.await_input().await;
-            for (number, peer) in crowd.peers.iter_mut().enumerate() {
-                peer.write_all(&[number as u8]).expect("room for a byte");
-            }
-            for number in 0..count {
-                let bytes = crowd.take(number).await;
-                assert_eq!(bytes, [number as u8], "what {number} sent");
+            crowd.hear(0).await;
+            crowd.await_input().await;
+            crowd.say(1);
+            for number in crowd.hear(1).await {
                 let sink = &mut crowd.transports[number].sink;
-                assert_eq!(poll_fn(|cx| sink.poll_write(cx, &bytes)).await.expect("writing"), 1);
+                let answer = [number as u8];
+                assert_eq!(poll_fn(|cx| sink.poll_write(cx, &answer)).await.expect("writing"), 1);
             }
             crowd.await_input().await;
             for (number, peer) in crowd.peers.iter_mut().enumerate() {
@@ -151,7 +178,7 @@ fn completions_overflow(backend: &dyn Backend) -> Outcome {
                 assert_eq!(answer[0], number as u8, "the answer to {number}");
             }
             crowd.peers.clear();
-            for number in 0..count {
+            for number in 0..MANY {
                 assert_eq!(crowd.take(number).await, [], "the end of {number}");
             }
         };
@@ -165,6 +192,8 @@ fn completions_overflow(backend: &dyn Backend) -> Outcome {
         })
         .await;
     });
+    let length = overflown(&log);
+    assert!(MANY > 2 * length, "{MANY} are not more than twice {length}");
     Outcome::Holds
 }
 

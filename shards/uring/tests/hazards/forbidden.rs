@@ -6,8 +6,8 @@ use waterwheel_conformance::kit::{on_one, shard, try_each};
 use waterwheel_conformance::{Law, Outcome};
 use waterwheel_reactor::Backend;
 
-use crate::confined::Log;
 use crate::filter::{Verdict, filter};
+use crate::log::Log;
 
 pub(crate) const LAWS: &[Law] = &[
     Law::new("FORBID-1", "no io_uring_setup: a panic, or no reason", |backend| {

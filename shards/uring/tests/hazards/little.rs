@@ -2,13 +2,11 @@
 
 use std::time::Duration;
 
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
-use waterwheel_conformance::kit::{Mail, on_each, shard, with_deadline};
+use waterwheel_conformance::kit::{Mail, lock_at_most, on_each, shard, with_deadline};
 use waterwheel_conformance::{Law, Outcome};
 use waterwheel_reactor::Backend;
 
-use crate::confined::Log;
+use crate::log::Log;
 
 pub(crate) const LAWS: &[Law] = &[
     Law::new("MEMORY-1", "the first shard takes all that may be locked", |backend| {
@@ -25,20 +23,9 @@ pub(crate) const LAWS: &[Law] = &[
 /// The limit that many systems have.
 const LITTLE: u64 = 64 << 10;
 
-/// As [`lock`], 64 KiB.
+/// Leaves little memory that may be locked.
 pub(crate) fn lock_little() {
-    lock(LITTLE);
-}
-
-/// Lets this thread, and those that it starts from now on, lock so many bytes, whoever it runs as.
-fn lock(bytes: u64) {
-    let mut own = capabilities(None).expect("asking for our own");
-    for set in [&mut own.effective, &mut own.permitted, &mut own.inheritable] {
-        set.remove(CapabilitySet::IPC_LOCK);
-    }
-    set_capabilities(None, own).expect("giving one up");
-    let maximum = getrlimit(Resource::Memlock).maximum;
-    setrlimit(Resource::Memlock, Rlimit { current: Some(bytes), maximum }).expect("a lower limit");
+    lock_at_most(LITTLE);
 }
 
 /// All of them run at once and talk to each other, and one line tells why they are slower.
@@ -68,7 +55,7 @@ fn talk(backend: &dyn Backend, count: usize) {
 }
 
 fn nothing_at_all(backend: &dyn Backend) -> Outcome {
-    lock(0);
+    lock_at_most(0);
     match backend.probe() {
         // Kernels from 5.12 to 6.13 do not count rings.
         Ok(()) => Outcome::NotOffered("this kernel does not count what a ring locks"),

@@ -1,22 +1,21 @@
 //! Bad input and bad days of a reactor on io_uring, as laws beside those of the conformance suite: each in a process of its
 //! own, which may be confined for good, under a deadline, and with a count of what is left.
 
-mod confined;
 mod crowds;
 mod filter;
 mod forbidden;
 mod little;
+mod log;
 mod regressions;
 mod unread;
 mod wakers;
 
 use std::process::ExitCode;
 
+use waterwheel_conformance::kit::Confined;
 use waterwheel_conformance::{Law, laws, main_with};
 use waterwheel_reactor::Backend;
 use waterwheel_uring::{Feature, Features, Uring};
-
-use confined::Confined;
 
 /// Those of the suite's laws that a confined reactor is held to here: the rest takes long, and CI has a step for it.
 fn some(ids: &[&str]) -> Vec<Law> {
