@@ -268,16 +268,19 @@ impl Core {
         }
     }
 
+    /// Whether the kernel may soon find no buffer, so that what is to stay is copied out.
+    pub(crate) fn is_short_of_buffers(&self) -> bool {
+        let short = self.buffers.as_ref().is_some_and(Buffers::are_few);
+        if short && let Some(times) = self.happens(|causes| &causes.few_buffers) {
+            tracing::warn!(times, "few buffers are left: those with bytes that nobody takes are copied out");
+        }
+        short
+    }
+
     /// Gives the kernel buffers back, if it has few, of those who do not use them now.
     fn relieve(&self) {
         let Some(buffers) = &self.buffers else { return };
-        if buffers.are_few() {
-            if let Some(times) = self.happens(|causes| &causes.few_buffers) {
-                tracing::warn!(
-                    times,
-                    "few buffers are left: those with bytes that nobody takes are copied out"
-                );
-            }
+        if self.is_short_of_buffers() {
             buffers.holders(|place| {
                 let holder = self.table.borrow().socket(place).cloned();
                 if let Some(socket) = holder {

@@ -96,7 +96,7 @@ impl UringSource {
 
     /// Puts back what is left of a chunk that was taken, or could not be used.
     pub(crate) fn put_back(&mut self, mut chunk: Chunk) {
-        if self.core.buffers().is_some_and(|buffers| buffers.are_few()) {
+        if self.core.is_short_of_buffers() {
             // Nobody finds it here, for as long as the sink takes nothing.
             chunk.copy_out(&self.core);
         }
@@ -124,7 +124,7 @@ impl Source for UringSource {
     fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<&[u8]>> {
         let mut chunk = ready!(self.poll_take(cx))?;
         if let Some(chunk) = &mut chunk
-            && self.core.buffers().is_some_and(|buffers| buffers.are_few())
+            && self.core.is_short_of_buffers()
         {
             // Once lent it stays where it is, for as long as its borrower likes.
             chunk.copy_out(&self.core);

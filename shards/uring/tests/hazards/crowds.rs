@@ -208,6 +208,7 @@ fn buffers_run_out(backend: &dyn Backend) -> Outcome {
         return Outcome::NotOffered("too few descriptors are allowed");
     };
     let (bound, at) = entrance(backend, "buffers");
+    let log = Log::begin();
     on_one(backend, move |reactor| async move {
         let work = async {
             let mut crowd = Crowd::gather(&reactor, bound, &at, LENDERS).await;
@@ -227,5 +228,8 @@ fn buffers_run_out(backend: &dyn Backend) -> Outcome {
         };
         with_deadline(&reactor, PATIENCE, "all lend at once", work).await;
     });
+    // Not for each turn of it. Where completions come unasked, so many receives are stopped that buffers may last.
+    let (said, may_last) = (log.lines(&["few buffers are left"]).len(), backend.name() == "no-defer");
+    assert!(said == 1 || said == 0 && may_last, "said {said} times:\n{}", log.text());
     Outcome::Holds
 }
