@@ -2,7 +2,9 @@
 //!
 //! One epoll instance per shard. A connection is registered once, for both directions, when it is made; from then on
 //! the loop makes one system call per turn, and a connection one per receive or send. Receiving is tried first and
-//! waited for only if there was nothing; sending happens at once, in the caller.
+//! waited for only if there was nothing; sending happens at once, in the caller. A stream from one connection to another
+//! goes through a pipe without a copy (splice(2)), one per shard and empty between two calls: with as much at once as the
+//! sink lately took ([`Gulp`](waterwheel_os::Gulp)). A MiB took 240 µs of CPU so, and 590 with receives and sends of 64 KiB.
 //!
 //! | file | what |
 //! |---|---|
@@ -13,7 +15,8 @@
 //! | `source`, `sink`, `listener`, `watched` | the seam's objects |
 //! | `pool` | buffers that are lent to sources |
 //!
-//! Memory: about 200 bytes per idle connection, and a buffer of 64 KiB only while received bytes are not consumed.
+//! Memory: about 200 bytes per idle connection, and a buffer of 64 KiB only while received bytes are not consumed, or of
+//! up to 256 KiB with what a sink turned out not to take of a stream.
 #![forbid(unsafe_code)]
 
 #[cfg(not(target_os = "linux"))]
