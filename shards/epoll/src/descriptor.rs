@@ -45,10 +45,8 @@ impl Facts {
     pub(crate) const NO_SINK: Facts = Facts(1 << 10);
     /// Reset by its owner: nothing is lent any more.
     pub(crate) const ABORTED: Facts = Facts(1 << 11);
-    /// It is known whether splice(2) may wait for it,
-    const LOOKED_AT: Facts = Facts(1 << 12);
-    /// and it may.
-    const BLOCKING: Facts = Facts(1 << 13);
+    /// splice(2) does not work for it.
+    pub(crate) const NO_SPLICE: Facts = Facts(1 << 12);
 
     pub(crate) const fn and(self, more: Facts) -> Facts {
         Facts(self.0 | more.0)
@@ -189,16 +187,11 @@ impl Descriptor {
         }
     }
 
-    /// Whether splice(2) would not wait for it. Sockets from elsewhere may be blocking, which all other calls do not mind.
+    /// Whether splice(2) works for it, as far as is known, and would not wait for it. Asked each time: sockets from elsewhere
+    /// may be blocking, which all other calls do not mind, and others may make one so.
     pub(crate) fn may_splice(&self) -> bool {
-        if !self.is(Facts::LOOKED_AT) {
-            self.set(Facts::LOOKED_AT);
-            let blocking = |file: &OwnedFd| waterwheel_os::is_blocking(file.as_fd()).unwrap_or(true);
-            if self.file.borrow().as_ref().is_none_or(blocking) {
-                self.set(Facts::BLOCKING);
-            }
-        }
-        !self.is(Facts::BLOCKING)
+        let waits = |file: &OwnedFd| waterwheel_os::is_blocking(file.as_fd()).unwrap_or(true);
+        !self.is(Facts::NO_SPLICE) && self.file.borrow().as_ref().is_some_and(|file| !waits(file))
     }
 
     /// Sends FIN.

@@ -7,10 +7,10 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use rustix::io::Errno;
-use waterwheel_os::Gulp;
+use waterwheel_os::{Gulp, Pipe};
 use waterwheel_reactor::{Side, Sink, Source, forward_by_writing};
 
-use crate::core::{Core, new_pipe};
+use crate::core::Core;
 use crate::descriptor::{Descriptor, Facts};
 use crate::source::EpollSource;
 
@@ -77,43 +77,49 @@ impl EpollSink {
             return None;
         }
         let mut pipe = self.core.pipe.take()?;
-        let count = match source.splice(&mut pipe, most) {
-            Ok(Some(count)) => count,
-            Ok(None) => {
-                self.core.pipe.replace(Some(pipe));
-                return None;
-            }
-            Err(error) => {
-                tracing::info!(%error, "this shard copies streams: splice(2) does not work here");
-                return None;
-            }
-        };
+        let outcome = source.splice(&mut pipe, most).and_then(|count| self.give(source, &mut pipe, count));
+        // What a sink that broke left in it is nobody's.
+        if pipe.clear() {
+            self.core.pipe.replace(Some(pipe));
+        }
+        outcome
+    }
+
+    /// Sends the `count` bytes that are in the pipe.
+    fn give(
+        &self,
+        source: &mut EpollSource,
+        pipe: &mut Pipe,
+        count: usize,
+    ) -> Option<Result<usize, Side<io::Error>>> {
+        let descriptor = &*self.descriptor;
         let given = match &*descriptor.file().borrow() {
-            Some(file) => pipe.give_all(file.as_fd()),
+            Some(file) => pipe.give(file.as_fd()),
             None => Err(descriptor.failure()),
         };
-        let left = pipe.held();
-        let outcome = match given {
-            Err(error) => Some(Err(Side::Sink(descriptor.fail(error)))),
-            Ok(()) if left == 0 => {
-                self.gulp.took_all(count);
-                Some(Ok(count))
+        match given {
+            Ok(given) if given == count => {
+                if count < Gulp::MIN {
+                    self.gulp.took(count);
+                } else {
+                    self.gulp.took_all(count);
+                }
+                return Some(Ok(count));
             }
-            Ok(()) => {
-                self.gulp.took(count - left);
+            Ok(given) => {
+                self.gulp.took(given);
                 if !descriptor.is(Facts::LOCAL) {
                     descriptor.clear(Facts::WRITABLE);
                 }
-                match source.take_back(&mut pipe) {
-                    Err(error) => Some(Err(Side::Source(error))),
-                    Ok(()) => Some(count - left).filter(|moved| *moved > 0).map(Ok),
-                }
             }
-        };
-        // What a sink that broke left in it is nobody's.
-        let pipe = if pipe.held() == 0 { Some(pipe) } else { new_pipe() };
-        self.core.pipe.replace(pipe);
-        outcome
+            Err(error) if waterwheel_os::is_refusal(&error) => descriptor.set(Facts::NO_SPLICE),
+            Err(error) => return Some(Err(Side::Sink(descriptor.fail(error)))),
+        }
+        let moved = count - pipe.held();
+        match source.take_back(pipe) {
+            Err(error) => Some(Err(Side::Source(error))),
+            Ok(()) => Some(moved).filter(|moved| *moved > 0).map(Ok),
+        }
     }
 }
 

@@ -20,7 +20,8 @@ use crate::pool::CHUNK;
 pub(crate) struct EpollSource {
     core: Rc<Core>,
     descriptor: Rc<Descriptor>,
-    // Empty unless `start < end`. First it may be what came with the connection, of any size.
+    // Empty unless `start < end`. First it may be what came with the connection, of any size; later also what a sink did not
+    // take of a stream.
     chunk: Box<[u8]>,
     start: usize,
     end: usize,
@@ -88,33 +89,38 @@ impl EpollSource {
         }
     }
 
-    /// The next bytes of the connection into a pipe; answers how many. `None`: none now, or not so.
-    ///
-    /// # Errors
-    /// splice(2) does not work.
-    pub(crate) fn splice(&mut self, pipe: &mut Pipe, most: usize) -> io::Result<Option<usize>> {
+    /// The next bytes of the connection into a pipe; answers how many. `None` is no verdict: a receive tells.
+    pub(crate) fn splice(&mut self, pipe: &mut Pipe, most: usize) -> Option<usize> {
         let descriptor = &*self.descriptor;
         let waits = self.start < self.end || self.over || !descriptor.is(Facts::READABLE);
         if waits || descriptor.is(Facts::ABORTED) || descriptor.error().is_some() || !descriptor.may_splice()
         {
-            return Ok(None);
+            return None;
         }
-        let file = descriptor.file().borrow();
-        let Some(file) = &*file else { return Ok(None) };
-        match pipe.take(file.as_fd(), most) {
-            Ok(count @ 1..) => Ok(Some(count)),
-            Err(error) if error.kind() == ErrorKind::InvalidInput => Err(error),
-            // A receive tells the end and errors better, and what there is to wait for.
-            _ => Ok(None),
-        }
+        let taken = match &*descriptor.file().borrow() {
+            Some(file) => pipe.take(file.as_fd(), most),
+            None => return None,
+        };
+        taken.unwrap_or_else(|error| {
+            if waterwheel_os::is_refusal(&error) {
+                descriptor.set(Facts::NO_SPLICE);
+            } else {
+                // The kernel says so once; a receive would meet an end.
+                descriptor.fail(error);
+            }
+            None
+        })
     }
 
     /// Takes back what is in a pipe, to be lent next.
     pub(crate) fn take_back(&mut self, pipe: &mut Pipe) -> io::Result<()> {
-        let mut chunk = vec![0; pipe.held()].into_boxed_slice();
-        let mut end = 0;
-        while end < chunk.len() {
-            end += pipe.read(&mut chunk[end..])?;
+        let (mut chunk, mut end) = (self.core.pool.take_much(), 0);
+        while pipe.held() > 0 {
+            match pipe.read(&mut chunk[end..]) {
+                Ok(count @ 1..) => end += count,
+                // Bytes that were there and are not any more: the stream has a hole.
+                _ => return Err(self.descriptor.fail(Errno::IO.into())),
+            }
         }
         (self.chunk, self.start, self.end) = (chunk, 0, end);
         Ok(())

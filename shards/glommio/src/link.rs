@@ -209,9 +209,11 @@ impl Link {
         let mut from_glommio = Context::from_waker(waker);
         let answer = self.with_stream(|stream| {
             loop {
-                match waterwheel_os::without_sigpipe(|| {
-                    Pin::new(&mut *stream).poll_write(&mut from_glommio, bytes)
-                }) {
+                let send = || Pin::new(&mut *stream).poll_write(&mut from_glommio, bytes);
+                let broken = |answer: &Poll<io::Result<usize>>| {
+                    matches!(answer, Poll::Ready(Err(error)) if error.kind() == ErrorKind::BrokenPipe)
+                };
+                match waterwheel_os::without_sigpipe(send, broken) {
                     Poll::Ready(Err(error)) if error.kind() == ErrorKind::Interrupted => {}
                     answer => return answer,
                 }

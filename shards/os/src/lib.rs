@@ -6,7 +6,7 @@
 //! | listening | [`bind_group`], [`SocketFile`], [`accept`] |
 //! | connecting | [`begin_connect`], [`prepare_connect`], [`take_error`], [`is_near`], [`met_itself`], [`met_itself_at`] |
 //! | a connection | [`receive`], [`send`], [`send_last`], [`send_vectored`], [`shutdown_write`], [`unacknowledged`], [`abort`], [`Fault`] |
-//! | from one connection to another | [`Pipe`], [`Gulp`], [`is_blocking`] |
+//! | from one connection to another | [`Pipe`], [`Gulp`], [`is_blocking`], [`is_refusal`] |
 //! | names | [`local`], [`peer`], [`is_internet`] |
 //! | waking a sleeping thread | [`Interrupt`] |
 //! | descriptors | [`open`], [`duplicate`], [`reset`], [`can_be_polled`], [`raise_descriptor_limit`] |
@@ -54,7 +54,7 @@ pub use disposition::Disposition;
 pub use fault::Fault;
 pub use filtered::survives_io_uring;
 pub use interrupt::Interrupt;
-pub use pipe::{Gulp, Pipe, is_blocking};
+pub use pipe::{Gulp, Pipe, is_blocking, is_refusal};
 pub use place::SocketFile;
 pub use plain::{PlainEvent, wait_plainly};
 pub use seed::random_seed;

@@ -3,10 +3,9 @@
 use std::cell::Cell;
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::task::Poll;
 
 use rustix::fs::{OFlags, fcntl_getfl};
-use rustix::io::{read, retry_on_intr};
+use rustix::io::{Errno, read, retry_on_intr};
 use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice};
 
 use crate::without_sigpipe;
@@ -49,48 +48,52 @@ impl Pipe {
         self.given
     }
 
-    /// Takes up to `most` bytes out of a socket; 0 is the end of the stream. Never waits.
+    /// Takes up to `most` bytes out of a socket. Never waits if the socket is not blocking.
+    ///
+    /// `None`: it took nothing, which does not say that nothing is there. splice(2) stops before urgent data and answers as at
+    /// the end of the stream or as if nothing had come, and it does so where memory is short: recv(2) tells.
     ///
     /// # Errors
-    /// As splice(2): `WouldBlock` if nothing is there, `InvalidInput` for a socket that cannot do it.
-    pub fn take(&mut self, from: BorrowedFd<'_>, most: usize) -> io::Result<usize> {
+    /// What broke the connection, which the kernel tells once; or [`is_refusal`].
+    pub fn take(&mut self, from: BorrowedFd<'_>, most: usize) -> io::Result<Option<usize>> {
         let flags = SpliceFlags::MOVE | SpliceFlags::NONBLOCK;
-        let count = retry_on_intr(|| splice(from, None, &self.writer, None, most, flags))?;
-        self.held += count;
-        Ok(count)
+        match retry_on_intr(|| splice(from, None, &self.writer, None, most, flags)) {
+            Ok(0) | Err(Errno::AGAIN | Errno::NOMEM | Errno::NOBUFS) => Ok(None),
+            Ok(count) => {
+                self.held += count;
+                Ok(Some(count))
+            }
+            Err(error) => Err(error.into()),
+        }
     }
 
-    /// Gives a socket what it takes of what is in it. Never waits and never raises `SIGPIPE`.
+    /// Gives a socket all that it takes, and says how much that was. What it does not take is left. Never waits if the socket
+    /// is not blocking, and never raises `SIGPIPE`.
     ///
     /// # Errors
-    /// As splice(2) and send(2): `WouldBlock` if the socket takes nothing now.
+    /// What broke the connection, or [`is_refusal`]. The kernel sends a few pages after the other, and keeps what broke it to
+    /// itself where the first went out. Then it says a broken pipe from then on, which is told as a reset here: to be
+    /// taken for a reset is better for a stream that was cut than to look whole.
     pub fn give(&mut self, to: BorrowedFd<'_>) -> io::Result<usize> {
-        let flags = SpliceFlags::MOVE | SpliceFlags::NONBLOCK;
-        let given = without_sigpipe(|| {
-            let given = retry_on_intr(|| splice(&self.reader, None, to, None, self.held, flags));
-            Poll::Ready(given.map_err(io::Error::from))
-        });
-        let Poll::Ready(given) = given else { return Err(ErrorKind::WouldBlock.into()) };
-        let count = given?;
-        self.held -= count;
-        self.given += count as u64;
-        Ok(count)
+        let all = self.held;
+        let given =
+            without_sigpipe(|| self.give_unheard(to), |given| !matches!(given, Ok(count) if *count == all));
+        self.given += (all - self.held) as u64;
+        given
     }
 
-    /// Gives a socket all that it takes. What it does not take is left.
-    ///
-    /// # Errors
-    /// As [`give`](Pipe::give), but that it takes nothing now is none.
-    pub fn give_all(&mut self, to: BorrowedFd<'_>) -> io::Result<()> {
+    fn give_unheard(&mut self, to: BorrowedFd<'_>) -> io::Result<usize> {
+        let all = self.held;
+        let flags = SpliceFlags::MOVE | SpliceFlags::NONBLOCK;
         while self.held > 0 {
-            match self.give(to) {
-                Ok(1..) => {}
-                Ok(0) => break,
-                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
-                Err(error) => return Err(error),
+            match retry_on_intr(|| splice(&self.reader, None, to, None, self.held, flags)) {
+                Ok(0) | Err(Errno::AGAIN | Errno::NOMEM | Errno::NOBUFS) => break,
+                Ok(count) => self.held -= count,
+                Err(Errno::PIPE) if self.held < all => return Err(Errno::CONNRESET.into()),
+                Err(error) => return Err(error.into()),
             }
         }
-        Ok(())
+        Ok(all - self.held)
     }
 
     /// Reads what is in it, as much as there is room for.
@@ -102,6 +105,25 @@ impl Pipe {
         self.held -= count;
         Ok(count)
     }
+}
+
+impl Pipe {
+    /// Throws away what is in it. False if it cannot be emptied: it must not be used any more.
+    pub fn clear(&mut self) -> bool {
+        let mut room = [0; 4096];
+        while self.held > 0 {
+            if !matches!(self.read(&mut room), Ok(1..)) {
+                return false;
+            }
+        }
+        true
+    }
+}
+
+/// Whether splice(2) does not work, for this socket or at all, and nothing is wrong with the connection.
+pub fn is_refusal(error: &io::Error) -> bool {
+    const REFUSALS: [Errno; 5] = [Errno::INVAL, Errno::PERM, Errno::ACCESS, Errno::NOSYS, Errno::OPNOTSUPP];
+    Errno::from_io_error(error).is_some_and(|errno| REFUSALS.contains(&errno))
 }
 
 /// How much of a stream one sink is given at once through a pipe: as much as it lately took.
@@ -149,6 +171,7 @@ pub fn is_blocking(descriptor: BorrowedFd<'_>) -> io::Result<bool> {
 mod tests {
     use super::*;
     use crate::{receive, send};
+    use rustix::net::sockopt::set_socket_linger;
     use std::net::{TcpListener, TcpStream};
 
     fn pair() -> (TcpStream, TcpStream) {
@@ -166,10 +189,7 @@ mod tests {
         let (near, far) = pair();
         assert_eq!(send(near.as_fd(), bytes).unwrap(), bytes.len());
         while pipe.held() < bytes.len() {
-            match pipe.take(far.as_fd(), bytes.len()) {
-                Ok(count) => assert_ne!(count, 0),
-                Err(error) => assert_eq!(error.kind(), ErrorKind::WouldBlock),
-            }
+            pipe.take(far.as_fd(), bytes.len()).unwrap();
         }
     }
 
@@ -194,15 +214,27 @@ mod tests {
     }
 
     #[test]
-    fn the_end_of_a_stream_is_no_bytes_and_a_broken_one_an_error() {
+    fn nothing_now_and_the_end_are_no_verdict_and_a_reset_is_told() {
         let mut pipe = Pipe::new(1 << 16).unwrap();
         let (near, far) = pair();
-        assert_eq!(pipe.take(far.as_fd(), 9).unwrap_err().kind(), ErrorKind::WouldBlock);
+        assert_eq!(pipe.take(far.as_fd(), 9).unwrap(), None);
         near.shutdown(std::net::Shutdown::Write).unwrap();
-        while pipe.take(far.as_fd(), 9).is_err() {}
-        assert_eq!(pipe.take(far.as_fd(), 9).unwrap(), 0);
+        assert_eq!(pipe.take(far.as_fd(), 9).unwrap(), None);
         filled(&mut pipe, b"nobody reads this");
         assert_eq!(pipe.give(near.as_fd()).unwrap_err().kind(), ErrorKind::BrokenPipe);
+        assert!(pipe.held() > 0 && pipe.clear() && pipe.held() == 0);
+        let (near, far) = pair();
+        set_socket_linger(&near, Some(std::time::Duration::ZERO)).unwrap();
+        drop(near);
+        assert_eq!(pipe.take(far.as_fd(), 9).unwrap_err().kind(), ErrorKind::ConnectionReset);
+    }
+
+    #[test]
+    fn what_cannot_be_spliced_is_a_refusal() {
+        let mut pipe = Pipe::new(1 << 16).unwrap();
+        let folder = std::fs::File::open("/").unwrap();
+        assert!(is_refusal(&pipe.take(folder.as_fd(), 9).unwrap_err()));
+        assert!(!is_refusal(&Errno::CONNRESET.into()));
     }
 
     #[test]

@@ -18,12 +18,10 @@ pub struct Waiter {
 impl Waiter {
     /// Remembers who waits; the latest wins.
     pub fn wait(&self, cx: &Context<'_>) {
-        // What is dropped for the new one may run anything, so nothing is borrowed then.
-        let new = match &*self.waker.borrow() {
-            Some(waker) if waker.will_wake(cx.waker()) => None,
-            _ => Some(cx.waker().clone()),
-        };
-        if let Some(new) = new {
+        // What is cloned, and dropped for it, may run anything, so nothing is borrowed then.
+        let known = self.waker.borrow().as_ref().is_some_and(|waker| waker.will_wake(cx.waker()));
+        if !known {
+            let new = cx.waker().clone();
             drop(self.waker.replace(Some(new)));
         }
         self.waits.set(true);

@@ -426,7 +426,7 @@ impl Core {
 }
 
 /// A pipe for streams; `None`, and a word in the log, where there is no descriptor for it or it may not be large.
-pub(crate) fn new_pipe() -> Option<Pipe> {
+fn new_pipe() -> Option<Pipe> {
     match Pipe::new(Gulp::MAX) {
         Ok(pipe) => Some(pipe),
         Err(error) => {

@@ -1,7 +1,7 @@
 //! What a connection has received and nobody has taken yet.
 
 use std::cell::Cell;
-use std::io::{self, ErrorKind};
+use std::io;
 use std::rc::Rc;
 
 use io_uring::opcode;
@@ -78,31 +78,23 @@ impl Inbox {
         if self.streams.get() { self.receive_more(socket, core) } else { None }
     }
 
-    /// The same into a pipe; answers how much.
-    ///
-    /// # Errors
-    /// splice(2) does not work.
-    pub(crate) fn splice_now(
-        &self,
-        socket: &Rc<Socket>,
-        pipe: &mut Pipe,
-        most: usize,
-    ) -> io::Result<Option<usize>> {
+    /// The same into a pipe; answers how much. `None` is no verdict: a receive tells.
+    pub(crate) fn splice_now(&self, socket: &Rc<Socket>, pipe: &mut Pipe, most: usize) -> Option<usize> {
         let waits = self.drained.get() || !self.chunks.is_empty();
         if !self.streams.get() || waits || !self.may_receive(socket) {
-            return Ok(None);
+            return None;
         }
         match socket.with_file(|file| pipe.take(file, most)).flatten() {
-            Ok(count @ 1..) => {
-                self.found(count);
-                return Ok(Some(count));
+            Ok(count) => count.inspect(|count| self.found(*count)),
+            Err(error) => {
+                if waterwheel_os::is_refusal(&error) {
+                    socket.set(Facts::NO_SPLICE);
+                } else {
+                    self.failed(socket, -error.raw_os_error().unwrap_or(0));
+                }
+                None
             }
-            Ok(_) => self.over.set(true),
-            Err(error) if error.kind() == ErrorKind::WouldBlock => self.drained.set(true),
-            Err(error) if error.kind() == ErrorKind::InvalidInput => return Err(error),
-            Err(error) => self.failed(socket, -error.raw_os_error().unwrap_or(0)),
         }
-        Ok(None)
     }
 
     /// Whether a stream may be received from now, as far as is known.
@@ -112,6 +104,7 @@ impl Inbox {
 
     /// Takes note of how much a stream had for us.
     fn found(&self, count: usize) {
+        self.short.set(false);
         self.drained.set(count < MUCH);
         self.run.set(if count <= BYTES { self.run.get() + 1 } else { 0 });
         if self.run.get() == TRICKLE {

@@ -103,15 +103,11 @@ impl Outbox {
     /// Sends what is in a pipe, and keeps what the kernel does not take of it.
     pub(crate) fn take_from(&self, socket: &Rc<Socket>, core: &Core, pipe: &mut Pipe) {
         let all = pipe.held();
-        match socket.with_file(|file| pipe.give_all(file)).flatten() {
-            Err(error) if !is_passing(&error) => {
-                self.gulp.took(0);
-                return self.broke(socket, core, error);
-            }
-            _ => {}
-        }
-        if pipe.held() == 0 {
-            return self.gulp.took_all(all);
+        match socket.with_file(|file| pipe.give(file)).flatten() {
+            Ok(_) if pipe.held() == 0 => return self.gulp.took_all(all),
+            Ok(_) => {}
+            Err(error) if waterwheel_os::is_refusal(&error) => socket.set(Facts::NO_SPLICE),
+            Err(error) => return self.broke(socket, core, error),
         }
         // The buffers are full: what is left of it becomes memory of ours, since others need the pipe.
         self.gulp.took(all - pipe.held());

@@ -9,7 +9,7 @@ use rustix::io::Errno;
 use waterwheel_os::Gulp;
 use waterwheel_reactor::{Side, Sink, Source, forward_by_writing};
 
-use crate::core::{Core, new_pipe};
+use crate::core::Core;
 use crate::outbox::LOW;
 use crate::socket::{Facts, Socket};
 use crate::source::UringSource;
@@ -59,22 +59,15 @@ impl UringSink {
             return None;
         }
         let mut pipe = self.core.pipe.take()?;
-        let count = match from.inbox.splice_now(from, &mut pipe, most) {
-            Ok(Some(count)) => count,
-            Ok(None) => {
-                self.core.pipe.replace(Some(pipe));
-                return None;
-            }
-            Err(error) => {
-                tracing::info!(%error, "this shard copies streams: splice(2) does not work here");
-                return None;
-            }
-        };
-        to.outbox.take_from(to, &self.core, &mut pipe);
+        let count = from.inbox.splice_now(from, &mut pipe, most);
+        if count.is_some() {
+            to.outbox.take_from(to, &self.core, &mut pipe);
+        }
         // What a sink that broke left in it is nobody's.
-        let pipe = if pipe.held() == 0 { Some(pipe) } else { new_pipe() };
-        self.core.pipe.replace(pipe);
-        Some(count)
+        if pipe.clear() {
+            self.core.pipe.replace(Some(pipe));
+        }
+        count
     }
 
     /// Whether bytes may be sent, as far as is known.

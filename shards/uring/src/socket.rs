@@ -45,10 +45,8 @@ impl Facts {
     pub(crate) const PATIENCE: Facts = Facts(1 << 9);
     /// It is the ring that connects.
     pub(crate) const BY_RING: Facts = Facts(1 << 10);
-    /// It is known whether splice(2) may wait for it,
-    const LOOKED_AT: Facts = Facts(1 << 11);
-    /// and it may.
-    const BLOCKING: Facts = Facts(1 << 12);
+    /// splice(2) does not work for it.
+    pub(crate) const NO_SPLICE: Facts = Facts(1 << 11);
 
     pub(crate) const fn and(self, more: Facts) -> Facts {
         Facts(self.0 | more.0)
@@ -186,15 +184,11 @@ impl Socket {
         }
     }
 
-    /// Whether splice(2) would not wait for it. Sockets from elsewhere may be blocking, which all other calls do not mind.
+    /// Whether splice(2) works for it, as far as is known, and would not wait for it. Asked each time: sockets from elsewhere
+    /// may be blocking, which all other calls do not mind, and others may make one so.
     pub(crate) fn may_splice(&self) -> bool {
-        if !self.is(Facts::LOOKED_AT) {
-            self.set(Facts::LOOKED_AT);
-            if self.with_file(waterwheel_os::is_blocking).flatten().unwrap_or(true) {
-                self.set(Facts::BLOCKING);
-            }
-        }
-        !self.is(Facts::BLOCKING)
+        !self.is(Facts::NO_SPLICE)
+            && self.with_file(waterwheel_os::is_blocking).flatten().is_ok_and(|blocking| !blocking)
     }
 
     /// Waits until something can be sent, or for the end of a connect. False if there is no file any more.

@@ -7,6 +7,7 @@ use std::net::{TcpListener, TcpStream};
 use std::rc::Rc;
 use std::time::Duration;
 
+use rustix::net::SendFlags;
 use rustix::net::sockopt::{set_socket_linger, set_socket_send_buffer_size};
 use waterwheel_conformance::kit::{Thread, pause, shard, thread, try_each, with_deadline};
 use waterwheel_os::Gulp;
@@ -48,12 +49,14 @@ fn tcp(reactor: &Rc<dyn Reactor>, blocking: bool, small: bool) -> (Transport, Tc
     (reactor.adopt(incoming).unwrap(), peer)
 }
 
+/// Sends an urgent byte, which is none of the stream's, in the middle: receives stop before it.
 fn writes(mut peer: TcpStream) -> Thread<()> {
     thread(move || {
         let mut piece = vec![0; 1 << 20];
         for start in (0..MUCH).step_by(piece.len()) {
             piece.iter_mut().enumerate().for_each(|(at, place)| *place = byte(start + at));
-            if peer.write_all(&piece).is_err() {
+            let urgent = start != MUCH / 2 || rustix::net::send(&peer, b"!", SendFlags::OOB).is_ok();
+            if !urgent || peer.write_all(&piece).is_err() {
                 return;
             }
         }

@@ -28,7 +28,9 @@ pub(super) fn as_copied(backend: &dyn Backend) -> Outcome {
             }
             behind_other_bytes(&mut meeting).await;
             into_a_full_sink(&mut meeting).await;
-            source_reset(&mut meeting).await;
+            for before in [10, STREAM] {
+                source_reset(&mut meeting, before).await;
+            }
             sink_reset(&mut meeting).await;
             after_our_end(&mut meeting).await;
             meeting.close().await;
@@ -195,11 +197,22 @@ async fn into_a_full_sink(meeting: &mut Meeting) {
 }
 
 /// The peer behind the source resets: that side is named, and the other is as good as before.
-async fn source_reset(meeting: &mut Meeting) {
+async fn source_reset(meeting: &mut Meeting, before: usize) {
     let (Transport { mut source, sink: _keep }, client) = meeting.peer().await;
     let (Transport { source: _kept, mut sink }, server) = meeting.peer().await;
-    client.send(&mut Pattern::new(1), 10);
-    assert_eq!(forward(sink.as_mut(), source.as_mut(), 64).await.expect("forwarding"), 10, "bytes moved");
+    let sender = errand(move || {
+        client.send(&mut Pattern::new(1), before);
+        client
+    });
+    let reader = errand(move || {
+        server.expect(&mut Pattern::new(1), before);
+        server
+    });
+    let mut moved = 0;
+    while moved < before {
+        moved += forward(sink.as_mut(), source.as_mut(), usize::MAX).await.expect("forwarding");
+    }
+    let (client, server) = (sender.end().await, reader.end().await);
     let reset = async {
         turn().await;
         client.reset();
@@ -209,12 +222,10 @@ async fn source_reset(meeting: &mut Meeting) {
         Err(Side::Source(error)) if error.kind() == ErrorKind::ConnectionReset => {}
         other => panic!("the source's peer sent a reset: {other:?}"),
     }
-    let mut sent = Pattern::new(1);
-    drop(sent.take(10));
-    send(sink.as_mut(), &mut sent, 100).await;
+    send(sink.as_mut(), &mut Pattern::new(2), 100).await;
     shutdown(sink.as_mut()).await.expect("ending the good side");
     let reader = errand(move || {
-        server.expect(&mut Pattern::new(1), 110);
+        server.expect(&mut Pattern::new(2), 100);
         server.expect_end();
     });
     reader.end().await;

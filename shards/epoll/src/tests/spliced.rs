@@ -4,6 +4,7 @@ use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::time::Duration;
 
+use rustix::net::SendFlags;
 use rustix::net::sockopt::set_socket_linger;
 use waterwheel_conformance::kit::{Thread, thread};
 use waterwheel_reactor::{Handle, Incoming, Side};
@@ -27,12 +28,14 @@ fn tcp(reactor: &EpollReactor, blocking: bool) -> (Transport, TcpStream) {
     (reactor.adopt(incoming).unwrap(), peer)
 }
 
+/// Sends an urgent byte, which is none of the stream's, in the middle: receives stop before it.
 fn writes(mut peer: TcpStream) -> Thread<()> {
     thread(move || {
         let mut piece = vec![0; 1 << 20];
         for start in (0..MUCH).step_by(piece.len()) {
             piece.iter_mut().enumerate().for_each(|(at, place)| *place = byte(start + at));
-            if peer.write_all(&piece).is_err() {
+            let urgent = start != MUCH / 2 || rustix::net::send(&peer, b"!", SendFlags::OOB).is_ok();
+            if !urgent || peer.write_all(&piece).is_err() {
                 return;
             }
         }
