@@ -16,7 +16,8 @@
 //! | `pool` | buffers that are lent to sources |
 //!
 //! Memory: about 200 bytes per idle connection, and a buffer of 64 KiB only while received bytes are not consumed, or of
-//! up to 256 KiB with what a sink turned out not to take of a stream.
+//! up to 256 KiB with what a sink turned out not to take of a stream. The pipe is two descriptors and 256 KiB, of which a user
+//! may have 64 MiB (`fs.pipe-user-pages-soft`) unless the process is privileged; where there is no more, streams are copied.
 #![forbid(unsafe_code)]
 
 #[cfg(not(target_os = "linux"))]

@@ -56,7 +56,10 @@
 //!
 //! Memory: about 400 bytes per idle connection. Of the buffers a page takes memory once it is used, 16 MiB per shard at the
 //! most. A connection whose owner does not read holds up to 576 KiB, and one whose peer does not read up to 320 KiB; small
-//! pieces are packed, so that they take little more than twice their bytes. What is left when the reactor ends and does not
+//! pieces are packed, so that they take little more than twice their bytes. Both halves dropped, what the peer has not read
+//! stays for it as long as it reads some of it in each 30 s, ten minutes at the most. Beside its ring a shard has the pipe: two
+//! descriptors and 256 KiB, of which a user may have 64 MiB (`fs.pipe-user-pages-soft`) unless the process is privileged;
+//! where there is no more, streams are copied. What is left when the reactor ends and does not
 //! fit the kernel's buffers is cut off by a reset.
 
 #[cfg(not(target_os = "linux"))]
