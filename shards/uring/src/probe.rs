@@ -12,7 +12,7 @@ use io_uring::types::Fd;
 use rustix::io::{Errno, write};
 use rustix::net::sockopt::set_socket_send_buffer_size;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
-use waterwheel_os::Interrupt;
+use waterwheel_os::{Gulp, Interrupt, Pipe};
 use waterwheel_reactor::{Clock, ConnectOptions, Unavailable};
 
 use crate::buffers::{BYTES, Buffers, GROUP};
@@ -93,6 +93,12 @@ fn probe_of(kernel: &dyn Kernel, off: Features) -> Result<Probed, Unavailable> {
     probed.attempt(kernel, Feature::SkipSuccess, Trial::skips);
     probed.attempt(kernel, Feature::MessageRing, Trial::messages);
     probed.attempt(kernel, Feature::Connect, Trial::connects);
+    // This one needs no ring.
+    if probed.features.has(Feature::Splice)
+        && let Err(wrong) = splices()
+    {
+        probed.lacks(Feature::Splice, &wrong);
+    }
     Ok(probed)
 }
 
@@ -287,6 +293,20 @@ impl<'a> Trial<'a> {
         // SAFETY: names no memory.
         unsafe { self.push(message.flags(Flags::SKIP_SUCCESS), SECOND) };
         expect(&self.wait(1)?, &[(FIRST, MESSAGE, false)])
+    }
+}
+
+/// A byte from one socket to another, through a pipe.
+fn splices() -> io::Result<()> {
+    let ((from, sender), (to, receiver)) = (pair()?, pair()?);
+    write(&sender, b"x")?;
+    let mut pipe = Pipe::new(Gulp::MAX)?;
+    pipe.take(from.as_fd(), Gulp::MAX)?;
+    pipe.give(to.as_fd())?;
+    let mut room = [0; 2];
+    match waterwheel_os::receive(receiver.as_fd(), &mut room)? {
+        1 if room[0] == b'x' => Ok(()),
+        _ => Err(wrong("other bytes come out of a pipe than went into it")),
     }
 }
 
