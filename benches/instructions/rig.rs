@@ -71,6 +71,8 @@ impl Rig {
         {
             valgrind.env_remove(name);
         }
+        // A connect in the ring is no call that callgrind could count up to.
+        valgrind.env("WATERWHEEL_URING_OFF", "connect");
         let process = valgrind
             .args(["--tool=callgrind", "--vgdb=no", "--fair-sched=try", "--dump-before=connect"])
             .arg(format!("--callgrind-out-file={}", folder.path().join("counted").display()))

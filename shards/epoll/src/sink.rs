@@ -68,6 +68,13 @@ impl EpollSink {
 }
 
 impl EpollSink {
+    #[cold]
+    fn forward_stream(&self, from: &mut dyn Source, most: usize) -> Option<Result<usize, Side<io::Error>>> {
+        let any: &mut dyn Any = from;
+        let source = any.downcast_mut::<EpollSource>().filter(|source| source.is_of(&self.core))?;
+        self.splice(source, most)
+    }
+
     /// Moves what a stream has for us through the pipe. `None`: nothing, or it has to be received. What the kernel does not
     /// take here goes back to the source.
     fn splice(&self, source: &mut EpollSource, most: usize) -> Option<Result<usize, Side<io::Error>>> {
@@ -148,10 +155,8 @@ impl Sink for EpollSink {
         from: &mut dyn Source,
         most: usize,
     ) -> Poll<Result<usize, Side<io::Error>>> {
-        let any: &mut dyn Any = from;
-        if let Some(source) = any.downcast_mut::<EpollSource>()
-            && source.is_of(&self.core)
-            && let Some(outcome) = self.splice(source, most)
+        if self.gulp.bytes() > 0
+            && let Some(outcome) = self.forward_stream(from, most)
         {
             return Poll::Ready(outcome);
         }

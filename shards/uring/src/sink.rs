@@ -117,7 +117,9 @@ impl Sink for UringSink {
         if let Some(source) = any.downcast_mut::<UringSource>()
             && Rc::ptr_eq(&source.core, &self.core)
         {
-            if let Some(count) = self.splice(source, most) {
+            if self.socket.outbox.gulp() > 0
+                && let Some(count) = self.splice(source, most)
+            {
                 return Poll::Ready(Ok(count));
             }
             let Some(chunk) = ready!(source.poll_take(cx)).map_err(Side::Source)? else {
