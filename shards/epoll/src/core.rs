@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use rustix::event::epoll::{Event, EventFlags};
 use rustix::io::Errno;
-use waterwheel_os::{Fault, Gulp, Interrupt, Pipe, Progress};
+use waterwheel_os::{Fault, Interrupt, Progress, StreamPipe};
 use waterwheel_reactor::{
     Address, Alarm, Bound, Clock, ConnectOptions, Incoming, Listener, Reactor, Time, Transport, Watched,
 };
@@ -40,8 +40,8 @@ pub(crate) struct Core {
     pub(crate) alarm: Alarm,
     pub(crate) poller: Poller,
     pub(crate) pool: Pool,
-    /// What streams are forwarded through, and empty between two calls.
-    pub(crate) pipe: RefCell<Option<Pipe>>,
+    /// What streams are forwarded through.
+    pub(crate) pipe: StreamPipe,
     slots: RefCell<Slots>,
     seed: u64,
     ended: Cell<bool>,
@@ -54,7 +54,7 @@ impl Core {
             alarm: Alarm::default(),
             poller: Poller::new(interrupt)?,
             pool: Pool::default(),
-            pipe: RefCell::new(new_pipe()),
+            pipe: StreamPipe::new(),
             slots: RefCell::new(Slots::new()),
             seed: waterwheel_os::random_seed()?,
             ended: Cell::new(false),
@@ -129,19 +129,8 @@ impl Core {
         let nobody = &mut Context::from_waker(Waker::noop());
         let _ = self.alarm.poll_until(Time::ZERO, nobody, Time::NEVER);
         self.pool.clear();
-        self.pipe.take();
+        self.pipe.close();
         self.poller.close();
-    }
-}
-
-/// A pipe for streams; `None`, and a word in the log, where there is no descriptor for it or it may not be large.
-fn new_pipe() -> Option<Pipe> {
-    match Pipe::new(Gulp::MAX) {
-        Ok(pipe) => Some(pipe),
-        Err(error) => {
-            tracing::info!(%error, "this shard copies streams: it has no pipe to splice through");
-            None
-        }
     }
 }
 
@@ -193,7 +182,7 @@ impl Reactor for EpollReactor {
             }
             Progress::Failed(error) => Descriptor::dead(Fault::of(&error)),
         };
-        descriptor.is_near(to.inet().filter(waterwheel_os::is_near).map_or(0, |at| at.port()));
+        descriptor.connects_to(to);
         Ok(self.transport(descriptor, Vec::new(), None))
     }
 

@@ -9,7 +9,7 @@ use std::rc::Rc;
 use rustix::event::epoll::EventFlags;
 use rustix::io::Errno;
 use waterwheel_os::Fault;
-use waterwheel_reactor::Waiter;
+use waterwheel_reactor::{Address, Waiter};
 
 use crate::slots::Token;
 
@@ -103,9 +103,9 @@ impl Descriptor {
         })
     }
 
-    /// It connects to this machine.
-    pub(crate) fn is_near(&self, port: u16) {
-        self.near.set(port);
+    /// Where it connects to.
+    pub(crate) fn connects_to(&self, to: &Address) {
+        self.near.set(waterwheel_os::near_port(to));
     }
 
     /// The open file, for as long as it is open. Do not hold the borrow while anything is woken.
@@ -169,7 +169,7 @@ impl Descriptor {
         let port = self.near.get();
         let failed = match &*self.file.borrow() {
             Some(file) => match waterwheel_os::take_error(file.as_fd()) {
-                Ok(None) if port != 0 && waterwheel_os::met_itself_at(file.as_fd(), port) => {
+                Ok(None) if waterwheel_os::met_itself_at(file.as_fd(), port) => {
                     Some(Errno::CONNREFUSED.into())
                 }
                 Ok(None) => None,
@@ -190,8 +190,8 @@ impl Descriptor {
     /// Whether splice(2) works for it, as far as is known, and would not wait for it. Asked each time: sockets from elsewhere
     /// may be blocking, which all other calls do not mind, and others may make one so.
     pub(crate) fn may_splice(&self) -> bool {
-        let waits = |file: &OwnedFd| waterwheel_os::is_blocking(file.as_fd()).unwrap_or(true);
-        !self.is(Facts::NO_SPLICE) && self.file.borrow().as_ref().is_some_and(|file| !waits(file))
+        let never_waits = |file: &OwnedFd| waterwheel_os::never_waits(file.as_fd());
+        !self.is(Facts::NO_SPLICE) && self.file.borrow().as_ref().is_some_and(never_waits)
     }
 
     /// Sends FIN.

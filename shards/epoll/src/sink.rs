@@ -83,13 +83,10 @@ impl EpollSink {
         if most < Gulp::MIN || waits || descriptor.error().is_some() || !descriptor.may_splice() {
             return None;
         }
-        let mut pipe = self.core.pipe.take()?;
-        let outcome = source.splice(&mut pipe, most).and_then(|count| self.give(source, &mut pipe, count));
-        // What a sink that broke left in it is nobody's.
-        if pipe.clear() {
-            self.core.pipe.replace(Some(pipe));
-        }
-        outcome
+        self.core.pipe.with(|pipe| {
+            let count = source.splice(pipe, most)?;
+            self.give(source, pipe, count)
+        })
     }
 
     /// Sends the `count` bytes that are in the pipe.

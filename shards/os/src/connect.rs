@@ -106,10 +106,17 @@ pub fn is_near(to: &SocketAddr) -> bool {
     ip.is_loopback() || ip.is_unspecified()
 }
 
-/// As [`met_itself`], of a socket that has connected to that port: one system call less, since it seldom comes from it.
+/// The port that is connected to, if that [is near](is_near); else 0.
+pub fn near_port(to: &Address) -> u16 {
+    to.inet().filter(is_near).map_or(0, |at| at.port())
+}
+
+/// As [`met_itself`], of a socket that has connected to that [near port](near_port): one system call less, since it seldom
+/// comes from it, and none for 0.
 pub fn met_itself_at(socket: BorrowedFd<'_>, port: u16) -> bool {
-    let here = local(socket).ok().and_then(|here| here.inet());
-    here.is_some_and(|here| here.port() == port) && met_itself(socket)
+    let comes_from_it =
+        || local(socket).ok().and_then(|here| here.inet()).is_some_and(|here| here.port() == port);
+    port != 0 && comes_from_it() && met_itself(socket)
 }
 
 /// Whether a TCP socket that has just connected is its own peer. That happens when nobody listens on a port of this

@@ -6,7 +6,7 @@ use std::os::fd::BorrowedFd;
 
 use rustix::io::Errno;
 
-use crate::{shutdown_write, take_error};
+use crate::{is_shortage, shutdown_write, take_error};
 
 /// The system's number of the error that ended a connection, if one did.
 ///
@@ -16,8 +16,6 @@ use crate::{shutdown_write, take_error};
 pub struct Fault(Cell<i32>);
 
 const PIPE: i32 = Errno::PIPE.raw_os_error();
-const NOBUFS: i32 = Errno::NOBUFS.raw_os_error();
-const NOMEM: i32 = Errno::NOMEM.raw_os_error();
 
 impl Fault {
     /// Of a connection that broke before it was one.
@@ -33,10 +31,9 @@ impl Fault {
         if known != 0 && known != PIPE {
             return io::Error::from_raw_os_error(known);
         }
-        match error.raw_os_error() {
-            // Short of memory, not broken.
-            Some(NOBUFS | NOMEM) | None => {}
-            Some(number) => self.0.set(number),
+        // Short of memory is not broken.
+        if let (false, Some(number)) = (is_shortage(&error), error.raw_os_error()) {
+            self.0.set(number);
         }
         error
     }

@@ -4,9 +4,9 @@
 //! | for | use |
 //! |---|---|
 //! | listening | [`bind_group`], [`SocketFile`], [`accept`] |
-//! | connecting | [`begin_connect`], [`prepare_connect`], [`take_error`], [`is_near`], [`met_itself`], [`met_itself_at`] |
+//! | connecting | [`begin_connect`], [`prepare_connect`], [`take_error`], [`is_near`], [`near_port`], [`met_itself`], [`met_itself_at`] |
 //! | a connection | [`receive`], [`send`], [`send_last`], [`send_vectored`], [`shutdown_write`], [`unacknowledged`], [`abort`], [`Fault`] |
-//! | from one connection to another | [`Pipe`], [`Gulp`], [`is_blocking`], [`is_refusal`] |
+//! | from one connection to another | [`StreamPipe`], [`Pipe`], [`Gulp`], [`never_waits`], [`is_refusal`] |
 //! | names | [`local`], [`peer`], [`is_internet`] |
 //! | waking a sleeping thread | [`Interrupt`] |
 //! | descriptors | [`open`], [`duplicate`], [`reset`], [`can_be_polled`], [`raise_descriptor_limit`] |
@@ -47,14 +47,15 @@ pub use accept::accept;
 pub use address::{is_internet, local, peer};
 pub use bind::bind_group;
 pub use connect::{
-    Progress, SocketName, begin_connect, is_near, met_itself, met_itself_at, prepare_connect, take_error,
+    Progress, SocketName, begin_connect, is_near, met_itself, met_itself_at, near_port, prepare_connect,
+    take_error,
 };
 pub use descriptors::{can_be_polled, duplicate, open, raise_descriptor_limit, reset};
 pub use disposition::Disposition;
 pub use fault::Fault;
 pub use filtered::survives_io_uring;
 pub use interrupt::Interrupt;
-pub use pipe::{Gulp, Pipe, is_blocking, is_refusal};
+pub use pipe::{Gulp, Pipe, StreamPipe, is_refusal, never_waits};
 pub use place::SocketFile;
 pub use plain::{PlainEvent, wait_plainly};
 pub use seed::random_seed;

@@ -1,6 +1,6 @@
 //! Bytes from one socket to another through a pipe, without a copy.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -12,7 +12,7 @@ use crate::without_sigpipe;
 
 /// What splice(2) moves from one socket to the next: pages that one received and the other sends, which nobody copies.
 ///
-/// The sockets must not be blocking ([`is_blocking`]): splice(2) would wait for them, whatever it is told.
+/// The sockets must [never wait](never_waits): splice(2) would wait for them, whatever it is told.
 #[derive(Debug)]
 pub struct Pipe {
     reader: OwnedFd,
@@ -105,9 +105,7 @@ impl Pipe {
         self.held -= count;
         Ok(count)
     }
-}
 
-impl Pipe {
     /// Throws away what is in it. False if it cannot be emptied: it must not be used any more.
     pub fn clear(&mut self) -> bool {
         let mut room = [0; 4096];
@@ -117,6 +115,55 @@ impl Pipe {
             }
         }
         true
+    }
+}
+
+/// The pipe of a shard, for all streams between its connections one after the other, if it has one.
+#[derive(Debug)]
+pub struct StreamPipe(RefCell<Option<Pipe>>);
+
+impl StreamPipe {
+    /// With none: streams are copied.
+    pub const fn none() -> StreamPipe {
+        StreamPipe(RefCell::new(None))
+    }
+
+    /// With one. Says so in the log where there is no descriptor for it or it may not be large.
+    pub fn new() -> StreamPipe {
+        match Pipe::new(Gulp::MAX) {
+            Ok(pipe) => StreamPipe(RefCell::new(Some(pipe))),
+            Err(error) => {
+                tracing::info!(%error, "this shard copies streams: it has no pipe to splice through");
+                StreamPipe::none()
+            }
+        }
+    }
+
+    /// Does something with it, empty, and throws away what that leaves in it: of a connection that broke, nobody's. `None`:
+    /// there is no pipe, or nothing was done.
+    pub fn with<T>(&self, work: impl FnOnce(&mut Pipe) -> Option<T>) -> Option<T> {
+        let mut pipe = self.0.take()?;
+        let done = work(&mut pipe);
+        if pipe.clear() {
+            self.0.replace(Some(pipe));
+        }
+        done
+    }
+
+    /// How many bytes went through it so far.
+    pub fn given(&self) -> u64 {
+        self.0.borrow().as_ref().map_or(0, Pipe::given)
+    }
+
+    /// Closes it.
+    pub fn close(&self) {
+        self.0.take();
+    }
+}
+
+impl Default for StreamPipe {
+    fn default() -> StreamPipe {
+        StreamPipe::new()
     }
 }
 
@@ -159,12 +206,9 @@ impl Gulp {
     }
 }
 
-/// Whether calls that are not told otherwise wait for this descriptor.
-///
-/// # Errors
-/// As fcntl(2).
-pub fn is_blocking(descriptor: BorrowedFd<'_>) -> io::Result<bool> {
-    Ok(!fcntl_getfl(descriptor)?.contains(OFlags::NONBLOCK))
+/// Whether no call waits for this descriptor, whatever it is told: `O_NONBLOCK` is set.
+pub fn never_waits(descriptor: BorrowedFd<'_>) -> bool {
+    fcntl_getfl(descriptor).is_ok_and(|flags| flags.contains(OFlags::NONBLOCK))
 }
 
 #[cfg(test)]
@@ -256,8 +300,8 @@ mod tests {
     #[test]
     fn who_blocks_is_known_before() {
         let (near, _far) = pair();
-        assert!(!is_blocking(near.as_fd()).unwrap());
+        assert!(never_waits(near.as_fd()));
         near.set_nonblocking(false).unwrap();
-        assert!(is_blocking(near.as_fd()).unwrap());
+        assert!(!never_waits(near.as_fd()));
     }
 }

@@ -13,7 +13,7 @@ use io_uring::opcode;
 use io_uring::squeue::{Entry, Flags};
 use io_uring::types::{CancelBuilder, Fd};
 use rustix::io::Errno;
-use waterwheel_os::{Fault, Gulp, Pipe, Progress, SocketName};
+use waterwheel_os::{Fault, Progress, SocketName, StreamPipe};
 use waterwheel_reactor::{
     Address, Alarm, Bound, Clock, ConnectOptions, Incoming, Listener, Reactor, Time, Transport, Watched,
 };
@@ -69,8 +69,8 @@ pub(crate) struct Core {
     /// The same of the call before, while its completions are looked at. Else empty.
     called: RefCell<Vec<Arc<Way>>>,
     completions: RefCell<Vec<Completion>>,
-    /// What streams are forwarded through, and empty between two calls.
-    pub(crate) pipe: RefCell<Option<Pipe>>,
+    /// What streams are forwarded through.
+    pub(crate) pipe: StreamPipe,
     causes: Causes,
     seed: u64,
     ended: Cell<bool>,
@@ -91,7 +91,7 @@ impl Core {
         if buffers.is_none() {
             features = features.without(Feature::Buffers);
         }
-        let pipe = if features.has(Feature::Splice) { new_pipe() } else { None };
+        let pipe = if features.has(Feature::Splice) { StreamPipe::new() } else { StreamPipe::none() };
         let core = Rc::new(Core {
             clock,
             alarm: Alarm::default(),
@@ -107,7 +107,7 @@ impl Core {
             rung: RefCell::default(),
             called: RefCell::default(),
             completions: RefCell::new(Vec::with_capacity(USUAL)),
-            pipe: RefCell::new(pipe),
+            pipe,
             causes: Causes::default(),
             seed: waterwheel_os::random_seed()?,
             ended: Cell::new(false),
@@ -365,10 +365,7 @@ impl Core {
                 Owner::Socket(socket) => {
                     socket.outbox.send_now(socket, self);
                     if socket.outbox.is_empty() {
-                        if socket.is(Facts::SHUT_LATER) {
-                            // As when it would have been sent in its turn.
-                            let _ = socket.shut();
-                        }
+                        socket.shut_behind_the_last();
                         socket.close(self);
                     } else {
                         // Not to be taken for all that was said.
@@ -402,7 +399,7 @@ impl Core {
         self.due.take();
         self.tried.take();
         self.pool.clear();
-        self.pipe.take();
+        self.pipe.close();
         CURRENT.with(|current| *current.borrow_mut() = Weak::new());
         self.ring.close();
         let_go
@@ -422,17 +419,6 @@ impl Core {
             }
         }
         true
-    }
-}
-
-/// A pipe for streams; `None`, and a word in the log, where there is no descriptor for it or it may not be large.
-fn new_pipe() -> Option<Pipe> {
-    match Pipe::new(Gulp::MAX) {
-        Ok(pipe) => Some(pipe),
-        Err(error) => {
-            tracing::info!(%error, "this shard copies streams: it has no pipe to splice through");
-            None
-        }
     }
 }
 
@@ -490,11 +476,10 @@ impl Reactor for UringReactor {
 
     fn connect(&self, to: &Address, options: &ConnectOptions) -> io::Result<Transport> {
         self.lives()?;
-        let near = to.inet().filter(waterwheel_os::is_near).map_or(0, |at| at.port());
         if to.inet().is_some() && self.core.has(Feature::Connect) {
             let (file, name) = waterwheel_os::prepare_connect(to, options)?;
             let socket = Socket::new(Some(file), Facts::CONNECTING.and(Facts::BY_RING), Fault::default());
-            socket.is_near(near);
+            socket.connects_to(to);
             socket.enter(&self.core);
             socket.begin_connect(&self.core, name);
             return Ok(self.transport(socket, Vec::new(), None));
@@ -509,7 +494,7 @@ impl Reactor for UringReactor {
                 return Ok(self.transport(socket, Vec::new(), None));
             }
         };
-        socket.is_near(near);
+        socket.connects_to(to);
         socket.enter(&self.core);
         if socket.is(Facts::CONNECTING) {
             socket.await_writable(&self.core);

@@ -97,7 +97,7 @@ impl Inbox {
         }
     }
 
-    /// Whether a stream may be received from now, as far as is known.
+    /// Whether it may be received from now, as far as is known: the kernel does not by itself.
     fn may_receive(&self, socket: &Socket) -> bool {
         !(self.is_asked() || self.over.get() || socket.is(Facts::CLOSING))
     }
@@ -135,7 +135,7 @@ impl Inbox {
 
     /// Bytes that came before the connection broke and that nobody was told of, since the kernel was not asked.
     pub(crate) fn receive_rest(&self, socket: &Rc<Socket>, core: &Core) -> Option<Own> {
-        if self.is_asked() || self.over.get() || socket.is(Facts::CLOSING) {
+        if !self.may_receive(socket) {
             return None;
         }
         // The end, or the error that is known, is told by who knows it.

@@ -205,7 +205,7 @@ impl Outbox {
             Err(_) => {
                 let error = io::Error::from_raw_os_error(-result);
                 if is_passing(&error) {
-                    self.stick(socket, core, 0, is_shortage(&error));
+                    self.stick(socket, core, 0, waterwheel_os::is_shortage(&error));
                 } else {
                     self.broke(socket, core, error);
                 }
@@ -270,10 +270,7 @@ impl Outbox {
     }
 
     fn progressed(&self, socket: &Rc<Socket>, core: &Core) {
-        if self.is_empty() && socket.is(Facts::SHUT_LATER) && !socket.is(Facts::SHUT) {
-            // If it fails the connection broke, which the source learns by itself.
-            let _ = socket.shut();
-        }
+        socket.shut_behind_the_last();
         socket.let_go(core);
         if self.bytes.get() <= LOW {
             socket.writer.wake();
@@ -325,9 +322,5 @@ impl Outbox {
 
 /// Whether a send may do better later: the buffers are full, or memory is short.
 fn is_passing(error: &io::Error) -> bool {
-    is_shortage(error) || Errno::from_io_error(error) == Some(Errno::AGAIN)
-}
-
-fn is_shortage(error: &io::Error) -> bool {
-    matches!(Errno::from_io_error(error), Some(Errno::NOBUFS | Errno::NOMEM))
+    waterwheel_os::is_shortage(error) || Errno::from_io_error(error) == Some(Errno::AGAIN)
 }

@@ -1,6 +1,6 @@
 //! The io_uring instance of one reactor: what goes in, what comes out, and the one system call between.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::ffi::c_uint;
 use std::fmt;
@@ -13,10 +13,11 @@ use io_uring::squeue::Entry;
 use io_uring::{Builder, IoUring};
 use rustix::io::Errno;
 use rustix::thread::{Timespec, nanosleep};
-use waterwheel_reactor::{Clock, Time};
+use waterwheel_reactor::Clock;
 
 use crate::enter::{NO_IOWAIT, Name, enter, register, unregister};
 use crate::features::{Feature, Features};
+use crate::seldom::Seldom;
 
 /// Operations submitted at once, 16 KiB of entries. More in one turn are submitted in several calls.
 pub(crate) const ENTRIES: u32 = 256;
@@ -99,8 +100,7 @@ pub(crate) struct Ring {
     name: Name,
     flags: c_uint,
     clock: Clock,
-    /// Until when nothing is said of overflows.
-    overflow_told: Cell<Time>,
+    overflows: Seldom,
 }
 
 impl Ring {
@@ -146,7 +146,7 @@ impl Ring {
             name,
             flags,
             clock: Clock::start(),
-            overflow_told: Cell::new(Time::ZERO),
+            overflows: Seldom::every(OVERFLOW_TOLD_AGAIN_AFTER),
         };
         Ok((ring, got))
     }
@@ -296,9 +296,7 @@ impl Ring {
 
     /// Says that more came at once than the queue holds. Nothing is lost, but it takes longer.
     fn tell_overflow(&self, completions: u32) {
-        let now = self.clock.now();
-        if now >= self.overflow_told.get() {
-            self.overflow_told.set(now + OVERFLOW_TOLD_AGAIN_AFTER);
+        if self.overflows.happens(self.clock.now()).is_some() {
             tracing::warn!(completions, "completions overflow the ring's queue, and wait in the kernel");
         }
     }

@@ -5,20 +5,38 @@ use std::time::Duration;
 
 use waterwheel_reactor::Time;
 
-/// Between two lines about the same cause.
+/// Between two lines about the same cause, as a rule.
 const PAUSE: Duration = Duration::from_secs(10);
 
 /// One cause of log lines.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Seldom {
+    pause: Duration,
     last: Cell<Option<Time>>,
     left_out: Cell<u64>,
 }
 
+impl Default for Seldom {
+    fn default() -> Seldom {
+        Seldom::every(PAUSE)
+    }
+}
+
 impl Seldom {
+    /// At most one line in so long.
+    pub(crate) const fn every(pause: Duration) -> Seldom {
+        Seldom { pause, last: Cell::new(None), left_out: Cell::new(0) }
+    }
+
+    /// As if it had been told long ago.
+    #[cfg(test)]
+    pub(crate) fn forget(&self) {
+        self.last.set(None);
+    }
+
     /// It happened again. Whether to say so, and how often it happened since it was said.
     pub(crate) fn happens(&self, now: Time) -> Option<u64> {
-        if self.last.get().is_some_and(|last| now.since(last) < PAUSE) {
+        if self.last.get().is_some_and(|last| now.since(last) < self.pause) {
             self.left_out.set(self.left_out.get() + 1);
             return None;
         }

@@ -58,16 +58,11 @@ impl UringSink {
         {
             return None;
         }
-        let mut pipe = self.core.pipe.take()?;
-        let count = from.inbox.splice_now(from, &mut pipe, most);
-        if count.is_some() {
-            to.outbox.take_from(to, &self.core, &mut pipe);
-        }
-        // What a sink that broke left in it is nobody's.
-        if pipe.clear() {
-            self.core.pipe.replace(Some(pipe));
-        }
-        count
+        self.core.pipe.with(|pipe| {
+            let count = from.inbox.splice_now(from, pipe, most)?;
+            to.outbox.take_from(to, &self.core, pipe);
+            Some(count)
+        })
     }
 
     /// Whether bytes may be sent, as far as is known.

@@ -9,7 +9,7 @@ use io_uring::opcode;
 use io_uring::types::{Fd, Timespec};
 use rustix::io::Errno;
 use waterwheel_os::{Fault, SocketName};
-use waterwheel_reactor::Waiter;
+use waterwheel_reactor::{Address, Waiter};
 
 use crate::core::Core;
 use crate::inbox::Inbox;
@@ -187,8 +187,7 @@ impl Socket {
     /// Whether splice(2) works for it, as far as is known, and would not wait for it. Asked each time: sockets from elsewhere
     /// may be blocking, which all other calls do not mind, and others may make one so.
     pub(crate) fn may_splice(&self) -> bool {
-        !self.is(Facts::NO_SPLICE)
-            && self.with_file(waterwheel_os::is_blocking).flatten().is_ok_and(|blocking| !blocking)
+        !self.is(Facts::NO_SPLICE) && self.with_file(waterwheel_os::never_waits).unwrap_or(false)
     }
 
     /// Waits until something can be sent, or for the end of a connect. False if there is no file any more.
@@ -201,9 +200,9 @@ impl Socket {
         true
     }
 
-    /// It connects to this machine.
-    pub(crate) fn is_near(&self, port: u16) {
-        self.near.set(port);
+    /// Where it connects to.
+    pub(crate) fn connects_to(&self, to: &Address) {
+        self.near.set(waterwheel_os::near_port(to));
     }
 
     /// Begins to connect, in the call that ends the turn.
@@ -233,11 +232,16 @@ impl Socket {
         if self.number().is_none() {
             return false;
         }
-        self.begun();
-        let entry = opcode::Timeout::new(&raw const BREATH).build();
-        // SAFETY: the kernel reads a constant.
-        unsafe { core.begin(entry, self.token(kind)) };
+        self.wait_for(core, &BREATH, kind);
         true
+    }
+
+    /// Completes after this time.
+    fn wait_for(&self, core: &Core, time: &'static Timespec, kind: Kind) {
+        self.begun();
+        let entry = opcode::Timeout::new(time).build();
+        // SAFETY: the kernel reads what lives for ever.
+        unsafe { core.begin(entry, self.token(kind)) };
     }
 
     /// The connect came to its end, one way or the other. Whoever waits is told when all of it is known.
@@ -245,7 +249,7 @@ impl Socket {
         self.clear(Facts::CONNECTING);
         let port = self.near.get();
         let alone = |file: BorrowedFd<'_>| waterwheel_os::met_itself_at(file, port);
-        if failed.is_none() && port != 0 && self.with_file(alone).unwrap_or(false) {
+        if failed.is_none() && self.with_file(alone).unwrap_or(false) {
             failed = Some(Errno::CONNREFUSED.into());
         }
         if let Some(error) = failed {
@@ -256,10 +260,7 @@ impl Socket {
         if self.writer.waits() {
             self.set(Facts::SOUND);
         }
-        if self.is(Facts::SHUT_LATER) {
-            // If it fails the connection broke, which the source learns by itself.
-            let _ = self.shut();
-        }
+        self.shut_behind_the_last();
         self.reader.wake();
         self.writer.wake();
     }
@@ -302,6 +303,14 @@ impl Socket {
         Ok(())
     }
 
+    /// Sends the FIN that a dropped sink has left to be sent, once all that it took is.
+    pub(crate) fn shut_behind_the_last(&self) {
+        if self.outbox.is_empty() && self.is(Facts::SHUT_LATER) && !self.is(Facts::SHUT) {
+            // If it fails the connection broke, which the source learns by itself.
+            let _ = self.shut();
+        }
+    }
+
     /// Does something with the descriptor.
     ///
     /// # Errors
@@ -334,20 +343,13 @@ impl Socket {
         } else if !self.is(Facts::PATIENCE) && self.outbox.is_stuck() {
             self.set(Facts::PATIENCE);
             self.patience.set(Patience { left: self.left(), rounds: 0 });
-            self.be_patient(core);
+            self.wait_for(core, &PATIENCE, Kind::Patience);
         }
     }
 
     /// What the peer's kernel does not have of what it was sent.
     fn left(&self) -> usize {
         self.outbox.bytes() + self.with_file(waterwheel_os::unacknowledged).flatten().unwrap_or(0)
-    }
-
-    fn be_patient(&self, core: &Core) {
-        self.begun();
-        let entry = opcode::Timeout::new(&raw const PATIENCE).build();
-        // SAFETY: the kernel reads a constant.
-        unsafe { core.begin(entry, self.token(Kind::Patience)) };
     }
 
     /// Nobody waits for this connection any more. While its peer reads, be it slowly, it has more time.
@@ -358,7 +360,7 @@ impl Socket {
         let (Patience { left: before, rounds }, left) = (self.patience.get(), self.left());
         if left < before && rounds < ROUNDS_MAX {
             self.patience.set(Patience { left, rounds: rounds + 1 });
-            return self.be_patient(core);
+            return self.wait_for(core, &PATIENCE, Kind::Patience);
         }
         core.unread();
         self.abort(core);

@@ -19,7 +19,7 @@ use crate::Uring;
 pub(crate) const HUNG: Duration = Duration::from_secs(20);
 
 /// A connection and its peer.
-fn pair(reactor: &Rc<dyn Reactor>) -> (Transport, UnixStream) {
+pub(crate) fn pair(reactor: &Rc<dyn Reactor>) -> (Transport, UnixStream) {
     let (ours, peer) = UnixStream::pair().unwrap();
     ours.set_nonblocking(true).unwrap();
     let incoming = Incoming { handle: Handle::Os(ours.into()), bytes: Vec::new(), peer: None };
@@ -85,7 +85,7 @@ fn a_peer_that_never_reads_keeps_nothing_for_ever_and_a_late_one_loses_nothing()
 }
 
 /// One turn of the loop.
-pub(crate) async fn turn() {
+async fn turn() {
     let mut returned = false;
     poll_fn(|cx| {
         if mem::replace(&mut returned, true) {

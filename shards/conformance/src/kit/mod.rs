@@ -9,6 +9,7 @@ mod confined;
 pub(crate) mod full;
 mod kernel;
 mod limit;
+mod long;
 mod mail;
 pub(crate) mod pattern;
 pub(crate) mod peer;
@@ -23,6 +24,7 @@ pub use census::Census;
 pub use confined::{Confined, lock_at_most};
 pub use kernel::Kernel;
 pub use limit::DescriptorLimit;
+pub use long::{LongStream, Reader};
 pub use mail::Mail;
 pub use run::{
     Shard, accept, bind_local, close_listener, launch, local, on_each, on_one, shard, sleep, try_each,
