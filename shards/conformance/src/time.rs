@@ -157,8 +157,8 @@ fn latest_wins(backend: &dyn Backend) -> Outcome {
             // Back and forth, and across turns in which the reactor has slept on the earlier one.
             set(&reactor, Duration::from_millis(1)).await;
             set(&reactor, far).await;
-            set(&reactor, Duration::from_millis(3)).await;
-            woken_for(&reactor, Duration::from_millis(3)).await;
+            let deadline = set(&reactor, Duration::from_millis(3)).await;
+            woken_for(&reactor, deadline).await;
             assert!(
                 reactor.now().since(begin) < far / 2,
                 "round {round}: a deadline before the latest still stood"
@@ -168,25 +168,21 @@ fn latest_wins(backend: &dyn Backend) -> Outcome {
     Outcome::Holds
 }
 
-/// Sets the alarm to a deadline that has not come yet, again if the thread was held up until it had.
-async fn set(reactor: &Rc<dyn Reactor>, after: Duration) {
+/// Sets the alarm to a deadline that has not come yet, and answers it; again if the thread was held up until it had.
+async fn set(reactor: &Rc<dyn Reactor>, after: Duration) -> Time {
     for _ in 0..100 {
-        if once(|cx| reactor.poll_until(cx, reactor.now() + after)).await.is_pending() {
-            return;
+        let deadline = reactor.now() + after;
+        if once(|cx| reactor.poll_until(cx, deadline)).await.is_pending() {
+            return deadline;
         }
     }
     panic!("a deadline {after:?} away has come at once");
 }
 
-/// Waits for the wake alone, without polling the alarm again: that it was set before must be enough.
-async fn woken_for(reactor: &Rc<dyn Reactor>, at_least: Duration) {
-    let begin = reactor.now();
-    std::future::poll_fn(
-        |_| {
-            if reactor.now().since(begin) < at_least { Poll::Pending } else { Poll::Ready(()) }
-        },
-    )
-    .await;
+/// Waits for the wake alone, without polling the alarm again: that it was set before must be enough. Before the deadline
+/// there may be others.
+async fn woken_for(reactor: &Rc<dyn Reactor>, deadline: Time) {
+    std::future::poll_fn(|_| if reactor.now() < deadline { Poll::Pending } else { Poll::Ready(()) }).await;
 }
 
 /// TIME-4.
