@@ -192,6 +192,11 @@ impl Peer {
         self.socket.write(bytes, PATIENCE)
     }
 
+    /// Reads some bytes, where any are still to come; 0 at the end.
+    pub(crate) fn try_read(&self, bytes: &mut [u8]) -> io::Result<usize> {
+        self.socket.read(bytes, PATIENCE)
+    }
+
     /// Sends all the bytes.
     pub(crate) fn write_all(&self, mut bytes: &[u8]) {
         while !bytes.is_empty() {

@@ -7,6 +7,7 @@ use std::task::Poll;
 use futures_util::future::join;
 use waterwheel_reactor::{Backend, Transport};
 
+use super::programs;
 use crate::Outcome;
 use crate::kit::on_one;
 use crate::kit::pattern::Pattern;
@@ -30,6 +31,7 @@ pub(super) fn order(backend: &dyn Backend) -> Outcome {
             meeting.close().await;
         });
     }
+    programs::any_order(backend);
     Outcome::Holds
 }
 

@@ -5,6 +5,7 @@ mod closing;
 mod content;
 mod exhaustion;
 mod forwarding;
+mod programs;
 mod reset;
 mod reuse;
 mod warm;
