@@ -21,7 +21,7 @@ pub(super) struct Knobs {
     /// What the reactor uring does without, as in `multishot,msg_ring` (WATERWHEEL_URING_OFF).
     #[arg(long, global = true, value_name = "LIST")]
     uring_off: Option<String>,
-    /// How connections are assigned to shards: `flow`, `source`, `kernel` (WATERWHEEL_STEER).
+    /// How connections are assigned to shards: `flow`, `source`, `kernel`, `cpu`, `least`, `key` (WATERWHEEL_STEER).
     #[arg(long, global = true, value_name = "MODE")]
     steer: Option<String>,
     /// Microseconds that an idle shard spins before it parks (WATERWHEEL_SPIN_US).
@@ -39,6 +39,9 @@ pub(super) struct Knobs {
     /// Fixes the steering hash's seed (WATERWHEEL_STEER_SEED).
     #[arg(long, global = true, value_name = "SEED")]
     steer_seed: Option<String>,
+    /// `off`: shards hand connections over, where the kernel could place them (WATERWHEEL_STEER_PROGRAM).
+    #[arg(long, global = true, value_name = "on|off")]
+    steer_program: Option<String>,
 }
 
 impl Knobs {
@@ -55,6 +58,7 @@ impl Knobs {
             (Knob::DrainS, "--drain-s", &self.drain_s),
             (Knob::Log, "--log", &self.log),
             (Knob::SteerSeed, "--steer-seed", &self.steer_seed),
+            (Knob::SteerProgram, "--steer-program", &self.steer_program),
         ];
         let usage = |error: crate::runtime::ConfigError| Failure::Usage(error.to_string());
         let mut config = Config::from_env().map_err(usage)?;

@@ -44,6 +44,7 @@ fn a_variable_that_makes_no_sense_stops_the_start() {
         ("WATERWHEEL_STALL_MS", "-1", "not a whole number", "milliseconds from 1"),
         ("WATERWHEEL_DRAIN_S", "30s", "not a whole number", "seconds from 0"),
         ("WATERWHEEL_LOG", "loud", "\"loud\" is not one of the levels", "info"),
+        ("WATERWHEEL_STEER_PROGRAM", "yes", "neither on nor off", "on, off"),
         ("WATERWHEEL_STEER_SEED", "random", "not a whole number", "4294967295"),
     ] {
         let ended = run(command().args(PROXY).env(name, value));

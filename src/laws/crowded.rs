@@ -177,16 +177,23 @@ fn sum(counted: &[AcceptStats]) -> AcceptStats {
 fn a_client_of_a_crowded_shard_keeps_nobody_else_waiting_in_mode_source(reactor: &str) {
     // More than may wait for the crowded shard: its queue, the lane to it, and what the other holds on to.
     const CLIENTS: usize = 900;
-    let config = config(reactor, 2).steer(Mode::Source).steer_seed(SEED);
-    let (at, stopper, running) = limited_with(config, &[Some(usize::MAX), Some(1)]);
-    let greedy: Vec<TcpStream> = (0..CLIENTS).map(|_| client_from(host_of(1), at)).collect();
-    for _ in 0..20 {
-        assert!(answered(&mut client_from(host_of(0), at)), "waits for another's shard");
+    for program in [true, false] {
+        let config = config(reactor, 2).steer(Mode::Source).steer_seed(SEED).steer_program(program);
+        let (at, stopper, running) = limited_with(config, &[Some(usize::MAX), Some(1)]);
+        let greedy: Vec<TcpStream> = (0..CLIENTS).map(|_| client_from(host_of(1), at)).collect();
+        for _ in 0..20 {
+            assert!(answered(&mut client_from(host_of(0), at)), "waits for another's shard");
+        }
+        drop(greedy);
+        stopper.stop(LONG);
+        let counted = sum(&running.join().unwrap().unwrap());
+        if program {
+            // They wait for their shard where they do not stand in anybody's way.
+            assert!(counted.crowded == 0 && counted.accepted < CLIENTS as u64, "{counted:?}");
+        } else {
+            assert!(counted.crowded >= 300 && counted.accepted == CLIENTS as u64 + 20, "{counted:?}");
+        }
     }
-    drop(greedy);
-    stopper.stop(LONG);
-    let counted = sum(&running.join().unwrap().unwrap());
-    assert!(counted.crowded >= 300 && counted.accepted == CLIENTS as u64 + 20, "{counted:?}");
 }
 
 fn who_was_accepted_before_a_stop_is_served(reactor: &str) {
@@ -194,7 +201,7 @@ fn who_was_accepted_before_a_stop_is_served(reactor: &str) {
     let (blocks, blocked) = channel();
     let (blocks, served) = (Arc::new(Mutex::new(Some(blocks))), Arc::new(AtomicU64::new(0)));
     let count = served.clone();
-    let config = config(reactor, 2).steer(Mode::Source).steer_seed(SEED);
+    let config = config(reactor, 2).steer(Mode::Source).steer_seed(SEED).steer_program(false);
     let (tell, told) = channel();
     let running = spawn(move || {
         let runtime = Runtime::new(config).unwrap().without_signals();

@@ -13,9 +13,10 @@ use futures_util::future::{Either, select};
 use waterwheel_os::AcceptTrouble;
 use waterwheel_reactor::Listener;
 
+use super::listener::Steering;
 use super::offered::Offered;
 use super::places::{Part, Parts};
-use super::queue::{CROWD, Queue};
+use super::queue::{AcceptCounters, CROWD, Queue};
 use super::reserve::Reserve;
 use crate::mesh::{Sender, TrySendError};
 use crate::shard::{Shard, ShardId};
@@ -39,7 +40,7 @@ pub(super) struct Accepting {
     shard: Shard,
     listener: Box<dyn Listener>,
     queue: Rc<Queue>,
-    steer: Steer,
+    steer: Rc<Steer>,
     reserve: Arc<Reserve>,
     /// Connections that wait in tasks of their own for room at their owner.
     waiting: Rc<Cell<usize>>,
@@ -47,17 +48,24 @@ pub(super) struct Accepting {
     all_crowded: bool,
 }
 
+/// The way by which connections of a listener go to other shards.
+#[derive(Debug)]
 pub(super) struct Steer {
-    pub(super) mode: Mode,
-    pub(super) seed: u32,
+    pub(super) steering: Steering,
     pub(super) to: Sender<Offered>,
     pub(super) parts: Arc<Parts>,
+    pub(super) counters: Rc<AcceptCounters>,
 }
 
 impl Steer {
-    /// The shard that owns a connection; `None`: whoever accepted it.
-    fn owner(&self, incoming: &Offered, shards: usize) -> Option<ShardId> {
-        owner(incoming.peer()?, self.mode, self.seed, shards).map(ShardId::new)
+    /// The shard that a connection is for, accepted on shard `me`; `None`: whoever accepted it.
+    fn owner(&self, incoming: &Offered, me: ShardId, shards: usize) -> Option<ShardId> {
+        let Steering { mode, seed, .. } = self.steering;
+        let owner = match mode {
+            Mode::Least => self.parts.least(me.index()),
+            mode => owner(incoming.peer()?, mode, seed, shards),
+        };
+        owner.map(ShardId::new)
     }
 }
 
@@ -66,7 +74,7 @@ impl Accepting {
         shard: Shard,
         listener: Box<dyn Listener>,
         queue: Rc<Queue>,
-        steer: Steer,
+        steer: Rc<Steer>,
         reserve: Arc<Reserve>,
     ) -> Accepting {
         Accepting { shard, listener, queue, steer, reserve, waiting: Rc::default(), all_crowded: false }
@@ -134,7 +142,9 @@ impl Accepting {
     /// in the kernel's backlog.
     async fn room(&mut self) {
         let (me, queue) = (self.shard.id().index(), self.queue.clone());
-        let steers = self.steer.mode != Mode::Kernel && self.shard.count() > 1;
+        let Steering { mode, placed, .. } = self.steer.steering;
+        // What the kernel places is nearly all this shard's own, and in mode `source` nobody else's.
+        let steers = mode.passes_on() && self.shard.count() > 1 && !(mode == Mode::Source && placed);
         while !queue.has_room() && (self.all_crowded || !steers || !self.steer.parts.another_is_open(me)) {
             let own = poll_fn(|cx| {
                 if queue.has_room() {
@@ -153,7 +163,7 @@ impl Accepting {
 
     /// The next connection; `None`: too many wait here, and another shard may have room.
     async fn next(&mut self) -> io::Result<Option<Offered>> {
-        let (spreads, queue) = (self.steer.mode == Mode::Flow && self.shard.count() > 1, &self.queue);
+        let (spreads, queue) = (self.steer.steering.mode.spreads() && self.shard.count() > 1, &self.queue);
         poll_fn(|cx| {
             if spreads && queue.has_too_many() {
                 return Poll::Ready(Ok(None));
@@ -178,10 +188,14 @@ impl Accepting {
 
     fn route(&mut self, incoming: Offered) {
         let me = self.shard.id();
-        match self.steer.owner(&incoming, self.shard.count()) {
-            Some(owner) if self.steer.mode == Mode::Source => self.give_to_owner(owner, incoming),
+        let owner = self.steer.owner(&incoming, me, self.shard.count());
+        if owner.is_some_and(|owner| owner != me) {
+            self.queue.counters.count(|counted| &mut counted.misplaced);
+        }
+        match owner {
+            Some(owner) if self.steer.steering.mode == Mode::Source => self.give_to_owner(owner, incoming),
             Some(owner) => self.give_to_owner_or_whoever(owner, incoming),
-            None if self.steer.mode != Mode::Kernel => self.give_to_owner_or_whoever(me, incoming),
+            None if self.steer.steering.mode.passes_on() => self.give_to_owner_or_whoever(me, incoming),
             None => self.keep(me, incoming),
         }
     }
@@ -212,6 +226,7 @@ impl Accepting {
             if shard == me || !can_take(shard, &self.steer.parts) {
                 continue;
             }
+            incoming.count_for(&self.steer.parts, shard.index());
             incoming = match self.steer.to.try_send(shard, incoming) {
                 Ok(()) => return self.queue.counters.count(|counted| &mut counted.handed_over),
                 Err(TrySendError::Full(incoming) | TrySendError::Closed(incoming)) => incoming,
@@ -222,7 +237,8 @@ impl Accepting {
     }
 
     /// Serves a connection here, unless far too many wait here already.
-    fn keep(&self, owner: ShardId, incoming: Offered) {
+    fn keep(&self, owner: ShardId, mut incoming: Offered) {
+        incoming.count_for(&self.steer.parts, self.shard.id().index());
         let counters = &self.queue.counters;
         if self.queue.len() >= CROWD {
             return counters.count(|counted| &mut counted.crowded);

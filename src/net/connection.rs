@@ -10,6 +10,7 @@ use std::task::{Context, Poll, Waker};
 
 use waterwheel_reactor::{Address, Incoming, Sink, Source, Transport};
 
+use super::accepting::Steer;
 use super::linger::{abort_when_sent, linger};
 use crate::shard::Shard;
 
@@ -33,7 +34,13 @@ impl Connection {
     /// A connection out of its two halves.
     pub(crate) fn new(shard: Shard, transport: Transport) -> Connection {
         Connection {
-            receiving: Receiving { source: Some(transport.source), shard, ended: false, escort: None },
+            receiving: Receiving {
+                source: Some(transport.source),
+                shard,
+                ended: false,
+                escort: None,
+                way: None,
+            },
             sending: Sending { sink: Some(transport.sink) },
         }
     }
@@ -173,10 +180,30 @@ impl Connection {
         self.receiving.source.as_ref()?.descriptor()
     }
 
-    /// Something to drop when the connection is gone for good, lingering included.
+    /// Something to drop when the connection is gone for good, lingering included; beside what was given before.
     pub(super) fn escorted(mut self, escort: Rc<dyn Any>) -> Connection {
-        self.receiving.escort = Some(escort);
+        self.receiving.escort = match self.receiving.escort.take() {
+            Some(before) => Some(Rc::new((before, escort))),
+            None => Some(escort),
+        };
         self
+    }
+
+    /// It came by a listener, whose way to other shards this is.
+    pub(super) fn of(mut self, way: Rc<Steer>) -> Connection {
+        self.receiving.way = Some(way);
+        self
+    }
+
+    /// Its way to other shards.
+    pub(super) fn way(&self) -> io::Result<Rc<Steer>> {
+        let none = || io::Error::new(io::ErrorKind::InvalidInput, "the connection came by no listener");
+        self.receiving.way.clone().ok_or_else(none)
+    }
+
+    /// What to drop when it is gone, and its way to other shards, for who takes it apart.
+    pub(super) fn take_company(&mut self) -> (Option<Rc<dyn Any>>, Option<Rc<Steer>>) {
+        (self.receiving.escort.take(), self.receiving.way.take())
     }
 
     /// The two halves at once, to send and to receive at the same time without giving the connection away.
@@ -201,6 +228,8 @@ pub struct Receiving {
     ended: bool,
     /// What is to be told when the connection is gone for good, lingering included.
     escort: Option<Rc<dyn Any>>,
+    /// How it could go to another shard: by the listener that it came by.
+    way: Option<Rc<Steer>>,
 }
 
 impl Receiving {

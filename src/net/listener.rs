@@ -35,9 +35,17 @@ struct Shared {
     unopened: Mutex<Vec<Option<Bound>>>,
     reserve: Arc<Reserve>,
     handoff: Port<Offered>,
-    mode: Mode,
-    seed: u32,
+    steering: Steering,
     parts: Arc<Parts>,
+}
+
+/// How connections are to come to their shards.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Steering {
+    pub(crate) mode: Mode,
+    pub(crate) seed: u32,
+    /// The kernel was given the program that does it.
+    pub(crate) placed: bool,
 }
 
 impl Listening {
@@ -49,13 +57,12 @@ impl Listening {
         unopened: Vec<Bound>,
         reserve: Arc<Reserve>,
         handoff: Port<Offered>,
-        mode: Mode,
-        seed: u32,
+        steering: Steering,
     ) -> Option<Listening> {
         let local = unopened.first()?.local.clone();
-        let parts = Arc::new(Parts::new(unopened.len()));
+        let parts = Arc::new(Parts::new(unopened.len(), steering.mode));
         let unopened = Mutex::new(unopened.into_iter().map(Some).collect());
-        Some(Listening { shared: Arc::new(Shared { local, unopened, reserve, handoff, mode, seed, parts }) })
+        Some(Listening { shared: Arc::new(Shared { local, unopened, reserve, handoff, steering, parts }) })
     }
 
     /// Where it listens, port 0 resolved.
@@ -83,7 +90,7 @@ impl fmt::Debug for Listening {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Listening")
             .field("local", &self.shared.local)
-            .field("mode", &self.shared.mode)
+            .field("steering", &self.shared.steering)
             .finish()
     }
 }
@@ -98,6 +105,7 @@ pub struct Acceptor {
     own_first: bool,
     /// A connection that waits for a place here may go to any other shard.
     spreads: bool,
+    steer: Rc<Steer>,
     accepting: Option<Task<()>>,
 }
 
@@ -120,13 +128,14 @@ impl Shard {
         let mailbox =
             self.open(&listening.shared.handoff).map_err(|error: OpenError| io::Error::other(error))?;
         let listener = self.reactor().listen(bound)?;
-        let Shared { mode, seed, parts, reserve, .. } = &*listening.shared;
+        let Shared { steering, parts, reserve, .. } = &*listening.shared;
         let own = Queue::new(parts.clone(), self.id().index());
-        let steer = Steer { mode: *mode, seed: *seed, to: mailbox.sender(), parts: parts.clone() };
-        let accepting = Accepting::new(self.clone(), listener, own.clone(), steer, reserve.clone());
+        let (to, counters) = (mailbox.sender(), own.counters.clone());
+        let steer = Rc::new(Steer { steering: *steering, to, parts: parts.clone(), counters });
+        let accepting = Accepting::new(self.clone(), listener, own.clone(), steer.clone(), reserve.clone());
         let accepting = Some(self.spawn("accept", accepting.run()));
-        let spreads = *mode == Mode::Flow && self.count() > 1;
-        Ok(Acceptor { shard: self.clone(), mailbox, own, own_first: false, spreads, accepting })
+        let spreads = steering.mode.spreads() && self.count() > 1;
+        Ok(Acceptor { shard: self.clone(), mailbox, own, own_first: false, spreads, steer, accepting })
     }
 }
 
@@ -200,7 +209,13 @@ impl Acceptor {
 
     fn adopt(&self, offered: Offered) -> io::Result<Connection> {
         let adopted = match offered.take() {
-            Some(incoming) => self.shard.adopt(incoming),
+            Some((incoming, counted)) => self.shard.adopt(incoming).map(|connection| {
+                let connection = connection.of(self.steer.clone());
+                match counted {
+                    Some(counted) => connection.escorted(Rc::new(counted)),
+                    None => connection,
+                }
+            }),
             None => Err(io::ErrorKind::NotConnected.into()),
         };
         adopted.inspect_err(|error| {

@@ -4,10 +4,12 @@ use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::future::poll_fn;
 use std::rc::{Rc, Weak};
-use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering::Relaxed};
 use std::task::{Context, Poll, Waker};
 
 use super::queue::Queue;
+use crate::steer::Mode;
 
 /// The places for connections that one shard serves at once. Clones share them, so that several acceptors of a shard
 /// keep to one limit ([`Acceptor::serve_in`](super::Acceptor::serve_in)).
@@ -123,7 +125,15 @@ impl Drop for Place {
 /// How the parts of a listener stand, for all shards to see. A hint that may be a turn old; written only when it
 /// changes.
 #[derive(Debug)]
-pub(super) struct Parts(Box<[AtomicU8]>);
+pub(super) struct Parts {
+    parts: Box<[AtomicU8]>,
+    /// In mode `least`, how many connections each shard has or is about to get. Each on a cache line of its own.
+    counts: Option<Box<[Count]>>,
+}
+
+#[derive(Debug, Default)]
+#[repr(align(64))]
+struct Count(AtomicUsize);
 
 /// How one shard's part of a listener stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -140,20 +150,57 @@ pub(super) enum Part {
 }
 
 impl Parts {
-    pub(super) fn new(shards: usize) -> Parts {
-        Parts((0..shards).map(|_| AtomicU8::new(Part::Unopened as u8)).collect())
+    pub(super) fn new(shards: usize, mode: Mode) -> Parts {
+        let parts = (0..shards).map(|_| AtomicU8::new(Part::Unopened as u8)).collect();
+        let counts = (mode == Mode::Least).then(|| (0..shards).map(|_| Count::default()).collect());
+        Parts { parts, counts }
+    }
+
+    /// The shard with the fewest connections of those that are open, and this one if it has no more than they; `None` in
+    /// another mode than `least`.
+    pub(super) fn least(&self, me: usize) -> Option<usize> {
+        let counts = self.counts.as_ref()?;
+        let count = |shard: usize| counts[shard].0.load(Relaxed);
+        let others = (0..counts.len()).filter(|shard| *shard != me && self.is(*shard, Part::Open));
+        // From the neighbour on, so that those who accept at once do not all choose the first.
+        let next = |shard: &usize| (shard + counts.len() - me) % counts.len();
+        let other = others.min_by_key(|shard| (count(*shard), next(shard)));
+        Some(other.filter(|other| count(*other) < count(me)).unwrap_or(me))
     }
 
     pub(super) fn set(&self, shard: usize, part: Part) {
-        self.0[shard].store(part as u8, Relaxed);
+        self.parts[shard].store(part as u8, Relaxed);
     }
 
     pub(super) fn is(&self, shard: usize, part: Part) -> bool {
-        self.0[shard].load(Relaxed) == part as u8
+        self.parts[shard].load(Relaxed) == part as u8
     }
 
     /// Whether a shard other than this one can take more.
     pub(super) fn another_is_open(&self, shard: usize) -> bool {
-        (0..self.0.len()).any(|other| other != shard && self.is(other, Part::Open))
+        (0..self.parts.len()).any(|other| other != shard && self.is(other, Part::Open))
+    }
+}
+
+/// A connection in the count of a shard, in mode `least`, until this is dropped.
+#[derive(Debug)]
+pub(super) struct Counted {
+    parts: Arc<Parts>,
+    shard: usize,
+}
+
+impl Counted {
+    /// One more for this shard; `None` in other modes, where nobody counts.
+    pub(super) fn new(parts: &Arc<Parts>, shard: usize) -> Option<Counted> {
+        parts.counts.as_ref()?[shard].0.fetch_add(1, Relaxed);
+        Some(Counted { parts: parts.clone(), shard })
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        if let Some(counts) = &self.parts.counts {
+            counts[self.shard].0.fetch_sub(1, Relaxed);
+        }
     }
 }

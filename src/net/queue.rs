@@ -29,7 +29,11 @@ const COMPLAIN_EVERY: Duration = Duration::from_secs(1);
 pub struct AcceptStats {
     /// Connections that the kernel gave to this shard.
     pub accepted: u64,
-    /// Of these, those handed over to another shard: their owner, or one with room. What the other did not live to
+    /// Of these, those that another shard owns: where the kernel places connections itself, those for which its choice
+    /// was another than ours (the group was not complete yet, a long chain of headers), else most of them.
+    pub misplaced: u64,
+    /// Of `accepted`, those handed over to another shard: their owner, or one with room, or the one that
+    /// [`Connection::hand_to`](super::Connection::hand_to) was told. What the other did not live to
     /// take over is in [`Listening::undelivered`](super::Listening::undelivered).
     pub handed_over: u64,
     /// Of `accepted`, those that another shard owns and that stayed, since the owner was too busy to take them or had
@@ -55,6 +59,7 @@ impl std::ops::Add for AcceptStats {
     fn add(self, other: AcceptStats) -> AcceptStats {
         AcceptStats {
             accepted: self.accepted + other.accepted,
+            misplaced: self.misplaced + other.misplaced,
             handed_over: self.handed_over + other.handed_over,
             kept: self.kept + other.kept,
             taken_over: self.taken_over + other.taken_over,

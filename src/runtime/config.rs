@@ -44,6 +44,7 @@ pub struct Config {
     pub(crate) log: Given<String>,
     /// `None`: random in each run.
     pub(crate) steer_seed: Option<u32>,
+    pub(crate) steer_program: bool,
     pub(crate) simulation: Simulation,
     /// Without `spin` and `stall`, which have knobs of their own.
     budgets: Budgets,
@@ -95,6 +96,7 @@ impl Default for Config {
             drain: Duration::from_secs(30),
             log: Given::by(Knob::Log.variable(), "info".to_owned()),
             steer_seed: None,
+            steer_program: true,
             simulation: Simulation::default(),
             budgets: Budgets::default(),
         }
@@ -233,6 +235,13 @@ impl Config {
             Knob::DrainS => self.drain = Duration::from_secs(knob::number(text, DRAIN_S_MAX)?),
             Knob::Log => self.log = Given::by(origin, knob::log_filter(text)?),
             Knob::SteerSeed => self.steer_seed = Some(knob::seed(text)?),
+            Knob::SteerProgram => {
+                self.steer_program = match text {
+                    "on" => true,
+                    "off" => false,
+                    _ => return Err("neither on nor off".to_owned()),
+                }
+            }
             Knob::Seeds => match knob::number(text, SEEDS_MAX)? {
                 0 => return Err("nothing would be tried".to_owned()),
                 count => self.simulation.seeds = Some(count),
@@ -296,6 +305,12 @@ impl Config {
     /// Fixes the seed of the steering hash, so that a successor process places connections alike.
     pub fn steer_seed(mut self, seed: u32) -> Config {
         self.steer_seed = Some(seed);
+        self
+    }
+
+    /// Whether the kernel is given a program that places connections where they belong. Without it shards hand them over.
+    pub fn steer_program(mut self, given: bool) -> Config {
+        self.steer_program = given;
         self
     }
 
@@ -394,6 +409,7 @@ mod tests {
             ("WATERWHEEL_DRAIN_S", "5"),
             ("WATERWHEEL_LOG", "debug"),
             ("WATERWHEEL_STEER_SEED", "0xbeef"),
+            ("WATERWHEEL_STEER_PROGRAM", "off"),
         ])
         .unwrap();
         let cpus = CpuList::try_from(vec![3, 1]).unwrap();
@@ -406,12 +422,13 @@ mod tests {
             .stall(Some(Duration::from_millis(20)))
             .drain(Duration::from_secs(5))
             .log("debug")
-            .steer_seed(0xbeef);
+            .steer_seed(0xbeef)
+            .steer_program(false);
         let unsigned = |config: Config| {
             let cores = config.cores.map(|given| given.value);
             let cpus = config.cpus.map(|given| given.value);
-            let rest =
-                (config.steer, config.spin, config.stall, config.drain, config.log.value, config.steer_seed);
+            let steering = (config.steer, config.steer_seed, config.steer_program);
+            let rest = (steering, config.spin, config.stall, config.drain, config.log.value);
             (cores, cpus, config.reactor.value, rest)
         };
         assert_eq!(unsigned(config), unsigned(expected));
@@ -438,7 +455,8 @@ mod tests {
             (Knob::Cores, &["0", "", "two", "-1", "1025", "1.5", "Auto"][..]),
             (Knob::Cpus, &["", "a", "0-", "3-1", "0,0", "1024"]),
             (Knob::UringOff, &["everything", "buffers;skip", "Buffers"]),
-            (Knob::Steer, &["", "hash", "Flow", "cpu", "least", "key"]),
+            (Knob::Steer, &["", "hash", "Flow", "cpus", "flow,least"]),
+            (Knob::SteerProgram, &["", "yes", "On"]),
             (Knob::SpinUs, &["", "1ms", "-1", "1000001"]),
             (Knob::StallMs, &["", "x", "3600001"]),
             (Knob::DrainS, &["", "30s", "86401"]),
@@ -515,7 +533,10 @@ mod tests {
         config.set(Knob::Cores, "--cores", "auto").unwrap();
         assert_eq!(config, Config::default());
         let line = config.set(Knob::Steer, "--steer", "x").unwrap_err().to_string();
-        assert_eq!(line, r#"--steer="x": no such steering mode; allowed: flow, source, kernel"#);
+        assert_eq!(
+            line,
+            r#"--steer="x": no such steering mode; allowed: flow, source, kernel, cpu, least, key"#
+        );
     }
 
     #[test]

@@ -31,6 +31,9 @@ pub enum Knob {
     Log,
     /// `WATERWHEEL_STEER_SEED`: fixes the steering hash's seed, which else is random in each run.
     SteerSeed,
+    /// `WATERWHEEL_STEER_PROGRAM`: `on`, or `off`: the kernel is given no program that places connections where they belong,
+    /// and shards hand them over.
+    SteerProgram,
     /// `WATERWHEEL_SEEDS`: how many seeds each simulated test tries. Its own number by default.
     Seeds,
     /// `WATERWHEEL_SEED`: the one seed that simulated tests replay.
@@ -41,7 +44,7 @@ pub enum Knob {
 
 impl Knob {
     /// All of them, in the order in which they are documented.
-    pub const ALL: [Knob; 13] = [
+    pub const ALL: [Knob; 14] = [
         Knob::Cores,
         Knob::Cpus,
         Knob::Reactor,
@@ -52,6 +55,7 @@ impl Knob {
         Knob::DrainS,
         Knob::Log,
         Knob::SteerSeed,
+        Knob::SteerProgram,
         Knob::Seeds,
         Knob::Seed,
         Knob::Trace,
@@ -70,6 +74,7 @@ impl Knob {
             Knob::DrainS => "WATERWHEEL_DRAIN_S",
             Knob::Log => "WATERWHEEL_LOG",
             Knob::SteerSeed => "WATERWHEEL_STEER_SEED",
+            Knob::SteerProgram => "WATERWHEEL_STEER_PROGRAM",
             Knob::Seeds => "WATERWHEEL_SEEDS",
             Knob::Seed => "WATERWHEEL_SEED",
             Knob::Trace => "WATERWHEEL_TRACE",
@@ -91,6 +96,7 @@ impl Knob {
                 "LEVEL or TARGET=LEVEL between commas, as in info or warn,waterwheel=debug".to_owned()
             }
             Knob::SteerSeed => "a number from 0 to 4294967295, or 0x0 to 0xffffffff".to_owned(),
+            Knob::SteerProgram => "on, off".to_owned(),
             Knob::Seeds => format!("a number from 1 to {SEEDS_MAX}"),
             Knob::Seed => format!("a number from 0 to {}", u64::MAX),
             Knob::Trace => "the path of a file".to_owned(),

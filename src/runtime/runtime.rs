@@ -19,9 +19,11 @@ use super::signal::{Signal, SignalError, Signals};
 use super::stop::Stopper;
 use crate::mesh::{CallOptions, CallPort, DeclareError, Mesh, Port, PortOptions, Remote, StopGuard};
 use crate::net::reserve::Reserve;
+
+use crate::net::Steering;
 use crate::net::{Endpoint, EndpointError, Listening, Lookups, ResolveError};
 use crate::shard::Shard;
-use crate::steer::random_seed;
+use crate::steer::{Mode, program, random_seed};
 
 /// All shards of a program: one pinned thread per core, each with a reactor of the chosen kind.
 ///
@@ -301,17 +303,49 @@ impl Runtime {
         if bounds.len() != self.shards() {
             return Err(refused(std::io::Error::other("the backend did not bind a socket for each shard")));
         }
+        let placed = self.steer(address, &bounds);
         // Port names live as long as the program; there is one per listener.
         let name: &'static str = format!("hand-off of {endpoint} #{}", bounds[0].local).leak();
         let handoff = self.port_with(name, Listening::HAND_OFF)?;
         let reserve = self.reserve().map_err(refused)?;
-        let listening = Listening::new(bounds, reserve, handoff, self.config.steer, self.seed)
+        let steering = Steering { mode: self.config.steer, seed: self.seed, placed };
+        let listening = Listening::new(bounds, reserve, handoff, steering)
             .ok_or_else(|| refused(std::io::Error::other("the backend bound nothing")))?;
         self.listeners.lock().unwrap_or_else(PoisonError::into_inner).push(listening.clone());
         for other in others {
             tracing::warn!("{endpoint} is {other} too, which is not listened on unless it is given itself");
         }
         Ok(listening)
+    }
+
+    /// Lets the kernel place connections where they belong, and says whether it does. If not, shards hand them over.
+    fn steer(&self, at: &Address, bounds: &[Bound]) -> bool {
+        let Config { steer: mode, steer_program: true, .. } = self.config else { return false };
+        if at.inet().is_none() || bounds.first().is_none_or(|bound| !bound.options.reuse_port) {
+            return false;
+        }
+        match program(mode, self.seed, self.shards(), &self.plan.shards) {
+            Some(program) => match self.backend.steer(bounds, &program) {
+                Ok(()) => return true,
+                Err(error) if mode == Mode::Cpu => {
+                    tracing::warn!(
+                        "the kernel places connections to {at} as in mode kernel, not by cpu: {error}"
+                    );
+                }
+                Err(error) => {
+                    tracing::info!(
+                        "the kernel cannot place connections to {at}, shards hand them over: {error}"
+                    );
+                }
+            },
+            None if self.shards() > 1 && matches!(mode, Mode::Flow | Mode::Source | Mode::Cpu) => {
+                tracing::info!(
+                    "too many shards for the kernel to place connections to {at}: they hand them over"
+                );
+            }
+            None => {}
+        }
+        false
     }
 
     /// The spare descriptors, one for each shard.

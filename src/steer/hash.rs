@@ -9,11 +9,11 @@
 use std::net::IpAddr;
 
 /// 2^32 divided by the golden ratio, made odd.
-const GOLDEN_ODD: u32 = 0x9E37_79B1;
+pub(super) const GOLDEN_ODD: u32 = 0x9E37_79B1;
 /// 2^32 divided by the golden ratio.
-const GOLDEN: u32 = 0x9E37_79B9;
+pub(super) const GOLDEN: u32 = 0x9E37_79B9;
 /// The two multipliers of MurmurHash3's finalizer.
-const MIX: [u32; 2] = [0x85EB_CA6B, 0xC2B2_AE35];
+pub(super) const MIX: [u32; 2] = [0x85EB_CA6B, 0xC2B2_AE35];
 
 /// Hashes a peer: its address, and its port where `port` is given. An IPv4 address hashes the same whether it came
 /// plain or mapped into IPv6. `seed` keeps clients from choosing a shard by their source port.
@@ -35,6 +35,19 @@ pub fn hash(address: IpAddr, port: Option<u16>, seed: u32) -> u32 {
     finish(state)
 }
 
+/// Hashes any bytes, such as a name that a client sent: as big-endian words, the last one filled with zeros, and then
+/// their count, so that zeros at the end count.
+pub fn hash_bytes(bytes: &[u8], seed: u32) -> u32 {
+    let word = |four: &[u8]| {
+        let mut word = [0; 4];
+        word[..four.len()].copy_from_slice(four);
+        u32::from_be_bytes(word)
+    };
+    let state = bytes.chunks(4).map(word).fold(seed, absorb);
+    // Of the count the lowest 32 bits, on purpose.
+    finish(absorb(state, bytes.len() as u32))
+}
+
 /// The shard of a hash, of `shards`. Takes time linear in `shards`, about 2 ns for each.
 ///
 /// # Panics
@@ -42,13 +55,16 @@ pub fn hash(address: IpAddr, port: Option<u16>, seed: u32) -> u32 {
 pub fn jump(hash: u32, shards: usize) -> usize {
     assert!(shards > 0, "no shard to choose from");
     for shard in (1..shards).rev() {
-        // 2^32 / (shard + 1): a draw below it has a chance of one in shard + 1.
-        let limit = (1_u64 << 32) / (shard as u64 + 1);
-        if u64::from(draw(hash, shard as u32)) < limit {
+        if draw(hash, shard as u32) < limit(shard as u32) {
             return shard;
         }
     }
     0
+}
+
+/// 2^32 / (shard + 1): a draw below it has a chance of one in shard + 1. Shards from 1 on, whose limit has 32 bits.
+pub(super) fn limit(shard: u32) -> u32 {
+    ((1_u64 << 32) / (u64::from(shard) + 1)) as u32
 }
 
 fn absorb(state: u32, word: u32) -> u32 {

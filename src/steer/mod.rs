@@ -6,9 +6,13 @@
 mod hash;
 mod mode;
 mod owner;
+mod program;
+#[cfg(test)]
+mod spread;
 #[cfg(test)]
 mod vectors;
 
-pub use hash::{hash, jump};
+pub use hash::{hash, hash_bytes, jump};
 pub use mode::{Mode, UnknownMode};
 pub use owner::{owner, random_seed};
+pub use program::program;

@@ -6,8 +6,9 @@ use waterwheel_reactor::Address;
 
 use super::{Mode, hash, jump};
 
-/// The shard that owns a connection from `peer`, of `shards`. `None`: the one that accepted it keeps it, because the
-/// kernel chose (mode `kernel`) or because there is nothing to hash (Unix sockets).
+/// The shard that owns a connection from `peer`, of `shards`. `None`: its address does not say, because the kernel chose
+/// (modes `kernel` and `cpu`), because it is not what counts (`least` and `key`), or because there is nothing to hash (Unix
+/// sockets).
 ///
 /// # Panics
 /// If there is no shard.
@@ -16,7 +17,7 @@ pub fn owner(peer: &Address, mode: Mode, seed: u32, shards: usize) -> Option<usi
     let port = match mode {
         Mode::Flow => Some(at.port()),
         Mode::Source => None,
-        Mode::Kernel => return None,
+        Mode::Kernel | Mode::Cpu | Mode::Least | Mode::Key => return None,
     };
     Some(jump(hash(at.ip(), port, seed), shards))
 }
@@ -56,7 +57,9 @@ mod tests {
 
     #[test]
     fn nobody_owns_what_the_kernel_placed_or_what_has_no_address() {
-        assert_eq!(owner(&inet("10.1.2.3:77"), Mode::Kernel, 0, 8), None);
+        for mode in [Mode::Kernel, Mode::Cpu, Mode::Least, Mode::Key] {
+            assert_eq!(owner(&inet("10.1.2.3:77"), mode, 0, 8), None);
+        }
         for name in [UnixName::Unnamed, UnixName::Path("/x".into())] {
             assert_eq!(owner(&Address::Unix(name), Mode::Flow, 0, 8), None);
         }

@@ -40,7 +40,7 @@ use std::io;
 use std::time::Duration;
 
 use waterwheel_reactor::{
-    Address, Backend, Bound, Clock, Ended, Launch, ListenOptions, Unavailable, on_threads,
+    Address, Backend, Bound, Clock, Ended, Launch, ListenOptions, Program, Unavailable, on_threads,
 };
 
 use crate::poller::Poller;
@@ -66,6 +66,10 @@ impl Backend for Epoll {
 
     fn bind(&self, at: &Address, options: &ListenOptions, count: usize) -> io::Result<Vec<Bound>> {
         waterwheel_os::bind_group(at, options, count)
+    }
+
+    fn steer(&self, group: &[Bound], program: &Program) -> io::Result<()> {
+        waterwheel_os::steer(group, program)
     }
 
     fn run(&self, launches: Vec<Launch>) -> Result<(), Vec<Ended>> {

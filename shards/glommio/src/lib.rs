@@ -74,7 +74,7 @@ mod watched;
 use std::io;
 
 use waterwheel_reactor::{
-    Address, Backend, Bound, Clock, Ended, Launch, ListenOptions, Unavailable, on_threads,
+    Address, Backend, Bound, Clock, Ended, Launch, ListenOptions, Program, Unavailable, on_threads,
 };
 
 /// Runs each shard on a thread with a glommio executor of its own.
@@ -94,6 +94,10 @@ impl Backend for Glommio {
 
     fn bind(&self, at: &Address, options: &ListenOptions, count: usize) -> io::Result<Vec<Bound>> {
         waterwheel_os::bind_group(at, options, count)
+    }
+
+    fn steer(&self, group: &[Bound], program: &Program) -> io::Result<()> {
+        waterwheel_os::steer(group, program)
     }
 
     fn run(&self, launches: Vec<Launch>) -> Result<(), Vec<Ended>> {

@@ -3,7 +3,7 @@
 //!
 //! | for | use |
 //! |---|---|
-//! | listening | [`bind_group`], [`SocketFile`], [`accept`] |
+//! | listening | [`bind_group`], [`steer`], [`SocketFile`], [`accept`] |
 //! | connecting | [`begin_connect`], [`prepare_connect`], [`take_error`], [`is_near`], [`near_port`], [`met_itself`], [`met_itself_at`] |
 //! | a connection | [`receive`], [`send`], [`send_last`], [`send_vectored`], [`shutdown_write`], [`unacknowledged`], [`abort`], [`Fault`] |
 //! | from one connection to another | [`StreamPipe`], [`Pipe`], [`Gulp`], [`never_waits`], [`is_refusal`] |
@@ -24,6 +24,7 @@ compile_error!("Waterwheel runs on Linux only");
 
 mod accept;
 mod address;
+mod attach;
 mod bind;
 mod connect;
 mod descriptors;
@@ -45,6 +46,7 @@ mod trouble;
 
 pub use accept::accept;
 pub use address::{is_internet, local, peer};
+pub use attach::steer;
 pub use bind::bind_group;
 pub use connect::{
     Progress, SocketName, begin_connect, is_near, met_itself, met_itself_at, near_port, prepare_connect,

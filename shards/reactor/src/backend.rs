@@ -10,7 +10,7 @@ use std::os::unix::net::UnixDatagram;
 use std::pin::Pin;
 use std::rc::Rc;
 
-use crate::{Address, ListenOptions, Reactor};
+use crate::{Address, ListenOptions, Program, Reactor};
 
 /// The one future that a backend drives for a shard.
 pub type Root = Pin<Box<dyn Future<Output = ()>>>;
@@ -38,6 +38,17 @@ pub trait Backend: fmt::Debug + Send + Sync {
     /// # Errors
     /// As bind(2) and listen(2): `AddrInUse`, `PermissionDenied`, `AddrNotAvailable`; nothing stays bound then.
     fn bind(&self, at: &Address, options: &ListenOptions, count: usize) -> io::Result<Vec<Bound>>;
+
+    /// Lets a program say which socket of a group that [`bind`](Backend::bind) made gets a connection, from now on; before
+    /// any of them is given to a reactor. It counts the sockets in the order of the shards. One that came before, and
+    /// one for which the program has no answer, goes where the backend sends it without a program.
+    ///
+    /// # Errors
+    /// `Unsupported` where this backend has no such thing, as this default has it; or why the program is refused.
+    fn steer(&self, group: &[Bound], program: &Program) -> io::Result<()> {
+        let _ = (group, program);
+        Err(io::ErrorKind::Unsupported.into())
+    }
 
     /// A descriptor that is good for nothing but to be given up, as [`Reactor::spare`]; taken before the shards run, when
     /// nobody can have taken them all.
@@ -81,6 +92,10 @@ impl<B: Backend + ?Sized> Backend for &B {
 
     fn bind(&self, at: &Address, options: &ListenOptions, count: usize) -> io::Result<Vec<Bound>> {
         (**self).bind(at, options, count)
+    }
+
+    fn steer(&self, group: &[Bound], program: &Program) -> io::Result<()> {
+        (**self).steer(group, program)
     }
 
     fn spare(&self) -> io::Result<Handle> {
@@ -212,6 +227,11 @@ impl Virtual {
         }
         let socket: Box<dyn Any> = socket;
         Ok(*socket.downcast().unwrap_or_else(|_| unreachable!("its type was asked for")))
+    }
+
+    /// What stands for the socket, if it is a `T`, to look at.
+    pub fn look<T: VirtualSocket>(&self) -> Option<&T> {
+        (&*self.socket as &dyn Any).downcast_ref()
     }
 
     /// Resets the connection and closes it.

@@ -99,6 +99,7 @@ mod address;
 mod backend;
 mod doorbell;
 mod options;
+pub mod program;
 mod reactor;
 mod stream;
 mod threads;
@@ -111,6 +112,7 @@ pub use backend::{
 };
 pub use doorbell::Doorbell;
 pub use options::{ConnectOptions, ListenOptions, StreamOptions};
+pub use program::Program;
 pub use reactor::{
     Datagram, DatagramSocket, Datagrams, Incoming, Inspect, Listener, Lookup, Reactor, TaskNote, Watched,
 };

@@ -101,6 +101,7 @@ mod report;
 mod shard;
 mod socket;
 mod state;
+mod steered;
 #[cfg(test)]
 mod tests;
 mod trace;

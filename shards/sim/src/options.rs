@@ -45,6 +45,8 @@ pub struct Options {
     /// The probability that a connection goes to the first socket of a group that shares a port, as after a hash that
     /// spreads badly; else to any of them. Default 0.
     pub lopsided: f64,
+    /// The probability that a program attached to a group has no say in where a connection goes. Default 0.1.
+    pub missteered: f64,
     /// What the receiving side buffers, in bytes, where a socket does not say. Default 64 KiB.
     pub receive_buffer: usize,
     /// What the sending side buffers. Default 64 KiB.
@@ -77,6 +79,7 @@ impl Default for Options {
             accept_shuffled: 0.1,
             reset_destroys: 0.5,
             lopsided: 0.0,
+            missteered: 0.1,
             receive_buffer: 64 << 10,
             send_buffer: 64 << 10,
             descriptors: 20_000,
@@ -114,6 +117,7 @@ impl Options {
             short_read: 0.0,
             accept_shuffled: 0.0,
             reset_destroys: 0.0,
+            missteered: 0.0,
             ..Options::default()
         }
     }
@@ -134,6 +138,7 @@ impl Options {
             (probability(usual.short_write, 0.5), probability(usual.short_read, 0.5));
         let (reset_destroys, lopsided) =
             (probability(usual.reset_destroys, 1.0), probability(usual.lopsided, 0.8));
+        let missteered = probability(usual.missteered, 0.8);
         let mut one_of = |choices: [u64; 3]| choices[random.place(3)];
         let micros = Duration::from_micros;
         Options {
@@ -152,6 +157,7 @@ impl Options {
             short_read,
             reset_destroys,
             lopsided,
+            missteered,
             ..usual
         }
     }

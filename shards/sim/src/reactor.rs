@@ -216,6 +216,11 @@ impl Ear {
         Handle::Virtual(Virtual::new(Ear { shared: shared.clone(), socket, taken: false }))
     }
 
+    /// The socket that it stands for.
+    pub(crate) fn socket(&self) -> Id {
+        self.socket
+    }
+
     fn take(mut self) -> Id {
         self.taken = true;
         self.socket

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use waterwheel_reactor::{Address, ConnectOptions, ListenOptions, Time, UnixName};
+use waterwheel_reactor::{Address, ConnectOptions, ListenOptions, Program, Time, UnixName};
 
 use crate::end::Owner;
 use crate::errno;
@@ -28,6 +28,8 @@ pub(crate) struct Socket {
     pub(crate) host: usize,
     pub(crate) local: Address,
     options: ListenOptions,
+    /// Who of its group gets a connection; kept by any of them.
+    pub(crate) program: Option<Program>,
     /// Handles and listeners; the last one closes it.
     users: usize,
     pub(crate) queue: VecDeque<Id>,
@@ -40,6 +42,11 @@ pub(crate) struct Socket {
 impl Socket {
     pub(crate) fn port(&self) -> u16 {
         self.local.inet().map_or(0, |at| at.port())
+    }
+
+    /// Whether others may listen on its port.
+    pub(crate) fn shares_port(&self) -> bool {
+        self.options.reuse_port && self.local.inet().is_some()
     }
 
     /// Handles and listeners of it.
@@ -133,8 +140,16 @@ impl State {
     fn new_socket(&mut self, host: usize, local: &Address, options: &ListenOptions) -> Id {
         let id = self.id();
         let (queue, knocking, waiting) = Default::default();
-        let socket =
-            Socket { host, local: local.clone(), options: *options, users: 1, queue, knocking, waiting };
+        let socket = Socket {
+            host,
+            local: local.clone(),
+            options: *options,
+            program: None,
+            users: 1,
+            queue,
+            knocking,
+            waiting,
+        };
         let port = socket.port();
         if let Address::Unix(name) = local {
             self.hosts[host].unix.insert(name.clone(), id);
@@ -281,7 +296,10 @@ impl State {
         let [(from, _), (to, _)] = self.sides(end);
         let socket = match &end.peer {
             Address::Unix(name) => self.hosts[from].unix.get(name).copied(),
-            Address::Inet(at) => self.listener(to, *at),
+            Address::Inet(at) => {
+                let (at, from) = (*at, end.local.inet());
+                self.listener(to, at, from)
+            }
         };
         let latency = self.latency(to, from);
         let Some(socket) = socket else {
@@ -330,19 +348,15 @@ impl State {
         }
     }
 
-    /// The socket that gets a connection to `at`: of a group any member, as the kernel's hash would have it.
-    fn listener(&mut self, host: usize, at: SocketAddr) -> Option<Id> {
+    /// The socket that gets a connection to `at`.
+    fn listener(&mut self, host: usize, at: SocketAddr, from: Option<SocketAddr>) -> Option<Id> {
         let of = |state: &State, rank: u8| -> Vec<Id> {
             let own = state.sockets.iter().filter(|(_, socket)| socket.host == host);
             own.filter(|(_, socket)| socket.takes(at) == rank).map(|(id, _)| *id).collect()
         };
         let named = of(self, 2);
         let group = if named.is_empty() { of(self, 1) } else { named };
-        let first = *group.first()?;
-        if group.len() == 1 || self.chance(|options| options.lopsided) {
-            return Some(first);
-        }
-        Some(group[self.random.place(group.len())])
+        self.of_group(&group, from?)
     }
 
     /// The kernel lets one more wait than was asked for (tcp(7), listen(2)).

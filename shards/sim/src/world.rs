@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use waterwheel_reactor::{
-    Address, Backend, Bound, Ended, Handle, Launch, ListenOptions, Time, Unavailable, Why,
+    Address, Backend, Bound, Ended, Handle, Launch, ListenOptions, Program, Time, Unavailable, Why,
 };
 
 use crate::drive::{Driving, drive};
@@ -19,6 +19,7 @@ use crate::reactor::{Ear, spare};
 use crate::report::Stuck;
 use crate::shard::{Done, Fresh};
 use crate::state::Shared;
+use crate::steered::socket_of;
 use crate::trace::What;
 
 /// A simulated world: hosts, a network between them, and a seed that decides. Clones are the same world.
@@ -285,6 +286,12 @@ impl Backend for Host {
             options: *options,
         };
         Ok(sockets.into_iter().map(wrap).collect())
+    }
+
+    fn steer(&self, group: &[Bound], program: &Program) -> io::Result<()> {
+        let first = group.first().and_then(|bound| socket_of(&bound.handle));
+        let first = first.ok_or_else(|| errno::error(errno::INVAL))?;
+        self.shared.with(|state| state.steer(first, program)).map_err(errno::error)
     }
 
     fn spare(&self) -> io::Result<Handle> {

@@ -94,7 +94,8 @@ impl Scene {
             let lead = Duration::from_micros(world.below(6_000));
             stops_after.map_or(lead, |after| after.saturating_sub(lead))
         });
-        let steer = [Mode::Flow, Mode::Flow, Mode::Source, Mode::Kernel][world.below(4) as usize];
+        let steer =
+            [Mode::Flow, Mode::Flow, Mode::Source, Mode::Kernel, Mode::Least][world.below(5) as usize];
         let manners = Manners { burst, whole };
         Scene { world: world.clone(), proxy, settings, ledger, stops_after, drain, steer, doors, manners }
     }
