@@ -42,6 +42,12 @@ pub(super) struct Knobs {
     /// `off`: shards hand connections over, where the kernel could place them (WATERWHEEL_STEER_PROGRAM).
     #[arg(long, global = true, value_name = "on|off")]
     steer_program: Option<String>,
+    /// What is done about a shard that fails: `restart`, `escalate`, `ignore` (WATERWHEEL_ON_FAILURE).
+    #[arg(long, global = true, value_name = "WHAT")]
+    on_failure: Option<String>,
+    /// Failures of a shard within a minute that are followed by a restart (WATERWHEEL_RESTARTS).
+    #[arg(long, global = true, value_name = "COUNT")]
+    restarts: Option<String>,
 }
 
 impl Knobs {
@@ -59,6 +65,8 @@ impl Knobs {
             (Knob::Log, "--log", &self.log),
             (Knob::SteerSeed, "--steer-seed", &self.steer_seed),
             (Knob::SteerProgram, "--steer-program", &self.steer_program),
+            (Knob::OnFailure, "--on-failure", &self.on_failure),
+            (Knob::Restarts, "--restarts", &self.restarts),
         ];
         let usage = |error: crate::runtime::ConfigError| Failure::Usage(error.to_string());
         let mut config = Config::from_env().map_err(usage)?;

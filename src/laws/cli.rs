@@ -45,6 +45,8 @@ fn a_variable_that_makes_no_sense_stops_the_start() {
         ("WATERWHEEL_DRAIN_S", "30s", "not a whole number", "seconds from 0"),
         ("WATERWHEEL_LOG", "loud", "\"loud\" is not one of the levels", "info"),
         ("WATERWHEEL_STEER_PROGRAM", "yes", "neither on nor off", "on, off"),
+        ("WATERWHEEL_ON_FAILURE", "retry", "nothing that could be done", "restart, escalate, ignore"),
+        ("WATERWHEEL_RESTARTS", "many", "not a whole number", "a number from 0"),
         ("WATERWHEEL_STEER_SEED", "random", "not a whole number", "4294967295"),
     ] {
         let ended = run(command().args(PROXY).env(name, value));

@@ -19,3 +19,4 @@ mod proxy;
 mod refused;
 mod shards;
 mod steering;
+mod supervised;

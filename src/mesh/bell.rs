@@ -4,7 +4,7 @@
 //! |---|---|
 //! | 0–60 | source shards, modulo 61: look at all that concerns them |
 //! | 61 | FOREIGN: an outside thread woke a task or left a job |
-//! | 62 | STOPPED: the shard ended; it stays set |
+//! | 62 | STOPPED: the shard ended; cleared by its next life |
 //! | 63 | PARKED: the owner sleeps, and the first ring must wake it |
 //!
 //! Only the owner takes and parks; anybody rings. A source's bit says "look at all that concerns this source": its
@@ -19,10 +19,11 @@
 //! Model-checked over this code in `models/`.
 
 use std::fmt;
-use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
+use std::sync::PoisonError;
+use std::sync::atomic::Ordering::{self, AcqRel, Acquire, Relaxed, Release};
 use std::task::Waker;
 
-use super::sync::{AtomicBool, AtomicU64, Counter, OnceLock, or};
+use super::sync::{AtomicU32, AtomicU64, Counter, Mutex, or};
 use crate::shard::between::RingForeign;
 #[cfg(loom)]
 use crate::shard::broken::{Break, broken, order};
@@ -36,10 +37,11 @@ pub(super) const SOURCE_BITS: usize = 61;
 /// See the module's text.
 pub(crate) struct Bell {
     word: Word,
-    /// Whether the shard ended, on a line that is written once: peers read it each time that the shard rings them.
-    ended: Ended,
-    /// Wakes the shard's root; set in its first poll.
-    waker: OnceLock<Waker>,
+    /// Which life the shard is in and whether that ended, on a line that is hardly ever written: peers read it each time
+    /// that the shard rings them.
+    vital: Vital,
+    /// Wakes the shard's root; set in the first poll of each life of it.
+    waker: Mutex<Option<Waker>>,
     /// How often a ring invoked it.
     wakes: Counter,
 }
@@ -48,7 +50,15 @@ pub(crate) struct Bell {
 #[repr(align(128))]
 struct Word(AtomicU64);
 #[repr(align(128))]
-struct Ended(AtomicBool);
+struct Vital(AtomicU32);
+
+/// Which of its lives a shard is in, and whether that is over; as one number, so that nobody sees half of a change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Life {
+    /// 0 is the first.
+    pub(super) number: u32,
+    pub(super) is_over: bool,
+}
 
 /// What was rung, as the owner takes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,8 +89,8 @@ impl Bell {
     pub(super) fn new() -> Bell {
         Bell {
             word: Word(AtomicU64::new(0)),
-            ended: Ended(AtomicBool::new(false)),
-            waker: OnceLock::new(),
+            vital: Vital(AtomicU32::new(0)),
+            waker: Mutex::new(None),
             wakes: Counter::new(0),
         }
     }
@@ -99,7 +109,7 @@ impl Bell {
     fn ring_bit(&self, bit: u64) -> Answer {
         let ordering = AcqRel;
         #[cfg(loom)]
-        let ordering = order(Break::RingRelaxed, Relaxed, order(Break::RingReleaseOnly, Release, ordering));
+        let ordering = order(Break::RingRelaxed, Relaxed, ordering);
         #[cfg(loom)]
         let ordering = order(Break::RingAcquireOnly, Acquire, ordering);
         #[cfg(loom)]
@@ -112,9 +122,14 @@ impl Bell {
         let woke = woke || broken(Break::WakeWheneverParked) && old & PARKED != 0;
         #[cfg(loom)]
         let woke = woke && !(broken(Break::ForeignNeverWakes) && bit == FOREIGN);
-        if woke && let Some(waker) = self.waker.get() {
-            self.wakes.fetch_add(1, Relaxed);
-            waker.wake_by_ref();
+        if woke {
+            // Whoever finds it parked is alone with that, and its owner sets another one only in its first turn, so nobody
+            // waits here.
+            let waker = self.waker.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(waker) = &*waker {
+                self.wakes.fetch_add(1, Relaxed);
+                waker.wake_by_ref();
+            }
         }
         Answer { stopped: old & STOPPED != 0, woke }
     }
@@ -144,8 +159,6 @@ impl Bell {
     pub(super) fn park(&self) -> bool {
         let ordering = Release;
         #[cfg(loom)]
-        let ordering = order(Break::ParkRelaxed, Relaxed, ordering);
-        #[cfg(loom)]
         if broken(Break::ParkByStore) {
             self.word.0.store(PARKED, ordering);
             return true;
@@ -153,11 +166,9 @@ impl Bell {
         self.word.0.compare_exchange(0, PARKED, ordering, Relaxed).is_ok()
     }
 
-    /// The owner, in its first turn: what a ring invokes that finds it asleep. A root keeps one waker for its life,
-    /// so that a later call with another is ignored.
+    /// The owner, in the first turn of its life: what a ring invokes that finds it asleep.
     pub(super) fn set_waker(&self, waker: &Waker) {
-        // An error means that it is set already, to the same waker.
-        self.waker.set(waker.clone()).ok();
+        *self.waker.lock().unwrap_or_else(PoisonError::into_inner) = Some(waker.clone());
     }
 
     /// The owner's end; its consumers are in their slots. Every ring from now on is answered with `stopped`.
@@ -168,15 +179,33 @@ impl Bell {
         #[cfg(loom)]
         let ended = order(Break::EndedStoreRelaxed, Relaxed, ended);
         self.word.0.fetch_or(STOPPED, word);
-        self.ended.0.store(true, ended);
+        self.next_vital(ended);
+    }
+
+    // Only the owner writes it: the end of a life, and the beginning of the next.
+    fn next_vital(&self, ordering: Ordering) {
+        self.vital.0.store(self.vital.0.load(Relaxed) + 1, ordering);
+    }
+
+    /// The owner, in a new life, once everybody else has learned of the end of the one before: it can be rung again. What
+    /// was rung meanwhile is kept.
+    pub(super) fn reopen(&self) {
+        self.word.0.fetch_and(!STOPPED, AcqRel);
+        self.next_vital(Release);
     }
 
     /// Anybody: whether the owner ended. Whoever sees it and then reads the owner's lanes sees all it ever sent.
     pub(super) fn has_ended(&self) -> bool {
+        self.life().is_over
+    }
+
+    /// Anybody: which life the owner is in, and whether it ended, as in [`has_ended`](Bell::has_ended).
+    pub(super) fn life(&self) -> Life {
         let ordering = Acquire;
         #[cfg(loom)]
         let ordering = order(Break::EndedLoadRelaxed, Relaxed, ordering);
-        self.ended.0.load(ordering)
+        let vital = self.vital.0.load(ordering);
+        Life { number: vital / 2, is_over: vital % 2 == 1 }
     }
 }
 

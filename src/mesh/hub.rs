@@ -3,7 +3,8 @@
 use std::any::Any;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use super::bell::Bell;
@@ -11,6 +12,7 @@ use super::calls::CallPort;
 use super::jobs::{Job, Jobs};
 use super::port::DeclareError;
 use super::run_on::{self, Errand, Parcel};
+use super::sync::AtomicU32;
 #[cfg(loom)]
 use crate::shard::broken::{Break, broken};
 
@@ -32,6 +34,8 @@ struct Station {
     bell: Arc<Bell>,
     /// What outside threads left for the shard.
     jobs: Jobs<Job>,
+    /// By other shard: how many lives of this one it has seen end, and is done with.
+    acknowledged: Box<[AtomicU32]>,
 }
 
 /// A port as the registry sees it, whatever its messages are.
@@ -39,6 +43,8 @@ pub(super) trait AnyPort: Any + Send + Sync + fmt::Debug {
     fn name(&self) -> &'static str;
     /// Fails what is left in the lanes to a shard that ended.
     fn sweep_to(&self, target: usize);
+    /// A shard that ended begins a new life, in which nobody has opened the port yet.
+    fn reopen(&self, _shard: usize) {}
     /// Messages that were accepted and never received, and of which no sender was told.
     #[cfg(feature = "sim")]
     fn lost(&self) -> u64 {
@@ -54,7 +60,11 @@ impl Mesh {
     pub(crate) fn new(shards: usize, budget: usize) -> Arc<Mesh> {
         assert!(shards > 0, "a mesh has at least one shard");
         assert!(budget > 0, "without a budget no message is ever received");
-        let stations = (0..shards).map(|_| Station { bell: Arc::new(Bell::new()), jobs: Jobs::new(JOBS) });
+        let stations = (0..shards).map(|_| Station {
+            bell: Arc::new(Bell::new()),
+            jobs: Jobs::new(JOBS),
+            acknowledged: (0..shards).map(|_| AtomicU32::new(0)).collect(),
+        });
         let id = NEXT_ID.fetch_add(1, Relaxed);
         let mesh = Mesh {
             id,
@@ -85,6 +95,35 @@ impl Mesh {
     /// The bell of a shard, also for what rings it from outside.
     pub(crate) fn bell(&self, shard: usize) -> &Arc<Bell> {
         &self.stations[shard].bell
+    }
+
+    /// Shard `by` is done with all that concerned this life of `shard`, which has ended.
+    pub(super) fn acknowledge(&self, shard: usize, by: usize, life: u32) {
+        self.stations[shard].acknowledged[by].store(life + 1, Release);
+    }
+
+    /// A shard that ended, in a new life: who has to learn of the end first, if anybody.
+    pub(super) fn unaware_of_the_end(&self, shard: usize) -> Option<usize> {
+        let Station { bell, acknowledged, .. } = &self.stations[shard];
+        let ended = bell.life().number + 1;
+        let aware = |other: usize| {
+            other == shard || acknowledged[other].load(Acquire) == ended || self.bell(other).has_ended()
+        };
+        (0..self.shards()).find(|other| !aware(*other))
+    }
+
+    /// A shard that ended begins a new life: everybody else is aware of the end. From here on it can be sent to.
+    pub(super) fn reopen(&self, shard: usize) {
+        // Copied, so that no lock is held while ports look at it.
+        let ports = self.ports.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        ports.iter().for_each(|port| port.reopen(shard));
+        let bell = self.bell(shard);
+        bell.reopen();
+        // What was asked of it meanwhile, it has not heard.
+        bell.ring_foreign();
+        for other in (0..self.shards()).filter(|other| *other != shard) {
+            self.bell(other).ring(shard);
+        }
     }
 
     pub(super) fn jobs(&self, shard: usize) -> &Jobs<Job> {

@@ -49,7 +49,12 @@ impl<T> Jobs<T> {
             if broken(Break::JobsNeverSwept) {
                 return Ok(());
             }
-            self.sweep();
+            // Unless a new life of it has begun meanwhile, which has what was left for the one before.
+            if bell.has_ended() {
+                self.sweep();
+            } else {
+                bell.ring_foreign();
+            }
         }
         Ok(())
     }

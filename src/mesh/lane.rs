@@ -86,8 +86,16 @@ impl<T> Lane<T> {
     }
 
     fn make(&self, capacity: usize) -> Producer<T> {
-        let (producer, consumer) = ring(capacity);
-        *self.slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(consumer);
+        let (mut producer, consumer) = ring(capacity);
+        let mut slot = self.slot.lock().unwrap_or_else(PoisonError::into_inner);
+        // What a former life of the sender sent and the target has not looked at yet. It fits: the ring is as large.
+        let mut before = slot.take();
+        while let Some(message) = before.as_mut().and_then(Consumer::pop) {
+            let pushed = producer.push(message);
+            debug_assert!(pushed.is_ok(), "a ring as large as the one before");
+        }
+        *slot = Some(consumer);
+        drop(slot);
         #[cfg(loom)]
         if broken(Break::MadeUnset) {
             return producer;

@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::sync::Arc;
 
-use super::bell::Bell;
+use super::bell::{Bell, Life};
 use super::hub::Mesh;
 use super::set::ShardSet;
 #[cfg(loom)]
@@ -27,6 +27,10 @@ pub(super) struct Ledger {
     renew: Cell<bool>,
     /// Shards known to have ended.
     ended: ShardSet,
+    /// By shard: which of its lives this one has to do with, as far as it knows.
+    lives: Box<[Cell<u32>]>,
+    /// This shard takes part. Not yet in a next life whose end before not everybody knows of.
+    open: Cell<bool>,
     /// This shard ended: its ends answer `Closed`.
     retired: Cell<bool>,
     /// How often this shard went to sleep.
@@ -37,23 +41,49 @@ pub(super) struct Ledger {
     pub(super) wakes: Cell<u64>,
 }
 
+/// How another shard stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Standing {
+    AtWork,
+    Ended,
+    /// It had ended, and is in a new life.
+    Back,
+}
+
 impl Ledger {
     pub(super) fn new(mesh: Arc<Mesh>, id: usize) -> Ledger {
         let shards = mesh.shards();
+        let lives = (0..shards).map(|shard| Cell::new(mesh.bell(shard).life().number)).collect();
+        let bell = mesh.bell(id).clone();
         Ledger {
             id,
-            bell: mesh.bell(id).clone(),
+            open: Cell::new(!bell.has_ended()),
+            bell,
             mesh,
             turn: Cell::new(0),
             to_ring: ShardSet::new(shards),
             to_look: ShardSet::new(shards),
             renew: Cell::new(false),
             ended: ShardSet::new(shards),
+            lives,
             retired: Cell::new(false),
             parks: Cell::new(0),
             rings: Cell::new(0),
             wakes: Cell::new(0),
         }
+    }
+
+    /// Whether this shard takes part: messages are looked at, and a ring wakes it.
+    pub(super) fn is_open(&self) -> bool {
+        self.open.get()
+    }
+
+    /// Everybody knows of the end of the life before: takes part again.
+    pub(super) fn reopen(&self) {
+        self.mesh.reopen(self.id);
+        self.lives[self.id].set(self.bell.life().number);
+        self.open.set(true);
+        self.to_look.fill();
     }
 
     /// The shard's own bell.
@@ -123,12 +153,32 @@ impl Ledger {
         self.renew.take()
     }
 
-    /// Whether `shard` ended, asked before its lanes are drained.
-    pub(super) fn learn_end(&self, shard: usize) -> bool {
-        if !self.has_ended(shard) && self.mesh.bell(shard).has_ended() {
-            self.ended.insert(shard);
+    /// How `shard` stands, asked before its lanes are drained.
+    pub(super) fn learn(&self, shard: usize) -> Standing {
+        if self.retired.get() {
+            return Standing::Ended;
         }
-        self.has_ended(shard)
+        // It comes back only when this shard has said that it knows of its end; or when it need not, having ended then
+        // itself. So of a life that it never saw this shard has nothing but what that sent.
+        let Life { number, is_over } = self.mesh.bell(shard).life();
+        let is_new = self.lives[shard].replace(number) != number;
+        // A ring may have been answered with the end before that is to be seen here.
+        if is_over || (self.ended.contains(shard) && !is_new) {
+            self.ended.insert(shard);
+            return Standing::Ended;
+        }
+        self.ended.remove(shard);
+        if is_new { Standing::Back } else { Standing::AtWork }
+    }
+
+    /// Which of its lives `shard` is in, or was before it ended, as far as this one knows.
+    pub(super) fn life(&self, shard: usize) -> u32 {
+        self.lives[shard].get()
+    }
+
+    /// All that this shard had to do with the life of `shard` that ended is settled.
+    pub(super) fn settled_with(&self, shard: usize) {
+        self.mesh.acknowledge(shard, self.id, self.lives[shard].get());
     }
 
     /// Whether `shard` is known to have ended. For this shard itself: whether it is over.

@@ -5,12 +5,13 @@ use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::Waker;
+use std::task::{Poll, Waker};
 
 use super::hub::Mesh;
-use super::ledger::Ledger;
+use super::ledger::{Ledger, Standing};
 use super::set::ShardSet;
 use super::stats::{MeshStats, PortStats};
+use super::waiters::{Place, Waiters};
 use crate::shard::Shard;
 use crate::shard::between::{Between, Taken};
 #[cfg(loom)]
@@ -28,6 +29,8 @@ pub(crate) struct Member {
     first: Cell<usize>,
     /// Wakes the task that runs jobs from outside.
     jobs: RefCell<Option<Waker>>,
+    /// Tasks that wait for a shard to be back.
+    returns: RefCell<Waiters>,
 }
 
 /// By the ids of their ports; made anew when one is opened, so that a turn may look while that happens.
@@ -62,6 +65,7 @@ impl Member {
             looking,
             first: Cell::new(0),
             jobs: RefCell::default(),
+            returns: RefCell::new(Waiters::new()),
         }
     }
 
@@ -114,14 +118,36 @@ impl Member {
     fn look_at(&self, source: usize) {
         let ledger = &*self.ledger;
         // Asked before the lanes are drained: what it sent before its end is then seen.
-        let ended = ledger.learn_end(source);
+        let standing = ledger.learn(source);
+        let ended = standing == Standing::Ended;
         let mut more = false;
         #[cfg(loom)]
         let ended = ended && !broken(Break::EndedSeenLate);
         self.for_each_end(|end| more |= end.look(source, ended));
         if more {
             ledger.to_look.insert(source);
+        } else if ended && !ledger.is_retired() {
+            ledger.settled_with(source);
         }
+        if standing == Standing::Back {
+            self.returns.borrow().wake_all();
+        }
+    }
+
+    /// Ready once `shard` is not known to have ended. `place` is to be left when the wait is given up
+    /// ([`leave_returns`](Member::leave_returns)).
+    pub(super) fn poll_return(&self, shard: usize, place: &mut Option<Place>, waker: &Waker) -> Poll<()> {
+        let mut returns = self.returns.borrow_mut();
+        if self.ledger.has_ended(shard) {
+            returns.wait(place, waker);
+            return Poll::Pending;
+        }
+        returns.leave(place);
+        Poll::Ready(())
+    }
+
+    pub(super) fn leave_returns(&self, place: &mut Option<Place>) {
+        self.returns.borrow_mut().leave(place);
     }
 
     /// A copy of the counters.
@@ -153,6 +179,10 @@ impl Between for Member {
     fn take(&self) -> Taken {
         let ledger = &*self.ledger;
         ledger.begin_turn();
+        // The bell says that the shard has ended, and has to.
+        if !ledger.is_open() {
+            return Taken::default();
+        }
         let rung = ledger.bell().take();
         if rung.foreign() && !ledger.mesh.jobs(ledger.id).is_empty() {
             self.wake_jobs();
@@ -182,6 +212,10 @@ impl Between for Member {
     }
 
     fn park(&self) -> bool {
+        // Nobody but its alarm wakes a shard that does not take part yet.
+        if !self.ledger.is_open() {
+            return true;
+        }
         let parked = self.ledger.is_settled() && self.ledger.bell().park();
         self.ledger.parks.set(self.ledger.parks.get() + u64::from(parked));
         parked

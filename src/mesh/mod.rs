@@ -87,4 +87,4 @@ pub use mailbox::{Mailbox, Receive, Sender};
 pub use port::{Closed, DeclareError, OpenError, Port, PortOptions, TrySendError};
 pub use remote::{Remote, TryRunError};
 pub use stats::{MeshStats, PortStats};
-pub(crate) use stop::StopGuard;
+pub(crate) use stop::{StopGuard, reopened};

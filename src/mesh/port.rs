@@ -155,6 +155,10 @@ impl<M: Send + 'static> AnyPort for PortShared<M> {
         self.fail(self.lanes.sweep_to(target));
     }
 
+    fn reopen(&self, shard: usize) {
+        self.closed[shard].store(false, Relaxed);
+    }
+
     #[cfg(feature = "sim")]
     fn lost(&self) -> u64 {
         self.undelivered.load(Relaxed)

@@ -6,18 +6,27 @@
 //!    lanes to the shard: a message pushed before STOPPED but rung after it is seen by nobody else.
 //! 4. Each slot is locked and what is in its lane is failed: messages rung before STOPPED.
 //! 5. Every other shard is rung, so that it looks, receives what was sent before the end, and then fails what waits.
+//!
+//! A shard may have a next life. It joins with nothing of the one before, and is *reopened* once every other shard that is
+//! at work has done step 5, and has said so: from then on nothing that concerned the life before is left anywhere, but
+//! messages that were received and wait to be looked at, and handlers whose reply nobody waits for.
+//!
+//! 6. Its life's number goes up, STOPPED goes off, every other shard is rung: it finds the shard back.
 
 use std::fmt;
+use std::future::poll_fn;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::hub::Mesh;
 use super::member::Member;
 use super::remote::run_jobs;
 use super::run_on::Errand;
-use crate::shard::Shard;
+use super::waiters::Place;
 #[cfg(loom)]
 use crate::shard::broken::{Break, broken};
+use crate::shard::{Shard, ShardId};
 
 /// Ends a shard's part in the mesh when it is dropped. Made with the shard's `Launch`, so that it also speaks for a
 /// shard that never starts; moved into the root by [`join`](StopGuard::join), so that it also speaks for one that
@@ -35,7 +44,8 @@ impl StopGuard {
         StopGuard { mesh: mesh.clone(), shard }
     }
 
-    /// On the shard's thread, when its root is made.
+    /// On the shard's thread, when its root is made. A shard that ended before is not back by that, but by
+    /// [`reopened`].
     pub(crate) fn join(self) -> Joined {
         let member = Rc::new(Member::new(self.mesh.clone(), self.shard));
         Joined { member, _guard: self }
@@ -122,6 +132,66 @@ impl Joined {
         let served = shard.serve(run_on, move |_, errand: Errand| errand(handle.clone()));
         assert!(served.is_ok(), "a shard starts once");
         shard.spawn_detached("jobs", run_jobs(self.member.clone(), shard.clone()));
+    }
+}
+
+/// Waits until all others know of the end of this shard's life before, and lets them send to it again. Before anything else
+/// that a next life does.
+pub(crate) async fn reopened(shard: &Shard) {
+    const LOOK_AGAIN: Duration = Duration::from_micros(100);
+    const LOOK_AGAIN_MOST: Duration = Duration::from_millis(10);
+    const LONG: Duration = Duration::from_secs(1);
+    let member = Member::of(shard);
+    let mesh = &member.ledger.mesh;
+    let (me, began) = (shard.id().index(), shard.now());
+    let (mut pause, mut told) = (LOOK_AGAIN, false);
+    while let Some(other) = mesh.unaware_of_the_end(me) {
+        // Those that sleep were woken, so that this waits for one that is in the middle of a turn.
+        shard.sleep(pause).await;
+        pause = (pause * 2).min(LOOK_AGAIN_MOST);
+        if !told && shard.now().since(began) >= LONG {
+            told = true;
+            tracing::warn!(
+                shard = me,
+                "cannot go on before shard {other}, which is in a long turn, has heard of its end"
+            );
+        }
+    }
+    member.ledger.reopen();
+}
+
+impl Shard {
+    /// Whether another shard can be sent to, as far as this one knows: it has not ended, or is back.
+    ///
+    /// # Panics
+    /// If the runtime has no such shard.
+    pub fn is_open(&self, shard: ShardId) -> bool {
+        assert!(shard.index() < self.count(), "no shard {shard} in this runtime");
+        !Member::of(self).ledger.has_ended(shard.index())
+    }
+
+    /// Waits until another shard can be sent to: at once unless it has ended, and for ever if it never comes back. After
+    /// `Closed`, for what has to go on with the next life of that shard; see
+    /// [`Supervision`](crate::runtime::Supervision).
+    ///
+    /// # Panics
+    /// If the runtime has no such shard.
+    pub async fn opened(&self, shard: ShardId) {
+        assert!(shard.index() < self.count(), "no shard {shard} in this runtime");
+        let mut wait = ReturnWait { member: Member::of(self), place: None };
+        poll_fn(|cx| wait.member.poll_return(shard.index(), &mut wait.place, cx.waker())).await;
+    }
+}
+
+/// A place in the queue of those who wait for a shard, left when the wait is given up.
+struct ReturnWait {
+    member: Rc<Member>,
+    place: Option<Place>,
+}
+
+impl Drop for ReturnWait {
+    fn drop(&mut self) {
+        self.member.leave_returns(&mut self.place);
     }
 }
 

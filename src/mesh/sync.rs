@@ -1,7 +1,7 @@
 //! The atomics, locks and queues of this floor, through one module: the standard library's and two crates', or models
 //! of them that [loom](https://docs.rs/loom) explores. The models keep the orderings of what they stand for.
 
-pub(super) use crate::shard::sync::{AtomicBool, AtomicU64, AtomicUsize, Mutex};
+pub(super) use crate::shard::sync::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Mutex};
 
 /// Counts what nothing depends on; not modelled.
 pub(super) use std::sync::atomic::AtomicU64 as Counter;
@@ -10,8 +10,6 @@ pub(super) use std::sync::atomic::AtomicU64 as Counter;
 mod real {
     use std::fmt;
     use std::sync::atomic::Ordering::{self, Relaxed};
-
-    pub(crate) use std::sync::OnceLock;
 
     use crate::shard::sync::AtomicU64;
 
@@ -72,6 +70,11 @@ mod real {
         pub(crate) fn len(&self) -> usize {
             self.0.slots()
         }
+
+        /// Nothing waits, and nothing will ever come: its producer is gone.
+        pub(crate) fn is_spent(&self) -> bool {
+            self.0.is_abandoned() && self.0.is_empty()
+        }
     }
 
     impl<T> fmt::Debug for Consumer<T> {
@@ -123,29 +126,6 @@ mod model {
         word.fetch_or(bits, ordering)
     }
 
-    /// As the standard library's: a reader that has not synchronised with the writer may find it unset.
-    #[derive(Debug)]
-    pub(crate) struct OnceLock<T> {
-        set: AtomicBool,
-        value: std::sync::OnceLock<T>,
-    }
-
-    impl<T> OnceLock<T> {
-        pub(crate) fn new() -> OnceLock<T> {
-            OnceLock { set: AtomicBool::new(false), value: std::sync::OnceLock::new() }
-        }
-
-        pub(crate) fn set(&self, value: T) -> Result<(), T> {
-            self.value.set(value)?;
-            self.set.store(true, Release);
-            Ok(())
-        }
-
-        pub(crate) fn get(&self) -> Option<&T> {
-            if self.set.load(Acquire) { self.value.get() } else { None }
-        }
-    }
-
     /// A ring whose indices are loom's, with `rtrb`'s orderings and its cached indices. What the slots hold is kept
     /// outside the model: loom decides whether a message is *seen*, which is all that this floor relies on.
     struct Ring<T> {
@@ -154,6 +134,8 @@ mod model {
         head: AtomicUsize,
         /// Next slot to write; written by the producer.
         tail: AtomicUsize,
+        /// The producer was dropped.
+        abandoned: AtomicBool,
         values: std::sync::Mutex<VecDeque<T>>,
     }
 
@@ -174,12 +156,22 @@ mod model {
             capacity,
             head: AtomicUsize::new(0),
             tail: AtomicUsize::new(0),
+            abandoned: AtomicBool::new(false),
             values: std::sync::Mutex::new(VecDeque::new()),
         });
         (
             Producer { ring: ring.clone(), tail: 0, head: std::cell::Cell::new(0) },
             Consumer { ring, head: 0, tail: std::cell::Cell::new(0) },
         )
+    }
+
+    impl<T> Drop for Producer<T> {
+        fn drop(&mut self) {
+            // A model that failed is over.
+            if !std::thread::panicking() {
+                self.ring.abandoned.store(true, Release);
+            }
+        }
     }
 
     impl<T> Producer<T> {
@@ -224,6 +216,10 @@ mod model {
 
         pub(crate) fn is_empty(&self) -> bool {
             self.tail.get() == self.head && self.len() == 0
+        }
+
+        pub(crate) fn is_spent(&self) -> bool {
+            self.ring.abandoned.load(Acquire) && self.is_empty()
         }
 
         pub(crate) fn len(&self) -> usize {

@@ -11,9 +11,8 @@ use std::time::Duration;
 
 use futures_util::future::{Either, select};
 use waterwheel_os::AcceptTrouble;
-use waterwheel_reactor::Listener;
 
-use super::listener::Steering;
+use super::listener::{Door, Steering};
 use super::offered::Offered;
 use super::places::{Part, Parts};
 use super::queue::{AcceptCounters, CROWD, Queue};
@@ -38,7 +37,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(50);
 /// The task that accepts and steers.
 pub(super) struct Accepting {
     shard: Shard,
-    listener: Box<dyn Listener>,
+    listener: Door,
     queue: Rc<Queue>,
     steer: Rc<Steer>,
     reserve: Arc<Reserve>,
@@ -72,7 +71,7 @@ impl Steer {
 impl Accepting {
     pub(super) fn new(
         shard: Shard,
-        listener: Box<dyn Listener>,
+        listener: Door,
         queue: Rc<Queue>,
         steer: Rc<Steer>,
         reserve: Arc<Reserve>,

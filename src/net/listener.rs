@@ -1,5 +1,6 @@
 //! Listeners: accepted on every shard, steered to the one that owns the connection.
 
+use std::cell::Cell;
 use std::fmt;
 use std::future::{Future, poll_fn};
 use std::io;
@@ -8,7 +9,7 @@ use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
 
-use waterwheel_reactor::{Address, Bound};
+use waterwheel_reactor::{Address, Bound, Incoming, Listener};
 
 use super::accepting::{Accepting, Steer};
 use super::connection::Connection;
@@ -24,7 +25,8 @@ use crate::steer::Mode;
 /// the kernel spreads clients over all parts from the start, and those of a part that nobody serves wait.
 ///
 /// A shard's part is closed with its acceptor or, if it was never opened, when the shard ends. The kernel then gives
-/// its share to the other parts; clients in its queue are reset.
+/// its share to the other parts; clients in its queue are reset. The part of a shard that fails stays until it is known
+/// that the shard has no next life, and its clients with it.
 #[derive(Clone)]
 pub struct Listening {
     shared: Arc<Shared>,
@@ -106,6 +108,8 @@ pub struct Acceptor {
     /// A connection that waits for a place here may go to any other shard.
     spreads: bool,
     steer: Rc<Steer>,
+    /// Whether the socket stays, for who accepts next, when this goes.
+    stays: Rc<Cell<bool>>,
     accepting: Option<Task<()>>,
 }
 
@@ -115,6 +119,10 @@ impl Shard {
     /// # Errors
     /// It was opened on this shard before, or the reactor refuses the socket.
     pub fn accept_on(&self, listening: &Listening) -> io::Result<Acceptor> {
+        self.accept_by(listening, listening.shared.steering)
+    }
+
+    fn accept_by(&self, listening: &Listening, steering: Steering) -> io::Result<Acceptor> {
         let mut all = listening.shared.unopened.lock().unwrap_or_else(PoisonError::into_inner);
         let part = all.get_mut(self.id().index()).and_then(Option::take);
         drop(all);
@@ -128,14 +136,77 @@ impl Shard {
         let mailbox =
             self.open(&listening.shared.handoff).map_err(|error: OpenError| io::Error::other(error))?;
         let listener = self.reactor().listen(bound)?;
-        let Shared { steering, parts, reserve, .. } = &*listening.shared;
+        let Shared { parts, reserve, .. } = &*listening.shared;
         let own = Queue::new(parts.clone(), self.id().index());
         let (to, counters) = (mailbox.sender(), own.counters.clone());
-        let steer = Rc::new(Steer { steering: *steering, to, parts: parts.clone(), counters });
-        let accepting = Accepting::new(self.clone(), listener, own.clone(), steer.clone(), reserve.clone());
+        let steer = Rc::new(Steer { steering, to, parts: parts.clone(), counters });
+        let stays = Rc::new(Cell::new(false));
+        let door = Door::new(listener, listening.clone(), self.clone(), stays.clone());
+        let accepting = Accepting::new(self.clone(), door, own.clone(), steer.clone(), reserve.clone());
         let accepting = Some(self.spawn("accept", accepting.run()));
         let spreads = steering.mode.spreads() && self.count() > 1;
-        Ok(Acceptor { shard: self.clone(), mailbox, own, own_first: false, spreads, steer, accepting })
+        Ok(Acceptor { shard: self.clone(), mailbox, own, own_first: false, spreads, steer, stays, accepting })
+    }
+}
+
+impl Shard {
+    /// Until it is dropped, clients that come to this shard's part of a listener are handed on to other shards; the socket
+    /// stays then.
+    pub(crate) fn pass_on_clients_of(&self, listening: &Listening) -> io::Result<PassingOn> {
+        let Steering { mode, seed, .. } = listening.shared.steering;
+        // In mode `source` they wait for this shard: no other has what it will know of them. Else whoever has room is as good.
+        let mode = if mode == Mode::Source { mode } else { Mode::Flow };
+        let acceptor = self.accept_by(listening, Steering { mode, seed, placed: true })?;
+        acceptor.stays.set(true);
+        // With no place of its own, it has none for anybody.
+        let serving = async move { acceptor.serve_in(&Places::new(0), |_| std::future::ready(Ok(()))).await };
+        Ok(PassingOn(Some(self.spawn("pass on", serving))))
+    }
+}
+
+/// See [`Shard::pass_on_clients_of`].
+#[derive(Debug)]
+pub(crate) struct PassingOn(Option<Task<()>>);
+
+impl Drop for PassingOn {
+    fn drop(&mut self) {
+        if let Some(task) = self.0.take() {
+            task.cancel();
+        }
+    }
+}
+
+/// A listening socket at work, which finds its way back when it is to be used again: the shard failed, and may have a next
+/// life.
+pub(super) struct Door {
+    listener: Box<dyn Listener>,
+    listening: Listening,
+    shard: Shard,
+    stays: Rc<Cell<bool>>,
+}
+
+impl Door {
+    fn new(listener: Box<dyn Listener>, listening: Listening, shard: Shard, stays: Rc<Cell<bool>>) -> Door {
+        Door { listener, listening, shard, stays }
+    }
+
+    /// The next connection.
+    pub(super) fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Incoming>> {
+        self.listener.poll_accept(cx)
+    }
+}
+
+impl Drop for Door {
+    fn drop(&mut self) {
+        if !(self.stays.get() || self.shard.is_clearing() || std::thread::panicking()) {
+            return;
+        }
+        if let Poll::Ready(bound) = self.listener.poll_close(&mut Context::from_waker(Waker::noop())) {
+            let mut all = self.listening.shared.unopened.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(part) = all.get_mut(self.shard.id().index()) {
+                *part = Some(bound);
+            }
+        }
     }
 }
 

@@ -6,16 +6,18 @@ use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use waterwheel_reactor::{Inspect, Launch, Reactor, Root, Start};
+use futures_util::future::select;
+use waterwheel_reactor::{Inspect, Launch, Reactor, Root, Start, Time};
 
 use super::plan::Plan;
 use super::runtime::RunError;
 use super::stop::Stopper;
-use crate::mesh::{Mesh, StopGuard};
+use super::supervision::{Failures, OnFailure, Supervision};
+use crate::mesh::{Mesh, StopGuard, reopened};
 use crate::net::{Listening, Lookups, lingered, names};
 use crate::shard::core::Core;
 use crate::shard::root::RootFuture;
-use crate::shard::{Budgets, Shard, ShardId};
+use crate::shard::{Budgets, Phase, Shard, ShardId};
 
 /// How the main future of a shard came out.
 #[derive(Debug)]
@@ -23,6 +25,11 @@ pub(super) enum Outcome<T> {
     /// It was not asked, or was dropped before it had finished.
     None,
     Panicked,
+    /// It failed too often.
+    Looped {
+        times: usize,
+        within: Duration,
+    },
     Returned(anyhow::Result<T>),
 }
 
@@ -38,6 +45,8 @@ pub(super) struct Crew<T, M> {
     /// `None`: the reactors know every name there is.
     pub(super) lookups: Option<Arc<Lookups>>,
     pub(super) listeners: Vec<Listening>,
+    pub(super) on_failure: OnFailure,
+    pub(super) supervision: Supervision,
     pub(super) main: M,
     /// Where the program was started; for reports.
     pub(super) made: &'static Location<'static>,
@@ -62,20 +71,25 @@ where
     }
 }
 
-/// Makes the root once; a second life is supervision's business.
+/// Makes a shard's root, and another one after each failure that is to be followed by a restart.
 fn start<T, F, M>(crew: Arc<Crew<T, M>>, shard: usize, guard: StopGuard) -> Box<Start>
 where
     T: Send + 'static,
     F: Future<Output = anyhow::Result<T>> + 'static,
     M: Fn(Shard) -> F + Send + Sync + 'static,
 {
-    // Dropped with this closure if the shard never starts, and then tells the others too.
+    // Dropped with this closure: if the shard never starts, and when it has no next life.
     let mut guard = Some(guard);
-    let mut part = Some(Part { crew: crew.clone(), shard, started: false });
+    let mut part = Part { crew: crew.clone(), shard, started: false };
+    let mut failures = Failures::new(crew.supervision);
     Box::new(move |reactor: Rc<dyn Reactor>| -> Option<Root> {
-        let joined = guard.take()?.join();
-        let mut part = part.take()?;
-        part.started = true;
+        // As a whole: the closure is to own it, not a copy of its flag.
+        let part = &mut part;
+        let again = std::mem::replace(&mut part.started, true);
+        let pause =
+            if again { crew.after_a_life(shard, &mut failures, reactor.now())? } else { Duration::ZERO };
+        let guard = guard.take().unwrap_or_else(|| StopGuard::new(&crew.mesh, shard));
+        let joined = guard.join();
         let id = ShardId::new(shard);
         let member = joined.member().clone();
         let foreign = crew.stopper.foreign(shard);
@@ -87,9 +101,82 @@ where
         if let Some(lookups) = &crew.lookups {
             names::provide(&shard, lookups.clone());
         }
-        let main = run_main(crew.clone(), shard);
-        Some(Box::pin(RootFuture::made_at(crew.made, core, main, Box::new((joined, part)))))
+        let main = live(crew.clone(), shard, again.then_some(pause));
+        Some(Box::pin(RootFuture::made_at(crew.made, core, main, Box::new(joined))))
     })
+}
+
+impl<T, M> Crew<T, M> {
+    /// A life of a shard is over: how long the next one waits. `None`: there is none.
+    fn after_a_life(&self, shard: usize, failures: &mut Failures, now: Time) -> Option<Duration> {
+        {
+            let outcomes = self.outcomes.lock().unwrap_or_else(PoisonError::into_inner);
+            let panicked = match outcomes[shard] {
+                Outcome::Returned(_) | Outcome::Looped { .. } => return None,
+                Outcome::Panicked => true,
+                Outcome::None => false,
+            };
+            drop(outcomes);
+            if self.stopper.was_asked() {
+                return None;
+            }
+            let what = if panicked { "its main task panicked" } else { "its reactor failed" };
+            match self.on_failure {
+                OnFailure::Ignore => {
+                    tracing::error!(shard, "{what}; the others go on without it");
+                    return None;
+                }
+                OnFailure::Escalate => {
+                    tracing::error!(shard, "{what}; all shards are stopped");
+                    self.stopper.stop(self.drain);
+                    return None;
+                }
+                OnFailure::Restart => {}
+            }
+            if let Some(pause) = failures.one_more(now) {
+                tracing::error!(shard, ?pause, "{what}; it is restarted");
+                return Some(pause);
+            }
+            let (times, within) = (failures.count(), self.supervision.within);
+            tracing::error!(shard, "{what}, {times} times within {within:?}: all shards are stopped");
+            self.outcomes.lock().unwrap_or_else(PoisonError::into_inner)[shard] =
+                Outcome::Looped { times, within };
+        }
+        self.stopper.stop(self.drain);
+        None
+    }
+}
+
+/// One life of a shard; with `pause`, not its first.
+async fn live<T, F, M>(crew: Arc<Crew<T, M>>, shard: Shard, pause: Option<Duration>)
+where
+    F: Future<Output = anyhow::Result<T>>,
+    M: Fn(Shard) -> F,
+{
+    if let Some(pause) = pause {
+        let began = shard.now();
+        reopened(&shard).await;
+        // In the next turn it has heard of a stop.
+        shard.yield_now().await;
+        if !pause.is_zero() {
+            keep_clients(&shard, &crew.listeners, pause).await;
+        }
+        if shard.phase() != Phase::Running {
+            return;
+        }
+        let took = shard.now().since(began);
+        tracing::info!(shard = shard.id().index(), ?took, "the shard is back");
+    }
+    run_main(crew, shard).await;
+}
+
+/// For so long others serve the clients that come to this shard's parts.
+async fn keep_clients(shard: &Shard, listeners: &[Listening], pause: Duration) {
+    let kept: Vec<_> =
+        listeners.iter().filter_map(|listening| shard.pass_on_clients_of(listening).ok()).collect();
+    let stopping = shard.stopping();
+    select(shard.sleep(pause), stopping).await;
+    drop(kept);
 }
 
 /// A shard's part in what all share, given up when the shard ends, or when it could not start.
@@ -120,6 +207,7 @@ where
     M: Fn(Shard) -> F,
 {
     let note = Note { outcomes: &crew.outcomes, shard: shard.id().index() };
+    note.write(Outcome::None);
     let result = (crew.main)(shard.clone()).await;
     if result.is_err() {
         crew.stopper.stop(crew.drain);
@@ -157,6 +245,7 @@ pub(super) fn results<T>(outcomes: Vec<Outcome<T>>) -> Result<Vec<T>, RunError> 
             Outcome::Returned(Ok(value)) => values.push(value),
             Outcome::Returned(Err(error)) => return Err(RunError::Main { shard, error }),
             Outcome::Panicked => return Err(RunError::Panicked { shard }),
+            Outcome::Looped { times, within } => return Err(RunError::CrashLoop { shard, times, within }),
             Outcome::None => stopped.push(shard),
         }
     }

@@ -5,8 +5,8 @@ use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::CpuList;
-use super::knob::{self, DRAIN_S_MAX, Knob, SEEDS_MAX, SHARDS_MAX, SPIN_US_MAX, STALL_MS_MAX};
+use super::knob::{self, DRAIN_S_MAX, Knob, RESTARTS_MAX, SEEDS_MAX, SHARDS_MAX, SPIN_US_MAX, STALL_MS_MAX};
+use super::{CpuList, OnFailure, Supervision};
 use crate::net::quoted::{Bare, Quoted};
 use crate::shard::Budgets;
 use crate::steer::Mode;
@@ -45,6 +45,9 @@ pub struct Config {
     /// `None`: random in each run.
     pub(crate) steer_seed: Option<u32>,
     pub(crate) steer_program: bool,
+    /// `None`: as whoever runs it says.
+    pub(crate) on_failure: Option<OnFailure>,
+    pub(crate) supervision: Supervision,
     pub(crate) simulation: Simulation,
     /// Without `spin` and `stall`, which have knobs of their own.
     budgets: Budgets,
@@ -97,6 +100,8 @@ impl Default for Config {
             log: Given::by(Knob::Log.variable(), "info".to_owned()),
             steer_seed: None,
             steer_program: true,
+            on_failure: None,
+            supervision: Supervision::default(),
             simulation: Simulation::default(),
             budgets: Budgets::default(),
         }
@@ -242,6 +247,10 @@ impl Config {
                     _ => return Err("neither on nor off".to_owned()),
                 }
             }
+            Knob::OnFailure => {
+                self.on_failure = Some(text.parse().map_err(|()| "nothing that could be done".to_owned())?);
+            }
+            Knob::Restarts => self.supervision.restarts = knob::number(text, RESTARTS_MAX)? as u32,
             Knob::Seeds => match knob::number(text, SEEDS_MAX)? {
                 0 => return Err("nothing would be tried".to_owned()),
                 count => self.simulation.seeds = Some(count),
@@ -311,6 +320,18 @@ impl Config {
     /// Whether the kernel is given a program that places connections where they belong. Without it shards hand them over.
     pub fn steer_program(mut self, given: bool) -> Config {
         self.steer_program = given;
+        self
+    }
+
+    /// What is done about a shard whose main future panics or whose reactor fails.
+    pub fn on_failure(mut self, done: OnFailure) -> Config {
+        self.on_failure = Some(done);
+        self
+    }
+
+    /// How often a shard is restarted, and how soon.
+    pub fn supervision(mut self, supervision: Supervision) -> Config {
+        self.supervision = supervision;
         self
     }
 
@@ -410,6 +431,8 @@ mod tests {
             ("WATERWHEEL_LOG", "debug"),
             ("WATERWHEEL_STEER_SEED", "0xbeef"),
             ("WATERWHEEL_STEER_PROGRAM", "off"),
+            ("WATERWHEEL_ON_FAILURE", "escalate"),
+            ("WATERWHEEL_RESTARTS", "9"),
         ])
         .unwrap();
         let cpus = CpuList::try_from(vec![3, 1]).unwrap();
@@ -423,11 +446,14 @@ mod tests {
             .drain(Duration::from_secs(5))
             .log("debug")
             .steer_seed(0xbeef)
-            .steer_program(false);
+            .steer_program(false)
+            .on_failure(OnFailure::Escalate)
+            .supervision(Supervision { restarts: 9, ..Supervision::default() });
         let unsigned = |config: Config| {
             let cores = config.cores.map(|given| given.value);
             let cpus = config.cpus.map(|given| given.value);
             let steering = (config.steer, config.steer_seed, config.steer_program);
+            let steering = (steering, config.on_failure, config.supervision);
             let rest = (steering, config.spin, config.stall, config.drain, config.log.value);
             (cores, cpus, config.reactor.value, rest)
         };
@@ -457,6 +483,8 @@ mod tests {
             (Knob::UringOff, &["everything", "buffers;skip", "Buffers"]),
             (Knob::Steer, &["", "hash", "Flow", "cpus", "flow,least"]),
             (Knob::SteerProgram, &["", "yes", "On"]),
+            (Knob::OnFailure, &["", "panic", "Restart"]),
+            (Knob::Restarts, &["", "-1", "1001"]),
             (Knob::SpinUs, &["", "1ms", "-1", "1000001"]),
             (Knob::StallMs, &["", "x", "3600001"]),
             (Knob::DrainS, &["", "30s", "86401"]),

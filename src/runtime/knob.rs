@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use super::OnFailure;
 use crate::steer::Mode;
 
 /// The most shards that one runtime runs: one for each CPU that a thread can be pinned to.
@@ -34,6 +35,11 @@ pub enum Knob {
     /// `WATERWHEEL_STEER_PROGRAM`: `on`, or `off`: the kernel is given no program that places connections where they belong,
     /// and shards hand them over.
     SteerProgram,
+    /// `WATERWHEEL_ON_FAILURE`: what is done about a shard whose main future panics or whose reactor fails:
+    /// [`restart`, `escalate` or `ignore`](super::OnFailure).
+    OnFailure,
+    /// `WATERWHEEL_RESTARTS`: how many failures of a shard within a minute are followed by a restart. Default 5.
+    Restarts,
     /// `WATERWHEEL_SEEDS`: how many seeds each simulated test tries. Its own number by default.
     Seeds,
     /// `WATERWHEEL_SEED`: the one seed that simulated tests replay.
@@ -44,7 +50,7 @@ pub enum Knob {
 
 impl Knob {
     /// All of them, in the order in which they are documented.
-    pub const ALL: [Knob; 14] = [
+    pub const ALL: [Knob; 16] = [
         Knob::Cores,
         Knob::Cpus,
         Knob::Reactor,
@@ -56,6 +62,8 @@ impl Knob {
         Knob::Log,
         Knob::SteerSeed,
         Knob::SteerProgram,
+        Knob::OnFailure,
+        Knob::Restarts,
         Knob::Seeds,
         Knob::Seed,
         Knob::Trace,
@@ -75,6 +83,8 @@ impl Knob {
             Knob::Log => "WATERWHEEL_LOG",
             Knob::SteerSeed => "WATERWHEEL_STEER_SEED",
             Knob::SteerProgram => "WATERWHEEL_STEER_PROGRAM",
+            Knob::OnFailure => "WATERWHEEL_ON_FAILURE",
+            Knob::Restarts => "WATERWHEEL_RESTARTS",
             Knob::Seeds => "WATERWHEEL_SEEDS",
             Knob::Seed => "WATERWHEEL_SEED",
             Knob::Trace => "WATERWHEEL_TRACE",
@@ -97,6 +107,8 @@ impl Knob {
             }
             Knob::SteerSeed => "a number from 0 to 4294967295, or 0x0 to 0xffffffff".to_owned(),
             Knob::SteerProgram => "on, off".to_owned(),
+            Knob::OnFailure => OnFailure::ALL.map(OnFailure::name).join(", "),
+            Knob::Restarts => format!("a number from 0 to {RESTARTS_MAX}"),
             Knob::Seeds => format!("a number from 1 to {SEEDS_MAX}"),
             Knob::Seed => format!("a number from 0 to {}", u64::MAX),
             Knob::Trace => "the path of a file".to_owned(),
@@ -116,6 +128,9 @@ pub(crate) const SPIN_US_MAX: u64 = 1_000_000;
 pub(crate) const STALL_MS_MAX: u64 = 3_600_000;
 /// A day: a drain that takes longer has no deadline.
 pub(crate) const DRAIN_S_MAX: u64 = 86_400;
+
+/// Within a minute: more than one in 60 ms is a loop.
+pub(crate) const RESTARTS_MAX: u64 = 1_000;
 
 /// More seeds than anybody waits for.
 pub(crate) const SEEDS_MAX: u64 = 1_000_000_000;

@@ -13,6 +13,7 @@ mod runtime;
 mod service;
 mod signal;
 mod stop;
+mod supervision;
 mod topology;
 
 pub use choose::{Choice, choose, reactors};
@@ -26,3 +27,4 @@ pub use runtime::{RunError, Runtime, StartError};
 pub use service::{Service, serve};
 pub use signal::{Signal, SignalError, Signals};
 pub use stop::Stopper;
+pub use supervision::{OnFailure, Supervision};

@@ -17,6 +17,7 @@ use super::plan::Plan;
 use super::reporter::{Report, Reporter};
 use super::signal::{Signal, SignalError, Signals};
 use super::stop::Stopper;
+use super::supervision::OnFailure;
 use crate::mesh::{CallOptions, CallPort, DeclareError, Mesh, Port, PortOptions, Remote, StopGuard};
 use crate::net::reserve::Reserve;
 
@@ -47,6 +48,8 @@ pub struct Runtime {
     files: Mutex<Vec<SocketFile>>,
     seed: u32,
     signals: bool,
+    /// Unless the configuration says something else.
+    on_failure: OnFailure,
     on_report: Option<Box<dyn Report>>,
 }
 
@@ -93,6 +96,16 @@ pub enum RunError {
     Panicked {
         /// Which shard.
         shard: usize,
+    },
+    /// A shard failed again after each restart, more often than [`Supervision`](super::Supervision) allows, and the others were asked to stop.
+    #[error("shard {shard} failed {times} times within {within:?}, and is not restarted any more")]
+    CrashLoop {
+        /// Which shard.
+        shard: usize,
+        /// How often.
+        times: usize,
+        /// In the time that counts.
+        within: Duration,
     },
     /// Shards were stopped before their main future had returned: the drain ran out of time, or it was cut short.
     #[error("shards {shards:?} were stopped before they had finished")]
@@ -177,6 +190,7 @@ impl Runtime {
             files,
             seed,
             signals: true,
+            on_failure: OnFailure::Ignore,
             on_report: None,
         }
     }
@@ -369,6 +383,15 @@ impl Runtime {
         }
     }
 
+    /// What is done about a shard that fails, unless an operator or [`Config::on_failure`] says something else. Of a
+    /// runtime that [runs](Runtime::run) a main future the others go on without the shard, of one that
+    /// [serves](Runtime::serve) it is restarted.
+    #[must_use]
+    pub fn on_failure(mut self, otherwise: OnFailure) -> Runtime {
+        self.on_failure = otherwise;
+        self
+    }
+
     /// Runs `main` on every shard and returns what each returned, in shard order, after the last one ended. A shard
     /// ends when its main future has returned and no closed connection still waits for its peer to have the answer (a
     /// minute at most, and no longer than a drain); its other tasks are dropped then.
@@ -377,8 +400,8 @@ impl Runtime {
     /// a second one ends at once, and a third does what it does to any program.
     ///
     /// # Errors
-    /// A main future that returned an error (the other shards are asked to stop then) or panicked; shards that were
-    /// ended before they had finished; reactors that failed.
+    /// A main future that returned an error (the other shards are asked to stop then) or panicked
+    /// ([`on_failure`](Runtime::on_failure) says what happens then); shards that were ended before they had finished; reactors that failed.
     #[track_caller]
     pub fn run<T, F, M>(mut self, main: M) -> Result<Vec<T>, RunError>
     where
@@ -422,6 +445,8 @@ impl Runtime {
             outcomes: outcomes.clone(),
             lookups,
             listeners: std::mem::take(&mut *self.listeners.lock().unwrap_or_else(PoisonError::into_inner)),
+            on_failure: self.config.on_failure.unwrap_or(self.on_failure),
+            supervision: self.config.supervision,
             main,
             made,
         };

@@ -6,7 +6,7 @@ use std::rc::Rc;
 
 use futures_util::future::select;
 
-use super::{RunError, Runtime};
+use super::{OnFailure, RunError, Runtime};
 use crate::net::{Connection, Listening};
 use crate::shard::Shard;
 
@@ -54,12 +54,13 @@ pub async fn serve<S: Service>(
 }
 
 impl Runtime {
-    /// Runs a service on every shard until the runtime is asked to stop.
+    /// Runs a service on every shard until the runtime is asked to stop. A shard whose instance panics in its start or its
+    /// stop is [restarted](OnFailure::Restart), unless the configuration says something else.
     ///
     /// # Errors
     /// As [`Runtime::run`]; an instance that could not be made stops the others.
     pub fn serve<S: Service>(self, listening: Listening, settings: S::Settings) -> Result<(), RunError> {
-        self.run(move |shard| {
+        self.on_failure(OnFailure::Restart).run(move |shard| {
             let (listening, settings) = (listening.clone(), settings.clone());
             async move { serve::<S>(&shard, &listening, &settings).await }
         })?;

@@ -27,7 +27,6 @@ impl Stopper {
     }
 
     /// Whether anybody has asked.
-    #[cfg(feature = "sim")]
     pub(crate) fn was_asked(&self) -> bool {
         self.shards.iter().any(|shard| shard.stop_wish().is_some())
     }

@@ -26,8 +26,6 @@ breaks! {
     RingRelaxed,
     /// The ringer acquires but does not release: the same.
     RingAcquireOnly,
-    /// The ringer releases but does not acquire: it may see `PARKED` and not the waker.
-    RingReleaseOnly,
     /// A ring is skipped because a load saw the bit.
     RingSkippedIfSeen,
     /// The bell is rung before the messages are in their lanes.
@@ -42,8 +40,6 @@ breaks! {
     TakeKeepsParked,
     /// The bell is cleared after the lanes were looked at.
     TakeAfterLook,
-    /// `PARKED` is set with `Relaxed`: a ringer may see it and not the waker.
-    ParkRelaxed,
     /// `PARKED` is stored, not exchanged for an empty bell.
     ParkByStore,
     /// The waker is stored after `PARKED`.

@@ -54,6 +54,7 @@ pub(crate) struct Core {
     /// Wakes the root; set in its first poll, the same for its whole life.
     root: OnceCell<Waker>,
     in_turn: Cell<bool>,
+    clearing: Cell<bool>,
     /// When the turn began, by the reactor's clock.
     turn_began: Cell<Time>,
     /// The port mark of the task being polled.
@@ -93,6 +94,7 @@ impl Core {
             own_timers: Cell::new(0),
             root: OnceCell::new(),
             in_turn: Cell::new(false),
+            clearing: Cell::new(false),
             turn_began: Cell::new(now),
             mark: Cell::new(0),
             phase: Cell::new(Phase::Running),
@@ -368,6 +370,7 @@ impl Core {
     /// Drops every task and what the program keeps here, which may hold the shard; also what the drops spawn or keep;
     /// bounded, since a drop that always spawns is a bug.
     pub(super) fn clear(&self) {
+        self.clearing.set(true);
         for _ in 0..64 {
             let bodies = self.tasks.borrow_mut().drain();
             let kept = std::mem::take(&mut *self.kept.borrow_mut());
@@ -378,6 +381,11 @@ impl Core {
             kept.into_values().for_each(|value| drop_contained(Some(value)));
         }
         tracing::error!(shard = self.id.index(), "tasks keep spawning tasks while they are dropped");
+    }
+
+    /// Whether the shard's tasks are being dropped, since it ends.
+    pub(super) fn is_clearing(&self) -> bool {
+        self.clearing.get()
     }
 
     // ---- phases

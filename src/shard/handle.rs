@@ -194,6 +194,11 @@ impl Shard {
         self.core.stop(if drain.is_zero() { StopWish::AtOnce } else { StopWish::Drain(drain) });
     }
 
+    /// Whether the shard's tasks are being dropped, since it ends.
+    pub(crate) fn is_clearing(&self) -> bool {
+        self.core.is_clearing()
+    }
+
     /// A copy of the shard's counters.
     pub fn stats(&self) -> ShardStats {
         let stats = &self.core.stats;

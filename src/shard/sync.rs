@@ -4,7 +4,7 @@
 #[cfg(loom)]
 mod model {
     pub(crate) use loom::sync::Mutex;
-    pub(crate) use loom::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
+    pub(crate) use loom::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize};
 
     /// As the standard library's `thread_local`. loom runs all threads of a model on one thread of the system, so they need its own.
     macro_rules! per_thread {
@@ -18,7 +18,7 @@ mod model {
 #[cfg(not(loom))]
 mod real {
     pub(crate) use std::sync::Mutex;
-    pub(crate) use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
+    pub(crate) use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize};
     pub(crate) use std::thread_local as per_thread;
 }
 

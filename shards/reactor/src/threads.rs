@@ -3,6 +3,8 @@
 use std::any::Any;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
 
 use crate::{Ended, Launch, Start, Why};
@@ -20,7 +22,8 @@ pub enum Life {
 /// `None`. Returns after the last thread ended.
 ///
 /// `live` makes a reactor, asks `start` for the root and drives it until it is ready. It is called again after each
-/// end and each panic; when it fails with an error the shard is over, since without a reactor nobody can be asked.
+/// end, each panic and each failure; when it fails before it has asked, the shard is over, since without a reactor
+/// nobody can be asked.
 ///
 /// # Errors
 /// The shards whose last life panicked or failed, in the order of the launches.
@@ -61,10 +64,18 @@ where
     let Launch { shard, prepare, mut start, .. } = launch;
     prepare();
     let mut why = None;
+    let asked = Arc::new(AtomicBool::new(false));
+    let tell = asked.clone();
+    let mut ask: Box<Start> = Box::new(move |reactor| {
+        tell.store(true, Relaxed);
+        start(reactor)
+    });
     loop {
-        match catch_unwind(AssertUnwindSafe(|| live(shard, &mut *start))) {
+        asked.store(false, Relaxed);
+        match catch_unwind(AssertUnwindSafe(|| live(shard, &mut *ask))) {
             Ok(Ok(Life::Ended)) => why = None,
             Ok(Ok(Life::Over)) => return why,
+            Ok(Err(error)) if asked.load(Relaxed) => why = Some(Why::Failed(error)),
             Ok(Err(error)) => return Some(Why::Failed(error)),
             Err(panic) => why = Some(Why::Panicked(panic_message(&*panic))),
         }
@@ -80,7 +91,39 @@ pub fn panic_message(panic: &(dyn Any + Send)) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{Address, Bound, ConnectOptions, Incoming, Listener, Reactor, Time, Transport};
+    use std::rc::Rc;
     use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+    use std::task::{Context, Poll};
+    use std::time::Duration;
+
+    /// A reactor that can do nothing, for those who only look whether there is one.
+    #[derive(Debug)]
+    struct Nothing;
+
+    impl Reactor for Nothing {
+        fn now(&self) -> Time {
+            Time::ZERO
+        }
+        fn unix_time(&self) -> Duration {
+            Duration::ZERO
+        }
+        fn seed(&self) -> u64 {
+            0
+        }
+        fn poll_until(&self, _: &mut Context<'_>, _: Time) -> Poll<()> {
+            Poll::Pending
+        }
+        fn listen(&self, _: Bound) -> io::Result<Box<dyn Listener>> {
+            Err(io::ErrorKind::Unsupported.into())
+        }
+        fn connect(&self, _: &Address, _: &ConnectOptions) -> io::Result<Transport> {
+            Err(io::ErrorKind::Unsupported.into())
+        }
+        fn adopt(&self, _: Incoming) -> io::Result<Transport> {
+            Err(io::ErrorKind::Unsupported.into())
+        }
+    }
 
     fn launch(shard: usize, start: Box<Start>) -> Launch {
         Launch { shard, name: format!("test-{shard}"), prepare: Box::new(|| {}), start }
@@ -110,6 +153,21 @@ mod tests {
             .unwrap_err();
         assert_eq!(ended.len(), 1);
         assert_eq!(ended[0].to_string(), "the reactor of shard 1 failed: no ring");
+    }
+
+    #[test]
+    fn after_a_failure_start_decides_and_without_a_reactor_nobody_can() {
+        let lives = AtomicUsize::new(0);
+        let launches = vec![launch(0, Box::new(|_| None))];
+        let ended = on_threads(launches, |_, start| match lives.fetch_add(1, SeqCst) {
+            life @ 0..3 => {
+                start(Rc::new(Nothing));
+                Err(io::Error::other(format!("broke in life {life}")))
+            }
+            _ => Err(io::Error::other("no ring")),
+        });
+        assert_eq!(ended.unwrap_err()[0].to_string(), "the reactor of shard 0 failed: no ring");
+        assert_eq!(lives.load(SeqCst), 4);
     }
 
     #[test]

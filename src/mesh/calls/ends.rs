@@ -9,6 +9,8 @@ use std::task::{Poll, Waker};
 use super::slots::{Slots, Ticket};
 use super::{CallError, CallShared, Reply, Request};
 use crate::mesh::ledger::Ledger;
+#[cfg(loom)]
+use crate::mesh::ledger::Standing;
 use crate::mesh::member::End;
 use crate::mesh::stats::PortStats;
 use crate::mesh::sync::{Consumer, Producer};
@@ -48,9 +50,16 @@ pub(in crate::mesh) trait Serve<Q> {
 /// A request that arrived, to be answered with [`CallEnds::reply`].
 #[derive(Debug)]
 pub(in crate::mesh) struct Arrived<Q> {
-    pub(in crate::mesh) from: usize,
+    pub(in crate::mesh) from: Caller,
     pub(in crate::mesh) ticket: Ticket,
     pub(in crate::mesh) request: Q,
+}
+
+/// Who waits for a reply: a shard, in one of its lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::mesh) struct Caller {
+    pub(in crate::mesh) shard: usize,
+    pub(in crate::mesh) life: u32,
 }
 
 /// The lanes to and from one other shard. Each is made (or fetched) when it is first used.
@@ -146,11 +155,15 @@ impl<Q: Send + 'static, R: Send + 'static> CallEnds<Q, R> {
     fn arrived(&self, source: usize) -> (usize, usize) {
         let mut peer = self.peers[source].borrow_mut();
         let Peer { replies_from, requests_from, .. } = &mut *peer;
-        if replies_from.is_none() {
-            *replies_from = self.port.replies.take_consumer(source, self.ledger.id);
+        // As for messages: a sender in a new life has new lanes.
+        let again = self.ledger.life(source) > 0;
+        if replies_from.as_ref().is_none_or(|consumer| again && consumer.is_spent()) {
+            let fetched = self.port.replies.take_consumer(source, self.ledger.id);
+            *replies_from = fetched.or_else(|| replies_from.take());
         }
-        if requests_from.is_none() {
-            *requests_from = self.port.requests.take_consumer(source, self.ledger.id);
+        if requests_from.as_ref().is_none_or(|consumer| again && consumer.is_spent()) {
+            let fetched = self.port.requests.take_consumer(source, self.ledger.id);
+            *requests_from = fetched.or_else(|| requests_from.take());
         }
         (replies_from.as_ref().map_or(0, Consumer::len), requests_from.as_ref().map_or(0, Consumer::len))
     }
@@ -168,8 +181,15 @@ impl<Q: Send + 'static, R: Send + 'static> CallEnds<Q, R> {
         }
     }
 
-    // The target ended and its replies are in: what else was on the way to it fails.
+    // The target ended and its replies are in: what else was on the way to it fails, and so does what it asked of a port
+    // that nobody serves here.
     fn fail_calls_to(&self, target: usize) {
+        if matches!(*self.serving.borrow(), Serving::NotYet) {
+            let next = || self.peers[target].borrow_mut().requests_from.as_mut().and_then(Consumer::pop);
+            while let Some(request) = next() {
+                self.port.fail([request]);
+            }
+        }
         self.port.fail(self.port.requests.between(self.ledger.id, target).sweep());
         self.port.fail(self.port.replies.between(self.ledger.id, target).sweep());
         self.calls.borrow_mut().fail_all_to(target);
@@ -207,8 +227,10 @@ impl<Q: Send + 'static, R: Send + 'static> CallEnds<Q, R> {
     }
 
     /// Answers a request. Never waits: the caller's credit has reserved a slot.
-    pub(in crate::mesh) fn reply(&self, to: usize, ticket: Ticket, outcome: Result<R, CallError>) {
-        if self.ledger.has_ended(to) {
+    pub(in crate::mesh) fn reply(&self, to: Caller, ticket: Ticket, outcome: Result<R, CallError>) {
+        let Caller { shard: to, life } = to;
+        // A next life of the caller has not asked.
+        if self.ledger.has_ended(to) || self.ledger.life(to) != life {
             return self.port.fail([outcome]);
         }
         let mut peer = self.peers[to].borrow_mut();
@@ -227,15 +249,16 @@ impl<Q: Send + 'static, R: Send + 'static> CallEnds<Q, R> {
             Serving::Ended => None,
         };
         let budget = self.ledger.mesh.budget();
+        let from = Caller { shard: source, life: self.ledger.life(source) };
         for _ in 0..count.min(budget) {
             let next = self.peers[source].borrow_mut().requests_from.as_mut().and_then(Consumer::pop);
             let Some(Request { ticket, request }) = next else { return false };
             match &server {
                 Some(server) => {
                     self.served.set(self.served.get() + 1);
-                    server.start(Arrived { from: source, ticket, request });
+                    server.start(Arrived { from, ticket, request });
                 }
-                None => self.reply(source, ticket, Err(CallError::NotServed(self.port.name))),
+                None => self.reply(from, ticket, Err(CallError::NotServed(self.port.name))),
             }
         }
         count > budget
@@ -251,7 +274,7 @@ impl<Q: Send + 'static, R: Send + 'static> End for CallEnds<Q, R> {
         let (replies, requests) = self.arrived(source);
         self.take_replies(source, replies);
         #[cfg(loom)]
-        let ended = ended || broken(Break::EndedSeenLate) && self.ledger.learn_end(source);
+        let ended = ended || broken(Break::EndedSeenLate) && self.ledger.learn(source) == Standing::Ended;
         let more = requests > 0 && self.take_requests(source, requests);
         if ended {
             self.fail_calls_to(source);
@@ -283,6 +306,11 @@ impl<Q: Send + 'static, R: Send + 'static> End for CallEnds<Q, R> {
             if let Some(replies) = peer.replies_from.take() {
                 self.port.replies.between(shard, self.ledger.id).give_consumer(replies);
             }
+            // A next life makes lanes of its own. The requests that nobody has fetched of these, nobody has to handle: who asked
+            // is gone. Replies are still waited for.
+            (peer.requests_to, peer.replies_to) = (None, None);
+            drop(peer);
+            self.port.fail(self.port.requests.between(self.ledger.id, shard).sweep());
         }
         self.forget_server();
     }

@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
 use super::caller::ends_of;
-use super::ends::{Arrived, CallEnds, Serve};
+use super::ends::{Arrived, CallEnds, Caller, Serve};
 use super::slots::Ticket;
 use super::{CallError, CallPort};
 use crate::mesh::port::OpenError;
@@ -142,7 +142,7 @@ where
     async fn work(self: Rc<Self>, worker: Rc<Worker<Q>>) {
         while let Some(Arrived { from, ticket, request }) = poll_fn(|cx| self.poll_next(&worker, cx)).await {
             let owed = Owed { ends: &self.ends, from, ticket, paid: false };
-            let reply = (self.handler)(ShardId::new(from), request).await;
+            let reply = (self.handler)(ShardId::new(from.shard), request).await;
             owed.pay(reply);
             if !self.ended.get() {
                 self.idle.borrow_mut().push(worker.clone());
@@ -169,7 +169,7 @@ where
 /// ending, which the caller will be told.
 struct Owed<'a, Q: Send + 'static, R: Send + 'static> {
     ends: &'a CallEnds<Q, R>,
-    from: usize,
+    from: Caller,
     ticket: Ticket,
     paid: bool,
 }

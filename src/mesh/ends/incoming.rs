@@ -65,9 +65,7 @@ impl<M: Send + 'static> Incoming<M> {
     /// Looks at the lane from `source`; true if it holds something.
     pub(super) fn look(&mut self, source: usize, port: &PortShared<M>, ledger: &Ledger) -> bool {
         let inlet = &mut self.inlets[source];
-        if inlet.consumer.is_none() {
-            inlet.consumer = port.lanes.take_consumer(source, ledger.id);
-        }
+        inlet.fetch(source, port, ledger);
         let Some(consumer) = &inlet.consumer else { return false };
         let holds = !consumer.is_empty();
         if holds {
@@ -119,7 +117,9 @@ impl<M: Send + 'static> Incoming<M> {
             self.cursor = source;
             let inlet = &mut self.inlets[source];
             let Some(at) = inlet.consumer.as_ref().and_then(|consumer| consumer.peek(|next| next.at)) else {
-                self.ready.remove(source);
+                if !inlet.fetch(source, port, ledger) {
+                    self.ready.remove(source);
+                }
                 continue;
             };
             if !inlet.may_spend(ledger) {
@@ -193,6 +193,7 @@ impl<M: Send + 'static> Incoming<M> {
     /// The shard ends: the consumers go back into their slots.
     pub(super) fn retire(&mut self, port: &PortShared<M>, ledger: &Ledger) {
         for (source, inlet) in self.inlets.iter_mut().enumerate() {
+            inlet.set_held(0, source, port, ledger);
             if let Some(consumer) = inlet.consumer.take() {
                 port.lanes.between(source, ledger.id).give_consumer(consumer);
             }
@@ -206,6 +207,24 @@ impl<M: Send + 'static> Incoming<M> {
 }
 
 impl<M> Inlet<M> {
+    // Fetches the lane's consumer if there is none here, or if nothing more will come through this one: its sender has begun
+    // a new life, and a new lane. True if that was fetched.
+    fn fetch(&mut self, source: usize, port: &PortShared<M>, ledger: &Ledger) -> bool {
+        let stale = match &self.consumer {
+            None => true,
+            Some(consumer) => ledger.life(source) > 0 && consumer.is_spent(),
+        };
+        if !stale {
+            return false;
+        }
+        let fetched = port.lanes.take_consumer(source, ledger.id);
+        let found = fetched.is_some();
+        if found {
+            self.consumer = fetched;
+        }
+        found
+    }
+
     // Whether this turn's budget is not used up.
     fn may_spend(&mut self, ledger: &Ledger) -> bool {
         let turn = ledger.turn();

@@ -325,5 +325,7 @@ impl<M: Send + 'static> End for Ends<M> {
     fn retire(&self) {
         self.incoming.borrow_mut().retire(&self.port, &self.ledger);
         self.fail_held();
+        // A next life makes lanes of its own; whoever finds these empty knows that nothing more will come through them.
+        self.outgoing.iter().for_each(|outgoing| outgoing.borrow_mut().producer = None);
     }
 }

@@ -7,7 +7,6 @@
 //! | the bell | | |
 //! | `RingRelaxed` | `one_sender` | deadlock |
 //! | `RingAcquireOnly` | `one_sender` | deadlock |
-//! | `RingReleaseOnly` | `one_sender` | deadlock |
 //! | `RingSkippedIfSeen` | `one_sender` | deadlock |
 //! | `RingBeforePush` | `one_sender` | deadlock |
 //! | `WakeWheneverParked` | `one_sender` | woken 2 times in 1 parks |
@@ -15,7 +14,6 @@
 //! | `TakeRelaxed` | `one_sender` | deadlock |
 //! | `TakeKeepsParked` | `one_sender` | the shard turns for ever |
 //! | `TakeAfterLook` | `one_sender` | deadlock |
-//! | `ParkRelaxed` | `one_sender` | deadlock |
 //! | `ParkByStore` | `one_sender` | deadlock |
 //! | `WakerAfterPark` | `one_sender` | deadlock |
 //! | `CarryForgotten` | `more_than_a_budget` | deadlock |
