@@ -1,6 +1,7 @@
 //! Connections, listeners and endpoints of one shard.
 
 mod accepting;
+pub mod codec;
 mod connect;
 mod connection;
 mod endpoint;

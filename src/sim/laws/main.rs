@@ -3,6 +3,7 @@
 
 mod basics;
 mod checks;
+mod framed;
 mod handed;
 mod ported;
 mod proxied;
