@@ -9,6 +9,7 @@ mod exchange;
 mod futures;
 mod hand_over;
 pub mod http1;
+pub mod layer;
 mod linger;
 mod listener;
 mod lookup;

@@ -5,6 +5,7 @@ mod basics;
 mod checks;
 mod framed;
 mod handed;
+mod layered;
 mod ported;
 mod proxied;
 mod short;
