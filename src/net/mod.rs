@@ -16,6 +16,7 @@ mod lookup;
 pub(crate) mod names;
 mod offered;
 mod places;
+pub mod protocol;
 mod pump;
 mod queue;
 pub(crate) mod quoted;

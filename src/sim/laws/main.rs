@@ -9,5 +9,6 @@ mod layered;
 mod ported;
 mod proxied;
 mod short;
+mod spoken;
 mod tasked;
 mod traces;
