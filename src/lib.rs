@@ -76,7 +76,7 @@
 //! | [`shard`] | one core: tasks, timers, deferred values, the turn |
 //! | [`mesh`] | between shards: ports, lanes, bells, calls, stop |
 //! | [`steer`] | which shard: the hash and its modes |
-//! | [`net`] | connections, listeners, endpoints, forwarding, HTTP/1 heads |
+//! | [`net`] | connections, listeners, endpoints, forwarding; frames, layers, protocols; HTTP/1 heads |
 //! | [`runtime`] | settings, CPUs, start, signals, drain |
 //! | `sim` | whole programs in simulated worlds, for tests |
 //! | [`proxy`], [`load`] | the programs, as libraries |

@@ -14,6 +14,9 @@ use std::time::Duration;
 
 use futures_util::future::join;
 use waterwheel::mesh::{CallPort, Port, PortOptions};
+use waterwheel::net::codec::{Framed, LineEnding, Lines};
+use waterwheel::net::layer::{Bucket, Timeouts};
+use waterwheel::reactor::ConnectOptions;
 use waterwheel::runtime::{Config, Runtime};
 use waterwheel::shard::{Shard, ShardId};
 
@@ -201,6 +204,38 @@ fn calls_both_ways_allocate_nothing_on_either_side() {
             assert_eq!(allocations() - before, 0, "in {COUNTED} calls of each of {AT_ONCE} tasks, both ways");
             shard.serve(&done, |_, ()| async {})?;
             shard.caller(&done)?.call(other, ()).await?;
+            Ok(())
+        }
+    });
+}
+
+/// TIME-9, and what layers and codecs add to a connection: nothing is allocated for a frame, once warm.
+#[test]
+fn frames_through_layers_allocate_nothing() {
+    let config = Config::default().cores(1).reactor("epoll");
+    let runtime = Runtime::new(config).expect("epoll").without_signals();
+    let listening = runtime.listen("tcp:127.0.0.1:0").expect("a free port");
+    on_shards(runtime, move |shard| {
+        let listening = listening.clone();
+        async move {
+            let mut acceptor = shard.accept_on(&listening)?;
+            let near = shard.connect(listening.local(), &ConnectOptions::default()).await?;
+            let far = acceptor.accept().await.expect("it came")?;
+            let hour = Some(Duration::from_secs(3_600));
+            let timeouts = Timeouts { idle: hour, first_byte: hour, total: hour, stalled_write: hour };
+            let bucket = Bucket::new(&shard, 1 << 40, 1 << 20);
+            let near = near.timed(timeouts).throttle_receiving(&bucket).throttle_sending(&bucket);
+            let far = far.throttle_sending(&bucket).timed(timeouts);
+            let codec = Lines::new(LineEnding::CrLf, 1_000);
+            let (mut near, mut far) = (Framed::new(near, codec.clone()), Framed::new(far, codec));
+            count_rounds("frames", async |_| {
+                near.send(&[b'x'; 500]).await.expect("it is taken");
+                assert_eq!(far.receive().await.expect("it comes").map(<[u8]>::len), Some(500));
+                far.send(b"yes").await.expect("it is taken");
+                assert_eq!(near.receive().await.expect("it comes"), Some(b"yes".as_slice()));
+            })
+            .await;
+            shard.stop(Duration::ZERO);
             Ok(())
         }
     });

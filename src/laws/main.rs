@@ -18,5 +18,6 @@ mod programs;
 mod proxy;
 mod refused;
 mod shards;
+mod spoken;
 mod steering;
 mod supervised;

@@ -27,6 +27,11 @@
 //! | how long a reset behind bytes that the other side does not take goes unnoticed | 2 s | | the other side is reset as above |
 //! | names being looked up at once; waiting | 4; 256 | | an error that says so |
 //! | the head of an HTTP/1 message | 16 KiB, 100 fields | | an error, the peer's fault |
+//! | a frame | what its [codec](crate::net::codec) is told | its limit | an error before any of it is collected, the peer's fault |
+//! | bytes a protocol wrote and that are not sent | 64 KiB, then it is full; 1 MiB | [`QueueLimits`](crate::net::protocol::QueueLimits) | nothing more is received; an error |
+//! | what a protocol receives per turn | 64 frames, 256 KiB | | others get their turn |
+//! | how long a peer takes nothing of what a closed protocol left to send | 30 s | | it is reset |
+//! | connections of one client, bytes per second, time of all kinds | as long and as many as they like | [layers](crate::net::layer) | refused; delayed; `TimedOut` |
 //! | texts for standard error that the command has not written yet | 1 024 | | more is lost, and how much is told |
 //! | reports asked for (SIGUSR1) and not begun | 1 | | further requests are the same one |
 //! | how long the command's end waits for who reads its outputs | 2 s for a report under way, the last report, and the log each | | what is not read is lost |
@@ -57,5 +62,5 @@
 //! # What is missing
 //!
 //! The kernel does not steer yet. A shard whose root panics stays down, and its listener's queue with it; the others go
-//! on. There are no quotas per client, no groups of tasks with shares, no reload: a new configuration is a new process.
+//! on. There are no groups of tasks with shares, no reload: a new configuration is a new process.
 //! The names of a proxy's upstreams are looked up once, when it starts: where their addresses change, start a new one.

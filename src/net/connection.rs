@@ -11,6 +11,7 @@ use std::task::{Context, Poll, Waker};
 use waterwheel_reactor::{Address, Incoming, Sink, Source, Transport};
 
 use super::accepting::Steer;
+use super::layer::innermost;
 use super::linger::{abort_when_sent, linger};
 use crate::shard::Shard;
 
@@ -38,10 +39,11 @@ impl Connection {
                 source: Some(transport.source),
                 shard,
                 ended: false,
+                layered: false,
                 escort: None,
                 way: None,
             },
-            sending: Sending { sink: Some(transport.sink) },
+            sending: Sending { sink: Some(transport.sink), escort: None },
         }
     }
 
@@ -180,12 +182,26 @@ impl Connection {
         self.receiving.source.as_ref()?.descriptor()
     }
 
-    /// Something to drop when the connection is gone for good, lingering included; beside what was given before.
+    /// Puts a layer around it, which is asked before the connection itself from now on: see [`layer`](super::layer).
+    /// Keep to what [`Source`] and [`Sink`] promise.
+    #[must_use = "the connection with the layer is the answer"]
+    pub fn layered(mut self, layer: impl FnOnce(Transport) -> Transport) -> Connection {
+        if let (Some(source), Some(sink)) = (self.receiving.source.take(), self.sending.sink.take()) {
+            let Transport { source, sink } = layer(Transport { source, sink });
+            (self.receiving.source, self.sending.sink) = (Some(source), Some(sink));
+            self.receiving.layered = true;
+        }
+        self
+    }
+
+    /// Something more to drop when both halves are gone for good, lingering included.
     pub(super) fn escorted(mut self, escort: Rc<dyn Any>) -> Connection {
-        self.receiving.escort = match self.receiving.escort.take() {
-            Some(before) => Some(Rc::new((before, escort))),
-            None => Some(escort),
-        };
+        for place in [&mut self.receiving.escort, &mut self.sending.escort] {
+            *place = Some(match place.take() {
+                Some(before) => Rc::new((before, escort.clone())),
+                None => escort.clone(),
+            });
+        }
         self
     }
 
@@ -226,6 +242,8 @@ pub struct Receiving {
     shard: Shard,
     /// The end of the stream was seen, or an error: nothing is left to be read.
     ended: bool,
+    /// The source is a layer around another.
+    layered: bool,
     /// What is to be told when the connection is gone for good, lingering included.
     escort: Option<Rc<dyn Any>>,
     /// How it could go to another shard: by the listener that it came by.
@@ -325,6 +343,10 @@ impl Receiving {
         self.source.as_deref_mut().ok_or_else(gone)
     }
 
+    pub(super) fn is_layered(&self) -> bool {
+        self.layered
+    }
+
     pub(super) fn mark_ended(&mut self) {
         self.ended = true;
     }
@@ -338,7 +360,7 @@ impl Drop for Receiving {
         if let Some(source) = self.source.take()
             && !self.ended
         {
-            linger(&self.shard, source, self.escort.take());
+            linger(&self.shard, innermost(source), self.escort.take());
         }
     }
 }
@@ -355,6 +377,8 @@ impl fmt::Debug for Receiving {
 pub struct Sending {
     /// `None` once aborted.
     sink: Option<Box<dyn Sink>>,
+    /// As that of the receiving half.
+    escort: Option<Rc<dyn Any>>,
 }
 
 impl Sending {
@@ -407,6 +431,16 @@ impl Sending {
         if let Some(mut sink) = self.sink.take() {
             sink.abort();
         }
+    }
+
+    /// As [`flush`](Sending::flush), polled.
+    pub(super) fn poll_flushed(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.sink()?.poll_flush(cx)
+    }
+
+    /// As [`close`](Sending::close), polled.
+    pub(super) fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.sink()?.poll_shutdown(cx)
     }
 
     /// The sink itself; an error if it is gone.

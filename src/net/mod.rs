@@ -1,6 +1,7 @@
 //! Connections, listeners and endpoints of one shard.
 
 mod accepting;
+pub mod codec;
 mod connect;
 mod connection;
 mod endpoint;
@@ -8,12 +9,14 @@ mod exchange;
 mod futures;
 mod hand_over;
 pub mod http1;
+pub mod layer;
 mod linger;
 mod listener;
 mod lookup;
 pub(crate) mod names;
 mod offered;
 mod places;
+pub mod protocol;
 mod pump;
 mod queue;
 pub(crate) mod quoted;

@@ -7,6 +7,7 @@ use std::task::{Context, Poll};
 use waterwheel_reactor::Side;
 
 use super::connection::{Receiving, Sending};
+use super::layer::poll_forward;
 use crate::shard::yield_waker;
 
 /// What one direction may move before others get their turn. More than a socket buffer usually holds, so that it
@@ -73,11 +74,16 @@ impl Direction {
         from: &mut Receiving,
         to: &mut Sending,
     ) -> Poll<Result<(), Side<io::Error>>> {
+        let layered = from.is_layered();
         let source = from.source().map_err(Side::Source)?;
         let sink = to.sink().map_err(Side::Sink)?;
         let (mut left, mut lends) = (BYTES_PER_TURN, false);
         while left > 0 {
-            match sink.poll_forward(cx, source, left)? {
+            let forwarded = match layered {
+                false => sink.poll_forward(cx, source, left),
+                true => poll_forward(sink, cx, source, left),
+            };
+            match forwarded? {
                 Poll::Ready(0) => return Poll::Ready(Ok(())),
                 Poll::Ready(moved) => {
                     self.bytes += moved as u64;

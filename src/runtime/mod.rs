@@ -7,6 +7,7 @@ mod config;
 mod cpus;
 mod knob;
 mod plan;
+mod protocols;
 mod reporter;
 #[expect(clippy::module_inception, reason = "the type that the floor is named after")]
 mod runtime;
@@ -23,6 +24,7 @@ pub use knob::Knob;
 #[cfg(feature = "uring")]
 pub use knob::uring::{Feature as UringFeature, Features as UringFeatures};
 pub use plan::Plan;
+pub use protocols::Protocols;
 pub use runtime::{RunError, Runtime, StartError};
 pub use service::{Service, serve};
 pub use signal::{Signal, SignalError, Signals};

@@ -3,9 +3,12 @@
 
 mod basics;
 mod checks;
+mod framed;
 mod handed;
+mod layered;
 mod ported;
 mod proxied;
 mod short;
+mod spoken;
 mod tasked;
 mod traces;
