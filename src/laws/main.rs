@@ -18,4 +18,5 @@ mod programs;
 mod proxy;
 mod refused;
 mod shards;
+mod shares;
 mod steering;
