@@ -57,6 +57,7 @@
 //! | shard | one core's world, and the handle to it | [`shard::Shard`] |
 //! | runtime | all shards, started together | [`runtime::Runtime`] |
 //! | turn | one poll of a shard: messages, timers, tasks, each within a budget | [`shard::Budgets`] |
+//! | group, shares | tasks that share a shard's time with others, and how much of it they get | [`shard::Group`], [`shard::Shares`] |
 //! | port, mailbox | a typed channel over all shards, and a shard's end of it | [`mesh::Port`], [`mesh::Mailbox`] |
 //! | call | a request to another shard, and its reply or an error | [`mesh::CallPort`], [`mesh::Caller`] |
 //! | lane, bell | the queue from one shard to one other; the word that says "look" | [`mesh`] |

@@ -18,7 +18,7 @@ use waterwheel::net::codec::{Framed, LineEnding, Lines};
 use waterwheel::net::layer::{Bucket, Timeouts};
 use waterwheel::reactor::ConnectOptions;
 use waterwheel::runtime::{Config, Runtime};
-use waterwheel::shard::{Shard, ShardId};
+use waterwheel::shard::{Shard, ShardId, Shares};
 
 /// The system's allocator, counting per thread.
 struct Counting;
@@ -244,15 +244,24 @@ fn frames_through_layers_allocate_nothing() {
 /// However late it happens: a busy machine may take long to bring about the first turn in which all tasks are ready.
 #[test]
 fn tasks_that_are_all_woken_in_one_turn_for_the_first_time_allocate_nothing() {
+    all_woken("default", false);
+    all_woken("default", true);
+    all_woken("own", false);
+    all_woken("own", true);
+}
+
+/// Of the group of this name, whose queue times are asked for when its tasks are there.
+fn all_woken(name: &'static str, queue_times: bool) {
     const TASKS: usize = 1_000;
     let config = Config::default().cores(1).reactor("epoll");
     let runtime = Runtime::new(config).expect("epoll").without_signals();
-    on_shards(runtime, |shard| async move {
+    on_shards(runtime, move |shard| async move {
+        let group = shard.group(name, Shares::DEFAULT)?;
         let wakers = Rc::new(RefCell::new(Vec::with_capacity(TASKS)));
         let woken = Rc::new(Cell::new(0));
         for _ in 0..TASKS {
             let (wakers, woken, mut waits) = (wakers.clone(), woken.clone(), true);
-            shard.spawn_detached("waits", async move {
+            group.spawn_detached("waits", async move {
                 poll_fn(|cx| {
                     if std::mem::take(&mut waits) {
                         wakers.borrow_mut().push(cx.waker().clone());
@@ -267,6 +276,9 @@ fn tasks_that_are_all_woken_in_one_turn_for_the_first_time_allocate_nothing() {
             });
             // Never more than one ready.
             shard.yield_now().await;
+        }
+        if queue_times {
+            drop(group.with_queue_times());
         }
         let before = allocations();
         wakers.borrow().iter().for_each(Waker::wake_by_ref);

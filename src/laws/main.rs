@@ -18,6 +18,7 @@ mod programs;
 mod proxy;
 mod refused;
 mod shards;
+mod shares;
 mod spoken;
 mod steering;
 mod supervised;

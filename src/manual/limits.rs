@@ -10,6 +10,8 @@
 //! | calls on the way from one shard to one other through one port | 64 | [`CallOptions`](crate::mesh::CallOptions) | the call waits for a credit |
 //! | jobs from outside threads per shard | 1 024 | | `Full`, with the job |
 //! | messages, timers, polls of tasks in a turn | 64 per source, 256, 512 | [`Budgets`](crate::shard::Budgets) | the rest comes in the next turn |
+//! | groups of tasks per shard | 32 | [`group`](crate::shard::Shard::group) | an error |
+//! | what a group with something to do is kept waiting beyond its shares | a quarter of a turn's time of each other group, a turn of one in the latency class, and the poll that runs | [`Budgets`](crate::shard::Budgets), [`yield_if_needed`](crate::shard::Shard::yield_if_needed) | it runs |
 //! | a turn before it is logged | 100 ms | `WATERWHEEL_STALL_MS` | a line that names the shard and the length |
 //! | a turn before [`yield_if_needed`](crate::shard::Shard::yield_if_needed) gives way | 500 µs | [`Budgets`](crate::shard::Budgets) | others run first |
 //! | connections served at once | as [`serve`](crate::net::Acceptor::serve) is told | its `limit` | they go to a shard below its limit; without one they wait in the backlog |
@@ -61,6 +63,5 @@
 //!
 //! # What is missing
 //!
-//! The kernel does not steer yet. A shard whose root panics stays down, and its listener's queue with it; the others go
-//! on. There are no groups of tasks with shares, no reload: a new configuration is a new process.
+//! There is no reload: a new configuration is a new process.
 //! The names of a proxy's upstreams are looked up once, when it starts: where their addresses change, start a new one.

@@ -14,14 +14,12 @@ use std::time::Duration;
 use waterwheel_reactor::{Inspect, Reactor, TaskNote, Time};
 
 use super::between::Between;
+use super::schedule::{GroupId, Groups};
 use super::sync::per_thread;
 use super::task::{self, Foreign, Handle, Key, Slab, StopWish};
 use super::waiters::Waiters;
 use super::wheel::Wheel;
 use super::{Budgets, Phase, ShardId, Stats};
-
-/// Polls of tasks between two looks at the clock, which costs about as much as one of them.
-const POLLS_PER_LOOK: usize = 16;
 
 per_thread! {
     /// Which shard this thread is: set when its root is made, kept until that is dropped, because reactors wake tasks
@@ -38,10 +36,12 @@ pub(crate) struct Core {
     foreign: Arc<Foreign>,
     pub(super) budgets: Budgets,
     tasks: RefCell<Slab>,
-    /// Tasks to poll, in the order of their wakes. At most one entry a task, by its `here` flag.
+    /// Tasks of the plain group to poll, in the order of their wakes. At most one entry a task, by its `here` flag.
     ready: RefCell<VecDeque<Key>>,
     /// Tasks that gave way: they go behind `ready` when the turn ends.
     later: RefCell<VecDeque<Key>>,
+    /// The tasks' groups; those that are not plain have their own queues there.
+    pub(super) groups: Groups,
     /// The task being polled gives way.
     gives_way: Cell<bool>,
     /// The root is gone: nothing runs any more.
@@ -87,6 +87,7 @@ impl Core {
             tasks: RefCell::default(),
             ready: RefCell::default(),
             later: RefCell::default(),
+            groups: Groups::default(),
             gives_way: Cell::new(false),
             over: Cell::new(false),
             arrivals: RefCell::default(),
@@ -188,6 +189,7 @@ impl Core {
         name: &'static str,
         spawned: &'static Location<'static>,
         mark: u32,
+        group: GroupId,
         future: Pin<Box<dyn Future<Output = ()>>>,
     ) -> Key {
         if self.over.get() {
@@ -196,11 +198,15 @@ impl Core {
         }
         self.stats.spawned.set(self.stats.spawned.get() + 1);
         let mut tasks = self.tasks.borrow_mut();
-        let key = tasks.insert(name, spawned, mark, future, &self.foreign);
+        let key = tasks.insert(name, spawned, mark, group, future, &self.foreign);
         let places = tasks.places();
         drop(tasks);
-        self.make_room(places);
-        self.push_ready(key);
+        if self.groups.is_plain(group) {
+            self.make_room(places);
+        } else {
+            self.groups.make_room(group, places);
+        }
+        self.push_ready(key, group);
         key
     }
 
@@ -225,17 +231,30 @@ impl Core {
         self.tasks.borrow().len()
     }
 
+    pub(super) fn task_places(&self) -> usize {
+        self.tasks.borrow().places()
+    }
+
     pub(super) fn task_names(&self) -> Vec<&'static str> {
         self.tasks.borrow().notes().into_iter().map(|note| note.name).collect()
     }
 
     /// Queues a task. Outside a turn the first one wakes the root.
-    pub(super) fn push_ready(&self, key: Key) {
+    pub(super) fn push_ready(&self, key: Key, group: GroupId) {
+        if !self.groups.is_plain(group) {
+            return self.push_to_group(key, group);
+        }
         let mut ready = self.ready.borrow_mut();
         let first = ready.is_empty();
         ready.push_back(key);
         drop(ready);
-        if first && !self.in_turn.get() {
+        if first {
+            self.wake_root_between_turns();
+        }
+    }
+
+    pub(super) fn wake_root_between_turns(&self) {
+        if !self.in_turn.get() {
             self.wake_root();
         }
     }
@@ -260,15 +279,26 @@ impl Core {
 
     pub(super) fn begin_turn(&self) {
         self.in_turn.set(true);
-        self.turn_began.set(self.reactor.now());
+        let now = self.reactor.now();
+        self.turn_began.set(now);
+        self.groups.charge_from(now);
     }
 
     pub(super) fn end_turn(&self) {
         let mut later = self.later.borrow_mut();
         if !later.is_empty() {
-            self.ready.borrow_mut().append(&mut later);
+            let mut ready = self.ready.borrow_mut();
+            // As a rule: an exchange is cheaper than a move.
+            if ready.is_empty() {
+                std::mem::swap(&mut *ready, &mut *later);
+            } else {
+                ready.append(&mut later);
+            }
         }
         drop(later);
+        if !self.groups.none_busy() {
+            self.groups.end_turn();
+        }
         self.in_turn.set(false);
     }
 
@@ -305,22 +335,25 @@ impl Core {
     }
 
     pub(super) fn nothing_ready(&self) -> bool {
-        self.ready.borrow().is_empty()
+        self.ready.borrow().is_empty() && self.groups.none_busy()
     }
 
-    /// Polls ready tasks, those woken meanwhile included, until none is left or a budget ends: of tasks, or of time,
-    /// which is looked at now and then.
-    pub(super) fn run_ready(&self) {
-        for poll in 1..=self.budgets.tasks {
-            if poll % POLLS_PER_LOOK == 0 && self.turn_is_long() {
-                return;
-            }
-            let Some(key) = self.ready.borrow_mut().pop_front() else { return };
-            self.poll_task(key);
-        }
+    /// The next task of the plain group.
+    pub(super) fn pop_ready(&self) -> Option<Key> {
+        self.ready.borrow_mut().pop_front()
     }
 
-    fn poll_task(&self, key: Key) {
+    /// How many tasks of the plain group are ready, and how many gave way.
+    pub(super) fn plain_lengths(&self) -> (usize, usize) {
+        (self.ready.borrow().len(), self.later.borrow().len())
+    }
+
+    /// No group is plain any more: what was in its queues.
+    pub(super) fn take_plain(&self) -> (VecDeque<Key>, VecDeque<Key>) {
+        (self.ready.take(), self.later.take())
+    }
+
+    pub(super) fn poll_task(&self, key: Key) {
         let slot = key.slot;
         let Some(block) = self.tasks.borrow().block(slot) else { return };
         let entry = &block[task::place(slot)];
@@ -352,12 +385,20 @@ impl Core {
         drop_contained(ended);
     }
 
-    // It was queued during its poll, so it is among the last.
+    // It was queued during its poll, so it is among the last, and as a rule the last.
     fn move_later(&self, key: Key) {
-        let mut ready = self.ready.borrow_mut();
-        if let Some(key) = ready.iter().rposition(|queued| *queued == key).and_then(|at| ready.remove(at)) {
-            self.later.borrow_mut().push_back(key);
+        if !self.groups.is_plain(self.groups.running()) {
+            return self.groups.move_later(key);
         }
+        let mut ready = self.ready.borrow_mut();
+        if ready.back() == Some(&key) {
+            ready.pop_back();
+        } else if let Some(at) = ready.iter().rposition(|queued| *queued == key) {
+            ready.remove(at);
+        } else {
+            return;
+        }
+        self.later.borrow_mut().push_back(key);
     }
 
     fn report_panic(&self, task: &str, panic: &(dyn Any + Send)) {
@@ -413,13 +454,19 @@ impl Core {
 
     // ---- long work
 
-    /// Whether the running task should give way: its turn has used up its time, or messages wait.
+    /// Whether the running task should give way: its turn has used up its time, messages wait, or another group is
+    /// to run first.
     pub(super) fn should_yield(&self) -> bool {
-        self.turn_is_long() || self.between.rung()
+        let now = self.reactor.now();
+        self.is_long_at(now) || self.between.rung() || self.gives_way_to_group(now)
     }
 
-    fn turn_is_long(&self) -> bool {
-        self.reactor.now().since(self.turn_began.get()) >= self.budgets.turn
+    pub(super) fn turn_is_long(&self) -> bool {
+        self.is_long_at(self.reactor.now())
+    }
+
+    pub(super) fn is_long_at(&self, now: Time) -> bool {
+        now.since(self.turn_began.get()) >= self.budgets.turn
     }
 
     /// Reports a turn that kept everybody else waiting for too long.

@@ -15,6 +15,8 @@ use waterwheel_reactor::{Reactor, Time};
 use super::between::Between;
 use super::core::Core;
 use super::deferred::{Abandoned, Deferred, deferred};
+use super::group::{Group, GroupError, GroupStats, Shares};
+use super::schedule::GroupId;
 use super::sleep::{PhaseChange, Sleep, Timeout, YieldNow};
 use super::task::{Key, StopWish};
 use super::{Phase, ShardId, ShardStats, part_of};
@@ -24,6 +26,7 @@ use super::{Phase, ShardId, ShardStats, part_of};
 /// * Who: [`id`](Shard::id), [`count`](Shard::count), [`ids`](Shard::ids).
 /// * Time: [`now`](Shard::now), [`sleep`](Shard::sleep), [`timeout`](Shard::timeout).
 /// * Tasks: [`spawn`](Shard::spawn), [`yield_now`](Shard::yield_now), [`yield_if_needed`](Shard::yield_if_needed).
+/// * Groups of tasks: [`group`](Shard::group), [`group_stats`](Shard::group_stats).
 /// * Stopping: [`stopping`](Shard::stopping), [`phase`](Shard::phase), [`stop`](Shard::stop).
 /// * Messages, connections and listeners are in [`crate::mesh`] and [`crate::net`].
 #[derive(Clone)]
@@ -89,8 +92,8 @@ impl Shard {
 
     // ---- tasks
 
-    /// Starts a task on this shard; it runs from the next turn on, not inside this call. `name` says in reports what
-    /// kind of task it is. Dropping the returned [`Task`] lets it run; [`Task::cancel`] ends it.
+    /// Starts a task on this shard, in the [`Group`] of the one that calls; it runs from the next turn on, not inside
+    /// this call. `name` says in reports what kind of task it is. Dropping the returned [`Task`] lets it run; [`Task::cancel`] ends it.
     ///
     /// A task that panics ends alone: it is logged with its name and counted, and the shard goes on.
     #[track_caller]
@@ -107,16 +110,27 @@ impl Shard {
     where
         F: Future + 'static,
     {
-        let (resolver, output) = deferred();
-        let task = Box::pin(async move { resolver.resolve(future.await) });
-        let key = self.core.spawn(name, Location::caller(), mark, task);
-        Task { core: self.core.clone(), key, output }
+        Task::begin(&self.core, self.core.groups.running(), name, mark, future)
     }
 
     /// Starts a task whose result nobody wants; it takes less memory than [`spawn`](Shard::spawn).
     #[track_caller]
     pub fn spawn_detached(&self, name: &'static str, future: impl Future<Output = ()> + 'static) {
-        self.core.spawn(name, Location::caller(), 0, Box::pin(future));
+        self.core.spawn(name, Location::caller(), 0, self.core.groups.running(), Box::pin(future));
+    }
+
+    /// The group of this name, for tasks that are to have these shares of this shard's time; made if there is none yet,
+    /// else its shares are changed. `default` is the one whose tasks nobody spawned into another.
+    ///
+    /// # Errors
+    /// The shares make no sense, or the shard has 32 groups.
+    pub fn group(&self, name: &'static str, shares: Shares) -> Result<Group, GroupError> {
+        Group::find_or_make(&self.core, name, shares)
+    }
+
+    /// What each group has done, the default one first, then in the order in which they were made.
+    pub fn group_stats(&self) -> Vec<GroupStats> {
+        self.core.groups.stats(self.core.stats.polls.get())
     }
 
     /// The port mark of the running task; 0: none.
@@ -129,7 +143,8 @@ impl Shard {
         YieldNow::new(true)
     }
 
-    /// Gives way if the turn has used up its time or messages wait; else goes on at once. For long work.
+    /// Gives way if the turn has used up its time, messages wait, or another [`Group`] is to run; else goes on at once.
+    /// For long work.
     pub fn yield_if_needed(&self) -> YieldNow {
         YieldNow::new(self.core.should_yield())
     }
@@ -229,6 +244,23 @@ pub struct Task<T> {
 }
 
 impl<T> Task<T> {
+    #[track_caller]
+    pub(super) fn begin(
+        core: &Rc<Core>,
+        group: GroupId,
+        name: &'static str,
+        mark: u32,
+        future: impl Future<Output = T> + 'static,
+    ) -> Task<T>
+    where
+        T: 'static,
+    {
+        let (resolver, output) = deferred();
+        let task = Box::pin(async move { resolver.resolve(future.await) });
+        let key = core.spawn(name, Location::caller(), mark, group, task);
+        Task { core: core.clone(), key, output }
+    }
+
     /// Ends the task: its future is dropped now, or after the current poll if it cancels itself.
     pub fn cancel(self) {
         self.core.cancel(self.key);

@@ -5,17 +5,21 @@
 //!
 //! One poll of the root is a *turn*: take the bell and drain messages, fire due timers, poll ready tasks, ring the
 //! bells of the shards written to, return to the reactor. Each step has a budget ([`Budgets`]), so none starves
-//! another. Nothing completes inside its caller's stack: a resolved [`Deferred`], a message to oneself and a zero
-//! sleep are all seen on a later poll.
+//! another. Which of the ready tasks are polled first is for their groups to say, where a program makes any ([`Group`]).
+//! Nothing completes inside its caller's stack: a resolved [`Deferred`], a message to oneself and a zero sleep are all
+//! seen on a later poll.
 
 pub(crate) mod between;
 #[cfg(loom)]
 pub(crate) mod broken;
 pub(crate) mod core;
 mod deferred;
+mod group;
 mod handle;
 mod id;
+mod queue_times;
 pub(crate) mod root;
+mod schedule;
 mod sleep;
 pub(crate) mod sync;
 pub(crate) mod task;
@@ -34,9 +38,11 @@ use std::time::Duration;
 use waterwheel_reactor::Time;
 
 pub use deferred::{Abandoned, Deferred, Resolver, deferred, deferred_result};
+pub use group::{Group, GroupError, GroupStats, Shares};
 pub use handle::{Shard, Task, TaskEnded};
 pub use id::ShardId;
 pub(crate) use id::part_of;
+pub use queue_times::QueueTimes;
 pub use sleep::{Elapsed, PhaseChange, Sleep, Timeout, YieldNow, yield_waker};
 
 /// The limits of one turn. The defaults keep a turn well under a millisecond.

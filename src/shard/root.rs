@@ -11,6 +11,7 @@ use waterwheel_reactor::Time;
 
 use super::Phase;
 use super::core::{Core, drop_contained};
+use super::schedule::GroupId;
 use super::task::Key;
 
 /// How often a shard that spins looks at its bell before it looks at the kernel again: about 2 µs.
@@ -49,7 +50,7 @@ impl RootFuture {
             let _ended = ended;
             main.await;
         };
-        let main = core.spawn("main", made, 0, Box::pin(main));
+        let main = core.spawn("main", made, 0, GroupId::DEFAULT, Box::pin(main));
         RootFuture { core, main, over, armed: None, idle_since: None, rung: false, guard: Some(guard) }
     }
 

@@ -21,6 +21,7 @@ use super::between::RingForeign;
 #[cfg(loom)]
 use super::broken::{Break, broken, order};
 use super::core::Core;
+use super::schedule::GroupId;
 use super::sync::{AtomicBool, AtomicU64, Mutex};
 
 /// A place in the slab. Reused after its task ended; a waker of the old task is silent by then.
@@ -29,6 +30,8 @@ pub(super) type Slot = u32;
 /// What a task's wakers share.
 pub(super) struct Handle {
     key: Key,
+    /// Whose queue it is queued in.
+    group: GroupId,
     here: AtomicBool,
     away: AtomicBool,
     /// The shard's queue for other threads, which holds handles: hence weak. Also says which shard the task is of.
@@ -44,7 +47,7 @@ impl Wake for Handle {
         let here = Core::with_current(|core| {
             let mine = std::ptr::eq(Arc::as_ptr(core.foreign()), self.foreign.as_ptr());
             if mine && self.mark_here() {
-                core.push_ready(self.key);
+                core.push_ready(self.key, self.group);
             }
             mine
         });
@@ -124,12 +127,12 @@ impl Handle {
         if broken(Break::OneFlag) || broken(Break::ArriveAnyway) || broken(Break::ArriveUnmarked) {
             // With one flag it is up already, by whoever woke.
             if !broken(Break::ArriveUnmarked) || !self.here.load(Relaxed) {
-                core.push_ready(self.key);
+                core.push_ready(self.key, self.group);
             }
             return;
         }
         if self.mark_here() {
-            core.push_ready(self.key);
+            core.push_ready(self.key, self.group);
         }
     }
 }
@@ -306,6 +309,7 @@ impl Slab {
         name: &'static str,
         spawned: &'static Location<'static>,
         mark: u32,
+        group: GroupId,
         future: Pin<Box<dyn Future<Output = ()>>>,
         foreign: &Arc<Foreign>,
     ) -> Key {
@@ -315,6 +319,7 @@ impl Slab {
         // Queued by whoever spawns: so the flag is up from the start.
         let handle = Arc::new(Handle {
             key,
+            group,
             here: AtomicBool::new(true),
             #[cfg(loom)]
             away: AtomicBool::new(broken(Break::OneFlag)),

@@ -22,11 +22,11 @@ use super::*;
 
 /// A reactor without I/O whose clock stands still until it is moved.
 #[derive(Debug, Default)]
-struct Hand {
-    now: Cell<Time>,
+pub(super) struct Hand {
+    pub(super) now: Cell<Time>,
     /// How far each look at the clock moves it.
-    step: Cell<Duration>,
-    alarm: Alarm,
+    pub(super) step: Cell<Duration>,
+    pub(super) alarm: Alarm,
 }
 
 impl Reactor for Hand {
@@ -98,17 +98,20 @@ impl Wake for Count {
 }
 
 /// A shard driven by hand.
-struct Bench {
-    root: Option<Root>,
-    hand: Rc<Hand>,
+pub(super) struct Bench {
+    pub(super) root: Option<Root>,
+    pub(super) hand: Rc<Hand>,
     alone: Rc<Alone>,
     foreign: Arc<Foreign>,
     woken: Arc<Count>,
-    shard: Shard,
+    pub(super) shard: Shard,
 }
 
 impl Bench {
-    fn new<F: Future<Output = ()> + 'static>(budgets: Budgets, main: impl FnOnce(Shard) -> F) -> Bench {
+    pub(super) fn new<F: Future<Output = ()> + 'static>(
+        budgets: Budgets,
+        main: impl FnOnce(Shard) -> F,
+    ) -> Bench {
         let hand = Rc::new(Hand::default());
         let alone = Rc::new(Alone::default());
         let foreign = Arc::new(Foreign::new(Arc::new(Ring(alone.foreign.clone()))));
@@ -119,7 +122,7 @@ impl Bench {
     }
 
     /// One poll of the root. True: it wants another at once.
-    fn turn(&mut self) -> bool {
+    pub(super) fn turn(&mut self) -> bool {
         let waker = Waker::from(self.woken.clone());
         self.woken.0.store(0, SeqCst);
         let root = self.root.as_mut().expect("the root has ended");
@@ -127,6 +130,11 @@ impl Bench {
             self.root = None;
             return false;
         }
+        self.woken.0.load(SeqCst) > 0
+    }
+
+    /// Whether somebody asked for a turn since the last one began.
+    pub(super) fn wants_a_turn(&self) -> bool {
         self.woken.0.load(SeqCst) > 0
     }
 
@@ -154,7 +162,7 @@ impl Bench {
 
 type Log = Rc<RefCell<Vec<&'static str>>>;
 
-fn ms(n: u64) -> Duration {
+pub(super) fn ms(n: u64) -> Duration {
     Duration::from_millis(n)
 }
 

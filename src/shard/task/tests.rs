@@ -139,7 +139,8 @@ impl Pair {
             let _told = told;
             pending::<()>().await;
         });
-        let key = self.slab.insert(NAMES[id % 3], Location::caller(), id as u32, future, &self.foreign);
+        let here = Location::caller();
+        let key = self.slab.insert(NAMES[id % 3], here, id as u32, GroupId::DEFAULT, future, &self.foreign);
         assert!(self.tasks.iter().all(|(other, _)| *other != key), "a key was given twice");
         assert!(
             self.living().into_iter().all(|other| self.tasks[other].0.slot != key.slot),

@@ -1,4 +1,4 @@
-//! Tasks, timers and deferred values of one shard under a random program: whoever was not cancelled comes to its end,
+//! Tasks, in groups, timers and deferred values of one shard under a random program: whoever was not cancelled comes to its end,
 //! nobody else is cancelled in its place, nothing fires early, and what is equal fires in order.
 
 use std::cell::{Cell, RefCell};
@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use anyhow::ensure;
-use waterwheel::shard::{Shard, Task, deferred};
+use waterwheel::shard::{Shard, Shares, Task, deferred};
 use waterwheel::sim::{Check, Random, World};
 
 /// What one task has come to.
@@ -66,11 +66,17 @@ async fn works(shard: Shard, book: Rc<Book>, me: usize, seed: u64) {
 async fn tasks(world: World) -> anyhow::Result<()> {
     let (shard, book) = (world.shard().clone(), Rc::<Book>::default());
     let mut held: Vec<(usize, Task<()>)> = Vec::new();
+    let groups = [
+        shard.group("default", Shares(1 + world.below(200) as u32))?,
+        shard.group("measured", Shares(1 + world.below(200) as u32))?.with_queue_times(),
+        shard.group("urgent", Shares(1 + world.below(200) as u32))?.with_latency_class(),
+    ];
     for _ in 0..30 + world.below(100) {
         if world.chance(0.6) {
             let me = book.fates.borrow().len();
             book.fates.borrow_mut().push(Fate::Runs);
-            held.push((me, shard.spawn("works", works(shard.clone(), book.clone(), me, world.number()))));
+            let group = &groups[world.below(groups.len() as u64) as usize];
+            held.push((me, group.spawn("works", works(shard.clone(), book.clone(), me, world.number()))));
         }
         // Many have ended by then, and others have their places.
         if world.chance(0.4) && !held.is_empty() {
