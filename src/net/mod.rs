@@ -1,6 +1,7 @@
 //! Connections, listeners and endpoints of one shard.
 
 mod accepting;
+pub mod client_hello;
 mod connect;
 mod connection;
 mod endpoint;
@@ -12,8 +13,11 @@ mod linger;
 mod listener;
 mod lookup;
 pub(crate) mod names;
+mod network;
 mod offered;
+mod peek;
 mod places;
+pub mod proxy_header;
 mod pump;
 mod queue;
 pub(crate) mod quoted;
@@ -26,6 +30,8 @@ pub(crate) use linger::lingered;
 pub(crate) use listener::Steering;
 pub use listener::{Acceptor, Listening};
 pub use lookup::{Lookups, ResolveError};
+pub use network::{Network, NetworkError, NetworkFault};
+pub use peek::PeekError;
 pub use places::Places;
 pub use pump::pump;
 pub use queue::{AcceptCounters, AcceptStats};
