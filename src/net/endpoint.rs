@@ -323,7 +323,7 @@ fn plain_host(host: &str) -> Result<Host, EndpointFault> {
 }
 
 /// Whether a text is made like the name of a host, which may end in a dot.
-pub(super) fn is_host_name(text: &str) -> bool {
+pub(crate) fn is_host_name(text: &str) -> bool {
     let labels = text.strip_suffix('.').unwrap_or(text);
     let of_label = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
     let good = |label: &str| (1..=LABEL_BYTES_MAX).contains(&label.len()) && label.bytes().all(of_label);

@@ -24,6 +24,7 @@ pub(crate) mod quoted;
 pub(crate) mod reserve;
 
 pub use connection::{Connection, Receiving, Sending};
+pub(crate) use endpoint::is_host_name;
 pub use endpoint::{Endpoint, EndpointError, EndpointFault};
 pub use exchange::{End, Exchange, Pump};
 pub(crate) use linger::lingered;

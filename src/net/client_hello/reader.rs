@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use super::{ClientHello, HelloError};
-use crate::net::endpoint::is_host_name;
+use crate::net::is_host_name;
 
 const HANDSHAKE_RECORD: u8 = 22;
 const CLIENT_HELLO: u8 = 1;

@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use waterwheel_reactor::{Address, Time};
 
-use super::{HEADER_BYTES_MAX, ProxyHeader, ReadHeaderError, read_header, try_header};
+use super::{HEADER_BYTES_MAX, ProxyHeader, ReadHeaderError, Version, read_header, try_header};
 use crate::net::quoted::Quoted;
 use crate::net::{Connection, Network, NetworkError};
 
@@ -151,5 +151,6 @@ macro_rules! words {
     };
 }
 
+words!(Version, "version of the PROXY protocol", "v1" => One, "v2" => Two);
 words!(Wanted, "way to take PROXY headers", "accept" => Accept, "require" => Require);
 words!(Others, "way to treat who is not trusted", "refuse" => Refuse, "pass" => Pass);
