@@ -179,6 +179,25 @@ impl Report {
         let total = shards.iter().map(|shard| shard.counters).fold(Counters::default(), std::ops::Add::add);
         Report { schema: 1, reactor, total, shards, undelivered, silent }
     }
+
+    /// A line per upstream, summed over the shards.
+    fn fmt_upstreams(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (place, upstream) in
+            self.shards.first().map_or(&[][..], |shard| &shard.upstreams).iter().enumerate()
+        {
+            let sum = |of: fn(&UpstreamCounters) -> u64| -> u64 {
+                self.shards.iter().filter_map(|shard| shard.upstreams.get(place)).map(of).sum()
+            };
+            let (active, connected, failed) = (sum(|u| u.active), sum(|u| u.connected), sum(|u| u.failed));
+            let group = upstream.group.as_ref().map_or(String::new(), |name| format!(" of {name}"));
+            writeln!(
+                f,
+                "upstream {}{group}: active {active}, connected {connected}, failed {failed}",
+                upstream.address
+            )?;
+        }
+        Ok(())
+    }
 }
 
 impl fmt::Display for Report {
@@ -238,20 +257,7 @@ impl fmt::Display for Report {
                 "reset for their first bytes: {refused}, for a name that no route takes: {no_route}"
             )?;
         }
-        for (place, upstream) in
-            self.shards.first().map_or(&[][..], |shard| &shard.upstreams).iter().enumerate()
-        {
-            let sum = |of: fn(&UpstreamCounters) -> u64| -> u64 {
-                self.shards.iter().filter_map(|shard| shard.upstreams.get(place)).map(of).sum()
-            };
-            let (active, connected, failed) = (sum(|u| u.active), sum(|u| u.connected), sum(|u| u.failed));
-            let group = upstream.group.as_ref().map_or(String::new(), |name| format!(" of {name}"));
-            writeln!(
-                f,
-                "upstream {}{group}: active {active}, connected {connected}, failed {failed}",
-                upstream.address
-            )?;
-        }
+        self.fmt_upstreams(f)?;
         for shard in &self.silent {
             writeln!(f, "shard {shard} did not answer")?;
         }
