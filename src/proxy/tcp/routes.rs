@@ -86,9 +86,6 @@ impl Routes {
             if places.insert(&group.name, place + 1).is_some() {
                 return Err(ProxyError::GroupTwice { group: group.name.clone() });
             }
-            if settings.routes.iter().all(|route| route.group != group.name) {
-                return Err(ProxyError::UnroutedGroup { group: group.name.clone() });
-            }
         }
         for Route { pattern, group } in &settings.routes {
             let Some(place) = places.get(group) else {
@@ -99,7 +96,11 @@ impl Routes {
                 return Err(ProxyError::RouteTwice { pattern: pattern.clone() });
             }
         }
-        Ok(routes)
+        let is_routed = |group: &&Group| settings.routes.iter().any(|route| route.group == group.name);
+        match settings.groups.iter().find(|group| !is_routed(group)) {
+            Some(group) => Err(ProxyError::UnroutedGroup { group: group.name.clone() }),
+            None => Ok(routes),
+        }
     }
 
     pub(super) fn is_empty(&self) -> bool {

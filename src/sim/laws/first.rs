@@ -12,7 +12,7 @@ use waterwheel::net::{Connection, Endpoint};
 use waterwheel::proxy::tcp::{Counters, Group, Proxy, Settings};
 use waterwheel::reactor::{Address, ConnectOptions, Time};
 use waterwheel::runtime::Config;
-use waterwheel::sim::{Check, World};
+use waterwheel::sim::{Check, Random, World};
 
 const LIMIT: Duration = Duration::from_secs(5);
 /// More than a turn and the way there and back take in a world without faults.
@@ -116,7 +116,10 @@ async fn client(world: &World, to: Address, plan: &Plan) -> anyhow::Result<(Time
             break;
         }
         rest = after;
-        if world.chance(0.5) {
+        if plan.fate == Fate::Late {
+            // So slow that whoever counts from the last byte would take too long.
+            world.sleep(SLACK * 3 / 5).await;
+        } else if world.chance(0.5) {
             world.sleep(Duration::from_micros(world.below(20_000))).await;
         }
     }
@@ -246,4 +249,52 @@ fn passed_on(plans: &[Plan], got: &[Got], total: &Counters) -> anyhow::Result<()
 #[test]
 fn first_bytes_are_read_in_time_and_passed_on_whole() {
     Check::new().seeds(300).run(scene);
+}
+
+/// Takes bytes and puts some back, again and again, with more behind them that were lent already.
+async fn puts_back(world: World) -> anyhow::Result<()> {
+    let (tell, told) = flume::unbounded();
+    let sent: Vec<u8> = (0..3_000 + world.below(3_000)).map(|at| (at % 251) as u8).collect();
+    let to = upstream(&world, "sink", true, &tell)?.literal().expect("an address");
+    let proxy = world.host("proxy");
+    let runtime = proxy.runtime(1);
+    let listening = runtime.listen("tcp:0.0.0.0:80")?;
+    let (seed, kept) = (world.number(), sent.len());
+    let running = proxy.start(runtime, move |shard| {
+        let (listening, to) = (listening.clone(), to.clone());
+        async move {
+            let mut acceptor = shard.accept_on(&listening)?;
+            let mut client = acceptor.accept().await.expect("a client")?;
+            let mut rng = Random::new(seed);
+            let mut far = shard.connect(&to, &ConnectOptions::default()).await?;
+            let mut passed = 0;
+            while passed < kept / 2 {
+                let lent = client.fill().await?;
+                let taken = lent[..1 + rng.below(lent.len() as u64) as usize].to_vec();
+                client.consume(taken.len());
+                let (front, back) = taken.split_at(rng.below(taken.len() as u64 + 1) as usize);
+                client.unread(back.to_vec()).await?;
+                far.write_all(front).await?;
+                passed += front.len();
+            }
+            // The rest goes with what was put back last.
+            client.pump(far, None).await;
+            Ok(())
+        }
+    });
+    world.sleep(Duration::from_millis(10)).await;
+    let mut near = world.shard().connect(&Address::Inet(proxy.at(80)), &ConnectOptions::default()).await?;
+    for piece in sent.chunks(1 + world.below(900) as usize) {
+        near.write_all(piece).await?;
+    }
+    near.close_write().await?;
+    running.await?;
+    let got = told.try_iter().map(|(_, bytes)| bytes).max_by_key(Vec::len);
+    ensure!(got.as_ref() == Some(&sent), "other bytes came");
+    Ok(())
+}
+
+#[test]
+fn what_is_put_back_comes_first_and_once() {
+    Check::new().seeds(200).run(puts_back);
 }
