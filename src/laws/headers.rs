@@ -254,7 +254,7 @@ fn an_upstream_is_told_what_a_believed_header_said(reactor: &str) {
     }
 }
 
-/// HAProxy with a listener on 127.0.0.1 whose connections go to `server`; `None` where it is not installed.
+/// HAProxy with a listener whose connections go to `server`; `None` where it is not installed.
 fn haproxy(listen: &str, server: &str) -> Option<(Process, SocketAddr)> {
     let found = Command::new("haproxy").arg("-v").stdout(Stdio::null()).stderr(Stdio::null()).status();
     if !found.is_ok_and(|status| status.success()) {
@@ -262,8 +262,8 @@ fn haproxy(listen: &str, server: &str) -> Option<(Process, SocketAddr)> {
         return None;
     }
     let folder = tempfile::tempdir().unwrap();
-    // It does not tell which port the kernel chose: this one is free until it takes it.
-    let at = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    // It does not tell which port the kernel chose: this one is free until it takes it, since nobody else uses the address.
+    let at = TcpListener::bind("127.0.7.1:0").unwrap().local_addr().unwrap();
     let configuration = format!(
         "global\n  maxconn 100\ndefaults\n  mode tcp\n  timeout connect 20s\n  timeout client 20s\n  timeout server 20s\n  \
          unique-id-format ww-%pid\nlisten one\n  bind {at} {listen}\n  server one {server}\n"
@@ -272,7 +272,7 @@ fn haproxy(listen: &str, server: &str) -> Option<(Process, SocketAddr)> {
     std::fs::write(&file, configuration).unwrap();
     let process = Process::start(Command::new("haproxy").arg("-db").arg("-f").arg(&file));
     // A connection that is made to see would go on through all of the chain. 0A is the state of who listens.
-    let listens = format!(" 0100007F:{:04X} 00000000:0000 0A ", at.port());
+    let listens = format!(" 0107007F:{:04X} 00000000:0000 0A ", at.port());
     eventually("HAProxy to listen", || {
         std::fs::read_to_string("/proc/net/tcp").unwrap().contains(&listens).then_some(())
     });
@@ -294,7 +294,7 @@ fn haproxy_is_understood_and_understands(reactor: &str) {
         let proxy = Proxy::start(reactor, &[last], &[&REQUIRE[..], &["--send-proxy", version]].concat());
         let Some((_first, first)) = haproxy("", &format!("{} {sends}", proxy.at)) else { return };
         let mut client = client(first);
-        let line = format!("PROXY TCP4 127.0.0.1 127.0.0.1 {} {}\r\n", port(&client), first.port());
+        let line = format!("PROXY TCP4 127.0.0.1 127.0.7.1 {} {}\r\n", port(&client), first.port());
         send(&mut client, b"payload", usize::MAX);
         let mut upstream = meet(&listener);
         let got = all(&mut upstream);
