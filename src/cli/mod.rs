@@ -193,7 +193,8 @@ mod tests {
             ("proxy tcp --upstream 127.0.0.1:1", "--listen"),
             (
                 "proxy tcp --upstream 127.0.0.1:1 --listen 127.0.0.1:0",
-                "--balance --connect-timeout --retries",
+                "--balance --connect-timeout --retries --proxy-protocol --proxy-trusted --proxy-untrusted --send-proxy \
+                 --group --sni --first-bytes-timeout",
             ),
         ] {
             for flag in flags.split(' ') {

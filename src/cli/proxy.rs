@@ -9,7 +9,9 @@ use super::values::{SERVED_MAX, whole};
 use super::{Failure, output};
 use crate::load::units::parse_duration;
 use crate::net::Endpoint;
-use crate::proxy::tcp::{self, Balance, ProxyError, Settings};
+use crate::net::proxy_header::{HeaderPolicy, Others, TrustedSource, Version, Wanted};
+use crate::net::quoted::Quoted;
+use crate::proxy::tcp::{self, Balance, Group, ProxyError, Route, Settings};
 use crate::runtime::{Config, Runtime};
 
 #[derive(Debug, Subcommand)]
@@ -26,7 +28,7 @@ pub(super) struct Tcp {
     listen: Vec<Endpoint>,
     /// Where connections go. May be given several times. A name is looked up once, at the start; each of its addresses is
     /// an upstream. One that could not be connected comes behind the others for 5 s.
-    #[arg(long, required = true, value_name = "ENDPOINT")]
+    #[arg(long, required_unless_present = "sni", value_name = "ENDPOINT")]
     upstream: Vec<Endpoint>,
     /// How an upstream is chosen: `round-robin` or `least-connections`.
     #[arg(long, default_value_t, value_name = "WAY")]
@@ -43,9 +45,53 @@ pub(super) struct Tcp {
     /// The most connections served at once, over all shards and listeners; at least one for each shard.
     #[arg(long, default_value = "100000", value_parser = whole::<usize, 1, SERVED_MAX>, value_name = "COUNT")]
     connections: usize,
+    /// Read PROXY headers (versions 1 and 2): `require` one of each client, or `accept` clients without one too. Who may
+    /// send one says --proxy-trusted.
+    #[arg(long, requires = "proxy_trusted", value_name = "WAY")]
+    proxy_protocol: Option<Wanted>,
+    /// Whose PROXY headers are believed: networks as in `10.0.0.0/8,2001:db8::/32`, and `unix` for clients of Unix sockets.
+    /// May be given several times.
+    #[arg(long, requires = "proxy_protocol", value_delimiter = ',', value_name = "LIST")]
+    proxy_trusted: Vec<TrustedSource>,
+    /// What becomes of clients that are not trusted: `refuse` resets them, `pass` serves them and believes nothing.
+    #[arg(long, requires = "proxy_protocol", default_value_t, value_name = "WAY")]
+    proxy_untrusted: Others,
+    /// Tell upstreams who the client is, in a PROXY header of version `v1` or `v2`.
+    #[arg(long, value_name = "VERSION")]
+    send_proxy: Option<Version>,
+    /// Where connections of a group go, as in `shop=tcp:10.0.0.1:443`. May be given several times, also for one group.
+    #[arg(long, requires = "sni", value_parser = member, value_name = "NAME=ENDPOINT")]
+    group: Vec<(String, Endpoint)>,
+    /// Send clients to a group by the server's name in their TLS hello, which is passed on: `shop.example.org=shop`, or
+    /// `*.example.org=shop` for all names below it. May be given several times. Others go to --upstream.
+    #[arg(long, requires = "group", value_name = "NAME=GROUP")]
+    sni: Vec<Route>,
+    /// How long a client's PROXY header and TLS hello may take together, where they are read; more than `0s`.
+    #[arg(long, default_value = "5s", value_parser = parse_duration, value_name = "TIME")]
+    first_bytes_timeout: Duration,
     /// Print counters as JSON.
     #[arg(long)]
     json: bool,
+}
+
+/// `NAME=ENDPOINT`: an upstream of a group.
+fn member(text: &str) -> Result<(String, Endpoint), String> {
+    let (name, endpoint) = text.split_once('=').filter(|(name, _)| !name.is_empty()).ok_or_else(|| {
+        format!("{} is not NAME=ENDPOINT; allowed: as in shop=tcp:10.0.0.1:443", Quoted(text))
+    })?;
+    Ok((name.to_owned(), endpoint.parse().map_err(|error| format!("{error}"))?))
+}
+
+/// Each name once, in the order in which they came first.
+fn groups(members: Vec<(String, Endpoint)>) -> Vec<Group> {
+    let mut groups: Vec<Group> = Vec::new();
+    for (name, endpoint) in members {
+        match groups.iter_mut().find(|group| group.name == name) {
+            Some(group) => group.upstreams.push(endpoint),
+            None => groups.push(Group { name, upstreams: vec![endpoint] }),
+        }
+    }
+    groups
 }
 
 impl Command {
@@ -67,7 +113,16 @@ impl Tcp {
                 failure.tell();
             }
         };
+        let header = self.proxy_protocol.map(|wanted| {
+            let others = self.proxy_untrusted;
+            HeaderPolicy { others, ..HeaderPolicy::new(wanted, self.proxy_trusted) }
+        });
         let settings = Settings {
+            header,
+            send_header: self.send_proxy,
+            groups: groups(self.group),
+            routes: self.sni,
+            first_bytes_timeout: self.first_bytes_timeout,
             balance: self.balance,
             connect_timeout: self.connect_timeout,
             retries: self.retries,
@@ -90,6 +145,13 @@ impl Tcp {
             }
             Err(error @ ProxyError::NoTimeToConnect) => {
                 Err(Failure::Usage(format!("--connect-timeout: {error}")))
+            }
+            Err(error @ ProxyError::NoTimeForFirstBytes) => {
+                Err(Failure::Usage(format!("--first-bytes-timeout: {error}")))
+            }
+            Err(error @ ProxyError::UnroutedGroup { .. }) => Err(Failure::Usage(format!("--group: {error}"))),
+            Err(error @ (ProxyError::NoGroup { .. } | ProxyError::RouteTwice { .. })) => {
+                Err(Failure::Usage(format!("--sni: {error}")))
             }
             Err(error @ (ProxyError::NoListener | ProxyError::NoUpstream | ProxyError::Itself { .. })) => {
                 Err(Failure::Usage(error.to_string()))

@@ -79,6 +79,38 @@ fn a_flag_that_makes_no_sense_stops_the_start_and_overrides_its_variable() {
         (&["--retries", "-1"], &["'-1'", "--retries", "allowed: 0 to "]),
         (&["--spin-us", "-1"], &["--spin-us=\"-1\": not a whole number; allowed: "]),
         (&["--balance", "fair"], &["fair", "--balance", "allowed: round-robin, least-connections"]),
+        (&["--proxy-protocol", "maybe"], &["\"maybe\"", "--proxy-protocol", "allowed: accept, require"]),
+        (&["--proxy-protocol", "require"], &["--proxy-trusted"]),
+        (&["--proxy-trusted", "10.0.0.0/8"], &["--proxy-protocol"]),
+        (
+            &["--proxy-protocol", "accept", "--proxy-trusted", "10.0.0.0/8,10.1.2.3/8"],
+            &["\"10.1.2.3/8\"", "--proxy-trusted", "allowed: 10.0.0.0/8, or unix"],
+        ),
+        (
+            &["--proxy-protocol", "accept", "--proxy-trusted", "here"],
+            &["\"here\"", "--proxy-trusted", "allowed: ADDRESS", "or unix"],
+        ),
+        (&["--proxy-untrusted", "deny"], &["\"deny\"", "--proxy-untrusted", "allowed: refuse, pass"]),
+        (&["--send-proxy", "3"], &["\"3\"", "--send-proxy", "allowed: v1, v2"]),
+        (&["--sni", "a.example=a"], &["--group"]),
+        (&["--group", "a=127.0.0.1:1"], &["--sni"]),
+        (&["--group", "127.0.0.1:1"], &["\"127.0.0.1:1\"", "--group", "NAME=ENDPOINT"]),
+        (&["--group", "a=nowhere"], &["\"nowhere\"", "--group", "the port is missing; allowed: "]),
+        (&["--sni", "a.example"], &["\"a.example\"", "--sni", "PATTERN=GROUP"]),
+        (&["--sni", "*a.example=a"], &["\"*a.example\"", "--sni", "allowed: as in shop.example.org"]),
+        (
+            &["--group", "a=127.0.0.1:1", "--sni", "x.example=b", "--sni", "y.example=a"],
+            &["--sni: the route of x.example leads to \"b\", and there is no group of that name"],
+        ),
+        (
+            &["--group", "a=127.0.0.1:1", "--sni", "x.example=a", "--sni", "X.example=a"],
+            &["--sni: x.example has two routes"],
+        ),
+        (
+            &["--group", "a=127.0.0.1:1", "--group", "b=127.0.0.1:1", "--sni", "x.example=a"],
+            &["--group: no route leads to the group \"b\""],
+        ),
+        (&["--first-bytes-timeout", "0s"], &["--first-bytes-timeout: ", "no time", "allowed: more than 0s"]),
         (&["--bogus"], &["--bogus"]),
         (&["surplus"], &["surplus"]),
     ] {

@@ -1,4 +1,5 @@
-//! HAND-3: what was read before a connection went to another shard is delivered there, once and in order.
+//! HAND-3: what was read before a connection went to another shard is delivered there, once and in order; and so is what
+//! was read and put back.
 
 use std::io::Write;
 use std::net::{Shutdown, SocketAddr};
@@ -6,13 +7,16 @@ use std::rc::Rc;
 
 use anyhow::anyhow;
 use waterwheel::mesh::{Mailbox, Sender};
-use waterwheel::net::Connection;
+use waterwheel::net::{Connection, PeekError};
 use waterwheel::reactor::Incoming;
 use waterwheel::shard::{Shard, ShardId};
 
-use super::kit::{Pattern, Random, Server, client, config, on_each_reactor, spawn};
+use super::kit::{LONG, Pattern, Random, Server, client, config, on_each_reactor, spawn};
 
-on_each_reactor![hand_3_bytes_read_before_a_hand_off_arrive_once_and_in_order,];
+on_each_reactor![
+    hand_3_bytes_read_before_a_hand_off_arrive_once_and_in_order,
+    bytes_put_back_arrive_once_and_in_order,
+];
 
 /// How often each connection changes shards.
 const HOPS: u8 = 6;
@@ -107,4 +111,44 @@ fn hand_3_bytes_read_before_a_hand_off_arrive_once_and_in_order(reactor: &str) {
     let clients: Vec<_> = (0..12).map(|seed| spawn(move || there_and_back(at, seed))).collect();
     let got: Vec<u64> = clients.into_iter().map(|client| client.join().unwrap()).collect();
     assert_eq!(got, [EACH; 12]);
+}
+
+/// Echoes, and puts a part back before, or looks at more than comes at once and takes less.
+async fn hesitate(mut connection: Connection) -> anyhow::Result<()> {
+    let mut seed = [0];
+    connection.read_exact(&mut seed).await?;
+    let (shard, mut random) = (connection.shard().clone(), Random::new(u64::from(seed[0])));
+    let mut buffer = vec![0; 4_000];
+    loop {
+        let (most, way) = (random.up_to(4_000), random.up_to(4));
+        if way == 1 {
+            let enough = |all: &[u8], _| (all.len() >= most).then(|| (all[..most / 2].to_vec(), most / 2));
+            match connection.peek_until(shard.turn_time() + LONG, most, enough).await {
+                Ok(taken) => {
+                    connection.write_all(&taken).await?;
+                    continue;
+                }
+                Err(PeekError::Ended { .. }) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        let mut got = connection.read(&mut buffer[..most]).await?;
+        if got == 0 {
+            return Ok(connection.close().await?);
+        }
+        if way == 2 {
+            let kept = random.up_to(got as u64);
+            connection.unread(buffer[kept..got].to_vec()).await?;
+            got = kept;
+        }
+        connection.write_all(&buffer[..got]).await?;
+    }
+}
+
+fn bytes_put_back_arrive_once_and_in_order(reactor: &str) {
+    let server = Server::start(config(reactor, 2), hesitate);
+    let at = server.at;
+    let clients: Vec<_> = (0..6).map(|seed| spawn(move || there_and_back(at, seed))).collect();
+    let got: Vec<u64> = clients.into_iter().map(|client| client.join().unwrap()).collect();
+    assert_eq!(got, [EACH; 6]);
 }

@@ -9,6 +9,7 @@ mod ending;
 mod endless;
 mod full;
 mod handing;
+mod headers;
 mod kit;
 mod left;
 mod limits;

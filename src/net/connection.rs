@@ -161,6 +161,19 @@ impl Connection {
         poll_fn(|cx| source.poll_release(cx)).await
     }
 
+    /// As [`Source::poll_release`]; until [`put`](Connection::put) gives it another transport, the connection is of no
+    /// use afterwards.
+    pub(super) fn poll_release(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Incoming>> {
+        self.receiving.source().map_or_else(|error| Poll::Ready(Err(error)), |source| source.poll_release(cx))
+    }
+
+    /// Goes on with another transport; the one before was released.
+    pub(super) fn put(&mut self, transport: Transport) {
+        self.receiving.source = Some(transport.source);
+        self.receiving.ended = false;
+        self.sending.sink = Some(transport.sink);
+    }
+
     /// The peer's address.
     ///
     /// # Errors

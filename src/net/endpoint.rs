@@ -310,18 +310,24 @@ fn plain_host(host: &str) -> Result<Host, EndpointFault> {
     if let Ok(four) = host.parse() {
         return Ok(Host::Four(four));
     }
-    let labels = host.strip_suffix('.').unwrap_or(host);
-    let of_label = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
-    let good = |label: &str| (1..=LABEL_BYTES_MAX).contains(&label.len()) && label.bytes().all(of_label);
-    if labels.len() > HOST_BYTES_MAX || !labels.split('.').all(good) {
+    if !is_host_name(host) {
         return Err(EndpointFault::BadName);
     }
+    let labels = host.strip_suffix('.').unwrap_or(host);
     // The system's resolver would read `127.1` or `0x7f000001` as an address, in ways that surprise.
     let last = labels.rsplit('.').next().unwrap_or(labels);
     if last.bytes().all(|byte| byte.is_ascii_digit()) || last.starts_with("0x") || last.starts_with("0X") {
         return Err(EndpointFault::BadFour);
     }
     Ok(Host::Name(host.to_owned()))
+}
+
+/// Whether a text is made like the name of a host, which may end in a dot.
+pub(crate) fn is_host_name(text: &str) -> bool {
+    let labels = text.strip_suffix('.').unwrap_or(text);
+    let of_label = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
+    let good = |label: &str| (1..=LABEL_BYTES_MAX).contains(&label.len()) && label.bytes().all(of_label);
+    labels.len() <= HOST_BYTES_MAX && labels.split('.').all(good)
 }
 
 #[cfg(test)]

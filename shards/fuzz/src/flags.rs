@@ -1,4 +1,4 @@
-//! Values of the flags that say how to load.
+//! Values of flags.
 
 use std::fmt::{Debug, Display};
 use std::str::FromStr;
@@ -9,7 +9,9 @@ use waterwheel::load::histogram::{Histogram, Percentile, Responses};
 use waterwheel::load::schedule::Arrivals;
 use waterwheel::load::slo::{Clause, Objective};
 use waterwheel::load::units::{Rate, parse_duration, parse_size};
-use waterwheel::proxy::tcp::Balance;
+use waterwheel::net::Network;
+use waterwheel::net::proxy_header::{Others, TrustedSource, Version, Wanted};
+use waterwheel::proxy::tcp::{Balance, NamePattern};
 use waterwheel::steer::Mode;
 
 use super::line;
@@ -28,6 +30,12 @@ pub fn property(bytes: &[u8]) {
     exact::<Arrivals>(text);
     exact::<Balance>(text);
     exact::<Mode>(text);
+    exact::<Network>(text);
+    exact::<TrustedSource>(text);
+    exact::<Version>(text);
+    exact::<Wanted>(text);
+    exact::<Others>(text);
+    exact::<NamePattern>(text);
     rate(text);
     duration(text);
     size(text);

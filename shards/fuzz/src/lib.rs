@@ -4,7 +4,9 @@
 //! |---|---|
 //! | [`endpoint`] | where to listen or connect |
 //! | [`environment`] | the environment of a process, as `/proc/PID/environ` has it: `NAME=VALUE`, a zero byte, and so on |
-//! | [`flags`] | the value of a flag of the `load` command: rates, times, sizes, thresholds |
+//! | [`flags`] | the value of a flag: rates, times, sizes, thresholds, networks, names of servers |
+//! | [`header`] | a PROXY header, and what follows |
+//! | [`hello`] | a line whose bytes say how the rest is cut, then what a TLS client says |
 //! | [`target`] | what to load: a URL or an endpoint |
 //! | [`response`] | a line whose bytes say how the rest is cut, then what an HTTP server answers |
 //!
@@ -29,6 +31,8 @@
 pub mod endpoint;
 pub mod environment;
 pub mod flags;
+pub mod header;
+pub mod hello;
 mod line;
 pub mod response;
 pub mod target;

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 #[path = "../src/lib.rs"]
 mod properties;
 
-use properties::{endpoint, environment, flags, response, target};
+use properties::{endpoint, environment, flags, header, hello, response, target};
 
 fn corpus() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("shards/fuzz/corpus")
@@ -50,6 +50,16 @@ fn flag_values() {
 }
 
 #[test]
+fn proxy_headers() {
+    feed("header", header::property);
+}
+
+#[test]
+fn client_hellos() {
+    feed("hello", hello::property);
+}
+
+#[test]
 fn responses() {
     feed("response", response::property);
 }
@@ -63,6 +73,8 @@ fn load_targets() {
 fn no_corpus_is_left_out() {
     assert_eq!(
         names("."),
-        ["endpoint", "environment", "flags", "response", "target"].map(String::from).into()
+        ["endpoint", "environment", "flags", "header", "hello", "response", "target"]
+            .map(String::from)
+            .into()
     );
 }

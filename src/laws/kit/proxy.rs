@@ -117,13 +117,15 @@ fn number(counters: &Value, counter: &str) -> u64 {
 
 /// Checks that every shard answered, that each connection is counted once, and that the total is the sum.
 pub(crate) fn sums_hold(report: &Value) {
-    const ENDS: [&str; 9] = [
+    const ENDS: [&str; 11] = [
         "active",
         "finished",
         "idle_closed",
         "client_broke",
         "upstream_broke",
         "no_upstream",
+        "refused",
+        "no_route",
         "shortage",
         "panicked",
         "cut_short",

@@ -20,6 +20,8 @@ pub(super) struct Cells {
     pub(super) upstream_broke: Cell<u64>,
     pub(super) connect_failed: Cell<u64>,
     pub(super) no_upstream: Cell<u64>,
+    pub(super) refused: Cell<u64>,
+    pub(super) no_route: Cell<u64>,
     pub(super) shortage: Cell<u64>,
     pub(super) panicked: Cell<u64>,
     pub(super) cut_short: Cell<u64>,
@@ -50,6 +52,11 @@ pub struct Counters {
     pub upstream_broke: u64,
     /// Reset because no upstream could be connected.
     pub no_upstream: u64,
+    /// Reset for what they sent first, or did not send in time: no PROXY header where one is required, a wrong one, one
+    /// from nobody who is trusted, or a wrong hello of TLS.
+    pub refused: u64,
+    /// Reset since no upstream is for the server's name that they asked for.
+    pub no_route: u64,
     /// Reset since this process had no descriptor or memory left to connect to an upstream.
     pub shortage: u64,
     /// Reset by a panic of the task that served them, which the log has.
@@ -74,6 +81,8 @@ impl Cells {
             client_broke: self.client_broke.get(),
             upstream_broke: self.upstream_broke.get(),
             no_upstream: self.no_upstream.get(),
+            refused: self.refused.get(),
+            no_route: self.no_route.get(),
             shortage: self.shortage.get(),
             panicked: self.panicked.get(),
             cut_short: self.cut_short.get(),
@@ -96,6 +105,8 @@ impl std::ops::Add for Counters {
             client_broke: self.client_broke + other.client_broke,
             upstream_broke: self.upstream_broke + other.upstream_broke,
             no_upstream: self.no_upstream + other.no_upstream,
+            refused: self.refused + other.refused,
+            no_route: self.no_route + other.no_route,
             shortage: self.shortage + other.shortage,
             panicked: self.panicked + other.panicked,
             cut_short: self.cut_short + other.cut_short,
@@ -110,6 +121,8 @@ impl std::ops::Add for Counters {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct UpstreamCounters {
+    /// Its group's name, if it has one.
+    pub group: Option<String>,
     /// Where it is.
     pub address: String,
     /// Connections and attempts at the moment.
@@ -166,6 +179,25 @@ impl Report {
         let total = shards.iter().map(|shard| shard.counters).fold(Counters::default(), std::ops::Add::add);
         Report { schema: 1, reactor, total, shards, undelivered, silent }
     }
+
+    /// A line per upstream, summed over the shards.
+    fn fmt_upstreams(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (place, upstream) in
+            self.shards.first().map_or(&[][..], |shard| &shard.upstreams).iter().enumerate()
+        {
+            let sum = |of: fn(&UpstreamCounters) -> u64| -> u64 {
+                self.shards.iter().filter_map(|shard| shard.upstreams.get(place)).map(of).sum()
+            };
+            let (active, connected, failed) = (sum(|u| u.active), sum(|u| u.connected), sum(|u| u.failed));
+            let group = upstream.group.as_ref().map_or(String::new(), |name| format!(" of {name}"));
+            writeln!(
+                f,
+                "upstream {}{group}: active {active}, connected {connected}, failed {failed}",
+                upstream.address
+            )?;
+        }
+        Ok(())
+    }
 }
 
 impl fmt::Display for Report {
@@ -215,23 +247,17 @@ impl fmt::Display for Report {
             row(f, &shard.shard, &shard.counters, &shard.accepting)?;
         }
         row(f, &"all", &self.total, &accepting)?;
-        let Counters { shortage, panicked, .. } = self.total;
+        let Counters { shortage, panicked, refused, no_route, .. } = self.total;
         if shortage + panicked > 0 {
             writeln!(f, "reset for want of descriptors or memory: {shortage}, by a panic: {panicked}")?;
         }
-        for (place, upstream) in
-            self.shards.first().map_or(&[][..], |shard| &shard.upstreams).iter().enumerate()
-        {
-            let sum = |of: fn(&UpstreamCounters) -> u64| -> u64 {
-                self.shards.iter().filter_map(|shard| shard.upstreams.get(place)).map(of).sum()
-            };
-            let (active, connected, failed) = (sum(|u| u.active), sum(|u| u.connected), sum(|u| u.failed));
+        if refused + no_route > 0 {
             writeln!(
                 f,
-                "upstream {}: active {active}, connected {connected}, failed {failed}",
-                upstream.address
+                "reset for their first bytes: {refused}, for a name that no route takes: {no_route}"
             )?;
         }
+        self.fmt_upstreams(f)?;
         for shard in &self.silent {
             writeln!(f, "shard {shard} did not answer")?;
         }

@@ -12,11 +12,13 @@ use futures_util::future::select;
 use waterwheel_reactor::{Address, ConnectOptions, ListenOptions, Side, StreamOptions};
 
 use super::counters::{Cells, Report, ShardReport, add};
+use super::first::{self, First, Refusal};
 use super::itself::reaches;
+use super::routes::Routes;
 use super::settings::{ProxyError, Settings};
 use super::upstreams::{Lease, Upstreams};
 use crate::mesh::Remote;
-use crate::net::{AcceptCounters, AcceptStats, Connection, End, Listening, Places};
+use crate::net::{AcceptCounters, AcceptStats, Connection, End, Endpoint, Listening, PeekError, Places};
 use crate::runtime::{Runtime, StartError};
 use crate::shard::{Shard, ShardId};
 
@@ -39,7 +41,9 @@ pub struct Proxy {
 struct Plan {
     settings: Settings,
     listeners: Vec<Listening>,
-    upstreams: Vec<Address>,
+    /// Those without a name, then each group's.
+    upstreams: Vec<Vec<Address>>,
+    routes: Routes,
     /// For connections to upstreams.
     options: ConnectOptions,
     reactor: &'static str,
@@ -51,7 +55,8 @@ struct Plan {
 #[derive(Debug)]
 struct State {
     plan: Arc<Plan>,
-    upstreams: Upstreams,
+    /// By the place of their group.
+    upstreams: Vec<Upstreams>,
     cells: Cells,
     accepting: Vec<Rc<AcceptCounters>>,
 }
@@ -66,7 +71,7 @@ impl Proxy {
         if settings.listen.is_empty() {
             return Err(ProxyError::NoListener);
         }
-        if settings.upstreams.is_empty() {
+        if settings.upstreams.is_empty() && settings.routes.is_empty() {
             return Err(ProxyError::NoUpstream);
         }
         let (connections, shards) = (settings.connections, runtime.shards());
@@ -76,32 +81,31 @@ impl Proxy {
         if settings.connect_timeout.is_zero() {
             return Err(ProxyError::NoTimeToConnect);
         }
-        let mut resolved = Vec::new();
-        for endpoint in &settings.upstreams {
-            endpoint.check_target().map_err(StartError::from)?;
-            let addresses = runtime.resolve_blocking(endpoint)?;
-            if let [_, _, ..] = addresses[..] {
-                let all = addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-                tracing::info!("upstream {endpoint} is {} upstreams: {all}", addresses.len());
-            }
-            resolved.extend(addresses.into_iter().map(|address| (endpoint, address)));
+        if settings.first_bytes_timeout.is_zero() {
+            return Err(ProxyError::NoTimeForFirstBytes);
         }
+        if settings.header.as_ref().is_some_and(|policy| policy.trusted.is_empty()) {
+            return Err(ProxyError::NoTrustedSource);
+        }
+        let routes = Routes::new(&settings)?;
+        let groups = settings.all_upstreams().map(|endpoints| resolve(runtime, endpoints));
+        let groups = groups.collect::<Result<Vec<_>, _>>()?;
         let stream = StreamOptions { keepalive: keepalive(settings.idle_timeout), ..Default::default() };
         let options = ConnectOptions { stream, ..Default::default() };
         let mut listeners = Vec::new();
         for listen in &settings.listen {
             let listening = runtime.listen_with(listen, &ListenOptions { stream, ..Default::default() })?;
-            if let Some((upstream, _)) =
-                resolved.iter().find(|(_, address)| reaches(address, listening.local()))
-            {
+            let mut all = groups.iter().flatten();
+            if let Some((upstream, _)) = all.find(|(_, address)| reaches(address, listening.local())) {
                 return Err(ProxyError::Itself { upstream: (*upstream).clone(), listener: listen.clone() });
             }
             listeners.push(listening);
         }
-        let upstreams = resolved.into_iter().map(|(_, address)| address).collect();
+        let addresses = |group: Vec<(_, Address)>| group.into_iter().map(|(_, address)| address).collect();
+        let upstreams = groups.into_iter().map(addresses).collect();
         let reactor = runtime.choice().reactor;
         let last = Mutex::new(vec![None; shards]);
-        Ok(Proxy { plan: Arc::new(Plan { settings, listeners, upstreams, options, reactor, last }) })
+        Ok(Proxy { plan: Arc::new(Plan { settings, listeners, upstreams, routes, options, reactor, last }) })
     }
 
     /// Where it listens, ports resolved, in the order of the settings.
@@ -127,7 +131,7 @@ impl Proxy {
         }
         let state = Rc::new(State {
             plan: plan.clone(),
-            upstreams: Upstreams::new(&plan.upstreams, plan.settings.balance, shard.id().index()),
+            upstreams: plan.groups(shard.id().index()),
             cells: Cells::default(),
             accepting: acceptors.iter().map(|acceptor| acceptor.counters()).collect(),
         });
@@ -190,6 +194,24 @@ impl Proxy {
     }
 }
 
+/// The addresses of upstreams, each with what stands for it in the settings.
+fn resolve<'s>(
+    runtime: &Runtime,
+    endpoints: &'s [Endpoint],
+) -> Result<Vec<(&'s Endpoint, Address)>, ProxyError> {
+    let mut resolved = Vec::new();
+    for endpoint in endpoints {
+        endpoint.check_target().map_err(StartError::from)?;
+        let addresses = runtime.resolve_blocking(endpoint)?;
+        if let [_, _, ..] = addresses[..] {
+            let all = addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+            tracing::info!("upstream {endpoint} is {} upstreams: {all}", addresses.len());
+        }
+        resolved.extend(addresses.into_iter().map(|address| (endpoint, address)));
+    }
+    Ok(resolved)
+}
+
 /// Runs a proxy until it is stopped by a signal, and answers what it counted. `ready` is called, on one of the shards,
 /// once all of them serve; `report` on each SIGUSR1.
 ///
@@ -235,7 +257,7 @@ impl State {
             shard: shard.id().index(),
             counters: self.cells.copy(),
             accepting: accepting.fold(AcceptStats::default(), std::ops::Add::add),
-            upstreams: self.upstreams.counters(),
+            upstreams: self.upstreams.iter().flat_map(Upstreams::counters).collect(),
             tasks: shard.stats(),
             messages: shard.mesh_stats(),
         }
@@ -243,6 +265,13 @@ impl State {
 }
 
 impl Plan {
+    /// Each group as a shard sees it.
+    fn groups(&self, shard: usize) -> Vec<Upstreams> {
+        let names = self.settings.groups.iter().map(|group| Some(&*group.name));
+        let groups = std::iter::once(None).chain(names).zip(&self.upstreams);
+        groups.map(|(name, all)| Upstreams::new(name, all, self.settings.balance, shard)).collect()
+    }
+
     fn last(&self) -> MutexGuard<'_, Vec<Option<ShardReport>>> {
         self.last.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -298,9 +327,19 @@ impl Drop for Open {
     }
 }
 
-async fn serve_client(state: Rc<State>, client: Connection) -> anyhow::Result<()> {
+async fn serve_client(state: Rc<State>, mut client: Connection) -> anyhow::Result<()> {
     let open = Open::new(state.clone());
-    let (upstream, lease) = match connect(&state, client.shard()).await {
+    let settings = &state.plan.settings;
+    // On the heap, so that other connections' tasks are not larger for it.
+    let first = match settings.asks_first() {
+        true => Box::pin(first::read(settings, &state.plan.routes, &mut client)).await,
+        false => Ok(First::default()),
+    };
+    let First { group, header } = match first {
+        Ok(first) => first,
+        Err(refusal) => return turn_away(open, client, refusal),
+    };
+    let (mut upstream, lease) = match connect(&state, group, client.shard()).await {
         Ok(connected) => connected,
         Err(error) => {
             // The upstream's refusal is passed on as what it was: a reset.
@@ -310,7 +349,18 @@ async fn serve_client(state: Rc<State>, client: Connection) -> anyhow::Result<()
             return Err(anyhow::Error::new(error).context("no upstream could be connected"));
         }
     };
-    let mut pump = client.pump(upstream, state.plan.settings.idle_timeout);
+    if !header.is_empty() {
+        let writing = Box::pin(upstream.write_all(&header));
+        // It is little, and the first that is sent: only an upstream that is gone does not take it.
+        let written = client.shard().timeout(settings.connect_timeout, writing).await;
+        if let Err(error) = written.map_err(io::Error::from).flatten() {
+            client.abort();
+            upstream.abort();
+            open.end(|cells| &cells.upstream_broke);
+            return Err(anyhow::Error::new(error).context("an upstream took no PROXY header"));
+        }
+    }
+    let mut pump = client.pump(upstream, settings.idle_timeout);
     let (mut up, mut down) = (0, 0);
     let exchange = std::future::poll_fn(|cx| {
         let polled = Pin::new(&mut pump).poll(cx);
@@ -330,13 +380,29 @@ async fn serve_client(state: Rc<State>, client: Connection) -> anyhow::Result<()
     Ok(())
 }
 
+/// Ends a connection for its first bytes.
+fn turn_away(open: Open, client: Connection, refusal: Refusal) -> anyhow::Result<()> {
+    match refusal.peek() {
+        // As those who only look whether somebody listens.
+        Some(PeekError::Ended { bytes: 0 }) => {
+            open.end(|cells| &cells.finished);
+            return Ok(());
+        }
+        Some(PeekError::Broken(_)) => open.end(|cells| &cells.client_broke),
+        _ if matches!(refusal, Refusal::NoRoute { .. }) => open.end(|cells| &cells.no_route),
+        _ => open.end(|cells| &cells.refused),
+    }
+    client.abort();
+    Err(anyhow::Error::new(refusal).context("a client was turned away"))
+}
+
 /// Connects to an upstream: the chosen one, then others, as often as the settings allow.
-async fn connect(state: &State, shard: &Shard) -> io::Result<(Connection, Lease)> {
-    let settings = &state.plan.settings;
-    let (turn, mut tried) = (state.upstreams.turn(), Vec::new());
+async fn connect(state: &State, group: usize, shard: &Shard) -> io::Result<(Connection, Lease)> {
+    let (settings, upstreams) = (&state.plan.settings, &state.upstreams[group]);
+    let (turn, mut tried) = (upstreams.turn(), Vec::new());
     let mut last = io::Error::from(io::ErrorKind::NotConnected);
     while tried.len() <= settings.retries
-        && let Some((place, lease)) = state.upstreams.choose(shard.turn_time(), turn, &tried)
+        && let Some((place, lease)) = upstreams.choose(shard.turn_time(), turn, &tried)
     {
         let connecting = shard.connect(&lease.address, &state.plan.options);
         last = match shard.timeout(settings.connect_timeout, connecting).await {
@@ -367,12 +433,13 @@ mod tests {
             settings: Settings::new(Vec::new(), Vec::new()),
             listeners: Vec::new(),
             upstreams: Vec::new(),
+            routes: Routes::default(),
             options: ConnectOptions::default(),
             reactor: "none",
             last: Mutex::default(),
         };
         let state = Rc::new(State {
-            upstreams: Upstreams::new(&[], plan.settings.balance, 0),
+            upstreams: Vec::new(),
             plan: Arc::new(plan),
             cells: Cells::default(),
             accepting: Vec::new(),

@@ -5,6 +5,8 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use super::counters::Report;
+use super::routes::{Group, NamePattern, Route};
+use crate::net::proxy_header::{HeaderPolicy, Version};
 use crate::net::quoted::Quoted;
 use crate::net::{Endpoint, ResolveError};
 use crate::runtime::{RunError, StartError};
@@ -14,7 +16,8 @@ use crate::runtime::{RunError, StartError};
 pub struct Settings {
     /// Where clients connect. At least one.
     pub listen: Vec<Endpoint>,
-    /// Where connections go. At least one; a name that has several addresses is as many upstreams.
+    /// Where connections go that no route takes elsewhere. At least one, unless there are routes: then without any, what no
+    /// route takes is reset. A name that has several addresses is as many upstreams.
     pub upstreams: Vec<Endpoint>,
     /// How an upstream is chosen.
     pub balance: Balance,
@@ -31,6 +34,20 @@ pub struct Settings {
     /// has its even part. A shard at its part goes on accepting for those that are below theirs; once all are
     /// at theirs nobody accepts, and clients wait in the kernel's backlog. Default 100 000.
     pub connections: usize,
+    /// Whose PROXY headers are believed, and who has to send one. Default: nobody's, and what looks like one is passed on.
+    pub header: Option<HeaderPolicy>,
+    /// Tell each upstream first, in a PROXY header of this version, who the client is: what a believed header said, or the
+    /// ends of the client's connection. Version 2 has a checksum, the other values of a believed header, and the
+    /// server's name where routes had it read. Default: no.
+    pub send_header: Option<Version>,
+    /// Upstreams with names, for routes. Default: none.
+    pub groups: Vec<Group>,
+    /// Where connections go by the server's name that their client asks for in TLS (SNI), which is passed on as it is.
+    /// Who asks for none, or speaks something else than TLS, goes to the upstreams without a name. Default: none.
+    pub routes: Vec<Route>,
+    /// How long the header and the client's hello may take, together, where they are read. More than zero; more than 3 s
+    /// let TCP repeat what was lost. Default 5 s.
+    pub first_bytes_timeout: Duration,
 }
 
 impl Settings {
@@ -44,7 +61,24 @@ impl Settings {
             retries: 2,
             idle_timeout: Some(Duration::from_secs(300)),
             connections: 100_000,
+            header: None,
+            send_header: None,
+            groups: Vec::new(),
+            routes: Vec::new(),
+            first_bytes_timeout: Duration::from_secs(5),
         }
+    }
+
+    /// Whether something is done between a client and its upstream before bytes are passed on.
+    pub(super) fn asks_first(&self) -> bool {
+        self.header.is_some() || self.send_header.is_some() || !self.routes.is_empty()
+    }
+
+    /// All upstreams: those without a name, then each group.
+    pub(super) fn all_upstreams(&self) -> impl Iterator<Item = &[Endpoint]> {
+        std::iter::once(&self.upstreams)
+            .chain(self.groups.iter().map(|group| &group.upstreams))
+            .map(|all| &**all)
     }
 }
 
@@ -113,6 +147,44 @@ pub enum ProxyError {
     /// Every connect would fail.
     #[error("a timeout of zero leaves no time to connect; allowed: more than 0s, as in 5s")]
     NoTimeToConnect,
+    /// A header would be believed from nobody.
+    #[error("PROXY headers are to be read and nobody is trusted to send them; allowed: at least one source")]
+    NoTrustedSource,
+    /// Every client would come too late.
+    #[error("a timeout of zero leaves no time for a client's first bytes; allowed: more than 0s, as in 5s")]
+    NoTimeForFirstBytes,
+    /// A route to nowhere.
+    #[error("the route of {pattern} leads to {}, and there is no group of that name", Quoted(.group))]
+    NoGroup {
+        /// Whose route.
+        pattern: NamePattern,
+        /// The group that is missing.
+        group: String,
+    },
+    /// A group without an upstream.
+    #[error("the group {} has no upstream", Quoted(.group))]
+    EmptyGroup {
+        /// Its name.
+        group: String,
+    },
+    /// A group that no connection would ever go to.
+    #[error("no route leads to the group {}", Quoted(.group))]
+    UnroutedGroup {
+        /// Its name.
+        group: String,
+    },
+    /// Groups that cannot be told apart.
+    #[error("two groups are called {}", Quoted(.group))]
+    GroupTwice {
+        /// Their name.
+        group: String,
+    },
+    /// Routes that contradict each other, or say the same.
+    #[error("{pattern} has two routes")]
+    RouteTwice {
+        /// Whose routes.
+        pattern: NamePattern,
+    },
     /// An upstream's name is not known.
     #[error(transparent)]
     Resolve(#[from] ResolveError),

@@ -45,6 +45,7 @@ impl Upstream {
 /// All upstreams of one shard. Counts are this shard's own; nothing is shared.
 #[derive(Debug)]
 pub(super) struct Upstreams {
+    group: Option<String>,
     all: Vec<Rc<Upstream>>,
     balance: Balance,
     next: Cell<usize>,
@@ -56,13 +57,19 @@ pub(super) struct Lease(Rc<Upstream>);
 
 impl Upstreams {
     /// `first` is where the turn begins: each shard begins elsewhere, so that few connections spread too.
-    pub(super) fn new(addresses: &[Address], balance: Balance, first: usize) -> Upstreams {
+    pub(super) fn new(
+        group: Option<&str>,
+        addresses: &[Address],
+        balance: Balance,
+        first: usize,
+    ) -> Upstreams {
         let upstream = |address: &Address| {
             let address = address.clone();
             let (active, connected, failed, failed_at) = Default::default();
             Rc::new(Upstream { address, active, connected, failed, failed_at })
         };
         Upstreams {
+            group: group.map(str::to_owned),
             all: addresses.iter().map(upstream).collect(),
             balance,
             next: Cell::new(first % addresses.len().max(1)),
@@ -96,6 +103,7 @@ impl Upstreams {
 
     pub(super) fn counters(&self) -> Vec<UpstreamCounters> {
         let copy = |upstream: &Rc<Upstream>| UpstreamCounters {
+            group: self.group.clone(),
             address: upstream.address.to_string(),
             active: upstream.active.get(),
             connected: upstream.connected.get(),
@@ -125,7 +133,7 @@ mod tests {
 
     fn three(balance: Balance) -> Upstreams {
         let at = |port| Address::Inet(([127, 0, 0, 1], port).into());
-        Upstreams::new(&[at(1), at(2), at(3)], balance, 0)
+        Upstreams::new(None, &[at(1), at(2), at(3)], balance, 0)
     }
 
     /// Where the next connection goes, if it may try all.

@@ -3,6 +3,7 @@
 
 mod basics;
 mod checks;
+mod first;
 mod framed;
 mod handed;
 mod layered;

@@ -200,7 +200,9 @@ impl Scene {
 fn ends(total: &Counters) -> u64 {
     let Counters { finished, idle_closed, client_broke, upstream_broke, .. } = total;
     let Counters { no_upstream, shortage, panicked, cut_short, .. } = total;
-    finished + idle_closed + client_broke + upstream_broke + no_upstream + shortage + panicked + cut_short
+    let first_bytes = total.refused + total.no_route;
+    let ours = no_upstream + shortage + panicked + cut_short + first_bytes;
+    finished + idle_closed + client_broke + upstream_broke + ours
 }
 
 fn adds_up(report: &Report, ledger: &Ledger) -> anyhow::Result<()> {

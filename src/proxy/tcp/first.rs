@@ -1,0 +1,93 @@
+//! What is read of a client before anything is passed on: a PROXY header, and the server's name that it asks for.
+
+use waterwheel_reactor::Address;
+
+use super::routes::Routes;
+use super::settings::Settings;
+use crate::net::client_hello::{ClientHello, HELLO_BYTES_MAX, HelloError, PeekHelloError, peek_client_hello};
+use crate::net::proxy_header::{Extra, ProxyHeader, ReadHeaderError, Relayed, Subject, Version};
+use crate::net::{Connection, PeekError};
+
+/// What follows from a client's first bytes.
+#[derive(Debug, Default)]
+pub(super) struct First {
+    /// The place of the group of its upstreams.
+    pub(super) group: usize,
+    /// What the upstream is told first; usually nothing.
+    pub(super) header: Vec<u8>,
+}
+
+/// Why a client is not served.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Refusal {
+    #[error(transparent)]
+    Header(#[from] ReadHeaderError),
+    #[error(transparent)]
+    Hello(#[from] PeekHelloError),
+    #[error("no upstream is for {}", .name.as_deref().unwrap_or("who asks for no server's name"))]
+    NoRoute { name: Option<String> },
+}
+
+impl Refusal {
+    /// What the peek met, if it was that.
+    pub(super) fn peek(&self) -> Option<&PeekError> {
+        match self {
+            Refusal::Header(ReadHeaderError::Peek(error)) | Refusal::Hello(PeekHelloError::Peek(error)) => {
+                Some(error)
+            }
+            _ => None,
+        }
+    }
+}
+
+/// Reads what the settings ask for. What is no header of ours stays where it is.
+pub(super) async fn read(
+    settings: &Settings,
+    routes: &Routes,
+    client: &mut Connection,
+) -> Result<First, Refusal> {
+    let deadline = client.shard().turn_time() + settings.first_bytes_timeout;
+    let said = match &settings.header {
+        Some(policy) => policy.read(client, deadline).await?,
+        None => None,
+    };
+    let (mut group, mut hello) = (0, ClientHello::default());
+    if !routes.is_empty() {
+        hello = match peek_client_hello(client, HELLO_BYTES_MAX, deadline).await {
+            Err(PeekHelloError::Hello(HelloError::NotTls)) => hello,
+            peeked => peeked?,
+        };
+        let place = hello.name.as_deref().and_then(|name| routes.group(name));
+        let default = (!settings.upstreams.is_empty()).then_some(0);
+        group = place.or(default).ok_or_else(|| Refusal::NoRoute { name: hello.name.clone() })?;
+    }
+    let header = settings.send_header.map(|version| told(version, client, said, hello.name));
+    Ok(First { group, header: header.unwrap_or_default() })
+}
+
+/// What an upstream is told: what a believed header said, else what this connection says by itself.
+fn told(version: Version, client: &Connection, said: Option<ProxyHeader>, name: Option<String>) -> Vec<u8> {
+    let said = said.unwrap_or(ProxyHeader::new(version, Subject::Unknown));
+    let subject = match said.subject {
+        Subject::Relayed(relayed) => Subject::Relayed(relayed),
+        Subject::Own | Subject::Unknown => own(client).unwrap_or(Subject::Unknown),
+    };
+    // Padding has done its work.
+    let extras = said.extras.into_iter().filter(|extra| !matches!(extra, Extra::Padding(_)));
+    let mut header = ProxyHeader { version, subject, extras: extras.collect(), checksum: true };
+    if header.authority().is_none() {
+        header.extras.extend(name.map(Extra::Authority));
+    }
+    header.encode().unwrap_or_else(|error| {
+        // The names of our own Unix sockets may have no place in a header.
+        tracing::debug!("an upstream is not told who a client is: {error}");
+        ProxyHeader::new(version, Subject::Unknown).encode().unwrap_or_default()
+    })
+}
+
+/// The ends of the client's connection, IPv4 as such where it came mapped.
+fn own(client: &Connection) -> Option<Subject> {
+    let plain = |address: Address| address.inet().map_or(address, Address::Inet);
+    let (source, destination) = (plain(client.peer().ok()?), plain(client.local().ok()?));
+    Some(Subject::Relayed(Relayed { source, destination, datagrams: false }))
+}
