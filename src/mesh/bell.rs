@@ -173,13 +173,11 @@ impl Bell {
 
     /// The owner's end; its consumers are in their slots. Every ring from now on is answered with `stopped`.
     pub(super) fn stop(&self) {
-        let (word, ended) = (AcqRel, Release);
+        let word = AcqRel;
         #[cfg(loom)]
         let word = order(Break::StopReleaseOnly, Release, order(Break::StopAcquireOnly, Acquire, word));
-        #[cfg(loom)]
-        let ended = order(Break::EndedStoreRelaxed, Relaxed, ended);
         self.word.0.fetch_or(STOPPED, word);
-        self.next_vital(ended);
+        self.next_vital(Release);
     }
 
     // Only the owner writes it: the end of a life, and the beginning of the next.
@@ -201,10 +199,7 @@ impl Bell {
 
     /// Anybody: which life the owner is in, and whether it ended, as in [`has_ended`](Bell::has_ended).
     pub(super) fn life(&self) -> Life {
-        let ordering = Acquire;
-        #[cfg(loom)]
-        let ordering = order(Break::EndedLoadRelaxed, Relaxed, ordering);
-        let vital = self.vital.0.load(ordering);
+        let vital = self.vital.0.load(Acquire);
         Life { number: vital / 2, is_over: vital % 2 == 1 }
     }
 }

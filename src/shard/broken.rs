@@ -98,10 +98,6 @@ breaks! {
     PeerNeverSwept,
     /// A shard looks whether its peer ended after it drained the peer's lanes.
     EndedSeenLate,
-    /// The end is published with `Relaxed`.
-    EndedStoreRelaxed,
-    /// The end is read with `Relaxed`.
-    EndedLoadRelaxed,
     /// Calls to a peer that ended fail before its replies are taken.
     CallsFailedFirst,
 

@@ -42,8 +42,6 @@
 //! | `PeerRingFirst` | `call` | deadlock |
 //! | `PeerNeverSwept` | `both_end` | a message vanished |
 //! | `EndedSeenLate` | `call` | a reply was sent |
-//! | `EndedStoreRelaxed` | `call` | a reply was sent |
-//! | `EndedLoadRelaxed` | `call` | a reply was sent |
 //! | `CallsFailedFirst` | `call` | a reply was sent |
 //! | jobs from outside | | |
 //! | `JobAfterRing` | `jobs_wake` | deadlock |
