@@ -11,7 +11,7 @@ use super::{Failure, output};
 use crate::load::origin::{EchoOrigin, HttpOrigin, OriginSettings};
 use crate::load::units::{parse_duration, parse_size};
 use crate::net::Endpoint;
-use crate::runtime::{Config, Runtime, Service, serve};
+use crate::runtime::{Config, OnFailure, Runtime, Service, serve};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
@@ -73,7 +73,7 @@ impl Common {
             return Err(Failure::Usage(wrong));
         }
         let idle = self.idle_timeout;
-        let ran = runtime.run(move |shard| {
+        let ran = runtime.on_failure(OnFailure::Restart).run(move |shard| {
             let connections = shard.part_of(total as usize).len();
             let (listening, settings) = (listening.clone(), OriginSettings { idle, connections, size });
             // Said once the signals are handled: whoever hears it may stop this.

@@ -85,7 +85,8 @@ where
 }
 
 fn runtime() -> Runtime {
-    let config = Config::default().cores(2).reactor("epoll");
+    // Without the program, so that connections are handed over too.
+    let config = Config::default().cores(2).reactor("epoll").steer_program(false);
     Runtime::new(config).expect("epoll").without_signals()
 }
 

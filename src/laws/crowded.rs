@@ -14,7 +14,7 @@ use waterwheel::runtime::{Config, RunError, Runtime, Stopper};
 use waterwheel::steer::{Mode, owner};
 
 use super::kit::{LONG, Server, Watch, client, config, end_of, on_each_reactor, pause, spawn};
-use super::steering::client_from;
+use super::steering::{client_from, try_client_from};
 
 on_each_reactor![
     a_shard_at_its_limit_keeps_no_neighbours_client_waiting,
@@ -180,7 +180,7 @@ fn a_client_of_a_crowded_shard_keeps_nobody_else_waiting_in_mode_source(reactor:
     for program in [true, false] {
         let config = config(reactor, 2).steer(Mode::Source).steer_seed(SEED).steer_program(program);
         let (at, stopper, running) = limited_with(config, &[Some(usize::MAX), Some(1)]);
-        let greedy: Vec<TcpStream> = (0..CLIENTS).map(|_| client_from(host_of(1), at)).collect();
+        let greedy: Vec<_> = (0..CLIENTS).map(|_| try_client_from(host_of(1), at)).collect();
         for _ in 0..20 {
             assert!(answered(&mut client_from(host_of(0), at)), "waits for another's shard");
         }

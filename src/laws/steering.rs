@@ -39,12 +39,17 @@ async fn name(mut connection: Connection) -> anyhow::Result<()> {
 
 /// A connection from a loopback address of the caller's choice.
 pub(super) fn client_from(host: u8, to: SocketAddr) -> TcpStream {
+    try_client_from(host, to).unwrap()
+}
+
+/// The same, to a server that may reset it, also before connect(2) is back.
+pub(super) fn try_client_from(host: u8, to: SocketAddr) -> std::io::Result<TcpStream> {
     let end = socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
     bind(&end, &SocketAddr::from((Ipv4Addr::new(127, 0, 0, host), 0))).unwrap();
-    connect(&end, &to).unwrap();
+    connect(&end, &to)?;
     let stream = TcpStream::from(end);
     stream.set_read_timeout(Some(LONG)).unwrap();
-    stream
+    Ok(stream)
 }
 
 /// Makes connections from several hosts in turn: who came and which shard served it, and what was counted.

@@ -177,7 +177,10 @@ impl Bell {
         #[cfg(loom)]
         let word = order(Break::StopReleaseOnly, Release, order(Break::StopAcquireOnly, Acquire, word));
         self.word.0.fetch_or(STOPPED, word);
-        self.next_vital(Release);
+        // A life may end before it was reopened: then it never was one to others.
+        if !self.life().is_over {
+            self.next_vital(Release);
+        }
     }
 
     // Only the owner writes it: the end of a life, and the beginning of the next.

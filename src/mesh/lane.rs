@@ -111,13 +111,20 @@ impl<T> Lane<T> {
         self.slot.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
-    /// The target, when it ends.
-    pub(super) fn give_consumer(&self, consumer: Consumer<T>) {
+    /// The target, when it ends. Answers what nobody will receive: the sender may have made a new ring meanwhile, in a new
+    /// life, and then this one is of no use any more.
+    #[must_use]
+    pub(super) fn give_consumer(&self, mut consumer: Consumer<T>) -> Vec<T> {
         #[cfg(loom)]
         if broken(Break::ConsumersKept) {
-            return;
+            return Vec::new();
         }
-        *self.slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(consumer);
+        let mut slot = self.slot.lock().unwrap_or_else(PoisonError::into_inner);
+        if slot.is_none() {
+            *slot = Some(consumer);
+            return Vec::new();
+        }
+        std::iter::from_fn(|| consumer.pop()).collect()
     }
 
     /// After the target's bell said STOPPED, by the target or by the sender: takes out what nobody will receive.

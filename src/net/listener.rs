@@ -17,7 +17,7 @@ use super::offered::Offered;
 use super::places::{Part, Parts, Places};
 use super::queue::{AcceptCounters, Queue};
 use super::reserve::Reserve;
-use crate::mesh::{Mailbox, OpenError, Port, PortOptions};
+use crate::mesh::{Mailbox, OpenError, Port, PortOptions, Sender};
 use crate::shard::{Shard, Task};
 use crate::steer::Mode;
 
@@ -108,8 +108,6 @@ pub struct Acceptor {
     /// A connection that waits for a place here may go to any other shard.
     spreads: bool,
     steer: Rc<Steer>,
-    /// Whether the socket stays, for who accepts next, when this goes.
-    stays: Rc<Cell<bool>>,
     accepting: Option<Task<()>>,
 }
 
@@ -119,60 +117,74 @@ impl Shard {
     /// # Errors
     /// It was opened on this shard before, or the reactor refuses the socket.
     pub fn accept_on(&self, listening: &Listening) -> io::Result<Acceptor> {
-        self.accept_by(listening, listening.shared.steering)
+        let bound = self.take_part(listening)?;
+        let handoff = &listening.shared.handoff;
+        let mailbox = self.open(handoff).map_err(|error: OpenError| io::Error::other(error))?;
+        let steering = listening.shared.steering;
+        let stays = Rc::new(Cell::new(false));
+        let (own, steer, accepting) = self.accept_by(listening, bound, mailbox.sender(), steering, stays)?;
+        let accepting = Some(self.spawn("accept", accepting.run()));
+        let spreads = steering.mode.spreads() && self.count() > 1;
+        Ok(Acceptor { shard: self.clone(), mailbox, own, own_first: false, spreads, steer, accepting })
     }
 
-    fn accept_by(&self, listening: &Listening, steering: Steering) -> io::Result<Acceptor> {
+    fn take_part(&self, listening: &Listening) -> io::Result<Bound> {
         let mut all = listening.shared.unopened.lock().unwrap_or_else(PoisonError::into_inner);
         let part = all.get_mut(self.id().index()).and_then(Option::take);
         drop(all);
-        let Some(bound) = part else {
-            return Err(io::Error::other(format!(
-                "{} is served by {:?} already",
-                listening.local(),
-                self.id()
-            )));
-        };
-        let mailbox =
-            self.open(&listening.shared.handoff).map_err(|error: OpenError| io::Error::other(error))?;
+        part.ok_or_else(|| {
+            io::Error::other(format!("{} is served by {:?} already", listening.local(), self.id()))
+        })
+    }
+
+    fn accept_by(
+        &self,
+        listening: &Listening,
+        bound: Bound,
+        to: Sender<Offered>,
+        steering: Steering,
+        stays: Rc<Cell<bool>>,
+    ) -> io::Result<(Rc<Queue>, Rc<Steer>, Accepting)> {
         let listener = self.reactor().listen(bound)?;
         let Shared { parts, reserve, .. } = &*listening.shared;
         let own = Queue::new(parts.clone(), self.id().index());
-        let (to, counters) = (mailbox.sender(), own.counters.clone());
+        let counters = own.counters.clone();
         let steer = Rc::new(Steer { steering, to, parts: parts.clone(), counters });
-        let stays = Rc::new(Cell::new(false));
-        let door = Door::new(listener, listening.clone(), self.clone(), stays.clone());
+        let door = Door::new(listener, listening.clone(), self.clone(), stays);
         let accepting = Accepting::new(self.clone(), door, own.clone(), steer.clone(), reserve.clone());
-        let accepting = Some(self.spawn("accept", accepting.run()));
-        let spreads = steering.mode.spreads() && self.count() > 1;
-        Ok(Acceptor { shard: self.clone(), mailbox, own, own_first: false, spreads, steer, stays, accepting })
+        Ok((own, steer, accepting))
     }
-}
 
-impl Shard {
     /// Until it is dropped, clients that come to this shard's part of a listener are handed on to other shards; the socket
-    /// stays then.
+    /// stays then. What other shards send here waits.
     pub(crate) fn pass_on_clients_of(&self, listening: &Listening) -> io::Result<PassingOn> {
+        let bound = self.take_part(listening)?;
+        let sender = self.sender(&listening.shared.handoff).map_err(io::Error::other)?;
         let Steering { mode, seed, .. } = listening.shared.steering;
         // In mode `source` they wait for this shard: no other has what it will know of them. Else whoever has room is as good.
         let mode = if mode == Mode::Source { mode } else { Mode::Flow };
-        let acceptor = self.accept_by(listening, Steering { mode, seed, placed: true })?;
-        acceptor.stays.set(true);
+        let steering = Steering { mode, seed, placed: true };
+        let stays = Rc::new(Cell::new(true));
+        let (own, _, accepting) = self.accept_by(listening, bound, sender, steering, stays)?;
         // With no place of its own, it has none for anybody.
-        let serving = async move { acceptor.serve_in(&Places::new(0), |_| std::future::ready(Ok(()))).await };
-        Ok(PassingOn(Some(self.spawn("pass on", serving))))
+        own.serve_in(&Places::new(0));
+        Ok(PassingOn { own, accepting: Some(self.spawn("pass on", accepting.run())) })
     }
 }
 
 /// See [`Shard::pass_on_clients_of`].
 #[derive(Debug)]
-pub(crate) struct PassingOn(Option<Task<()>>);
+pub(crate) struct PassingOn {
+    own: Rc<Queue>,
+    accepting: Option<Task<()>>,
+}
 
 impl Drop for PassingOn {
     fn drop(&mut self) {
-        if let Some(task) = self.0.take() {
+        if let Some(task) = self.accepting.take() {
             task.cancel();
         }
+        self.own.close();
     }
 }
 
@@ -182,6 +194,7 @@ pub(super) struct Door {
     listener: Box<dyn Listener>,
     listening: Listening,
     shard: Shard,
+    /// Whether the socket stays, for who accepts next, when this goes.
     stays: Rc<Cell<bool>>,
 }
 

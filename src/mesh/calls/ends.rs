@@ -301,10 +301,10 @@ impl<Q: Send + 'static, R: Send + 'static> End for CallEnds<Q, R> {
         for (shard, peer) in self.peers.iter().enumerate() {
             let mut peer = peer.borrow_mut();
             if let Some(requests) = peer.requests_from.take() {
-                self.port.requests.between(shard, self.ledger.id).give_consumer(requests);
+                self.port.fail(self.port.requests.between(shard, self.ledger.id).give_consumer(requests));
             }
             if let Some(replies) = peer.replies_from.take() {
-                self.port.replies.between(shard, self.ledger.id).give_consumer(replies);
+                self.port.fail(self.port.replies.between(shard, self.ledger.id).give_consumer(replies));
             }
             // A next life makes lanes of its own. The requests that nobody has fetched of these, nobody has to handle: who asked
             // is gone. Replies are still waited for.

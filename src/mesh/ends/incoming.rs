@@ -195,7 +195,7 @@ impl<M: Send + 'static> Incoming<M> {
         for (source, inlet) in self.inlets.iter_mut().enumerate() {
             inlet.set_held(0, source, port, ledger);
             if let Some(consumer) = inlet.consumer.take() {
-                port.lanes.between(source, ledger.id).give_consumer(consumer);
+                port.fail(port.lanes.between(source, ledger.id).give_consumer(consumer));
             }
         }
     }

@@ -19,7 +19,7 @@ use super::settings::{ProxyError, Settings};
 use super::upstreams::{Lease, Upstreams};
 use crate::mesh::Remote;
 use crate::net::{AcceptCounters, AcceptStats, Connection, End, Endpoint, Listening, PeekError, Places};
-use crate::runtime::{Runtime, StartError};
+use crate::runtime::{OnFailure, Runtime, StartError};
 use crate::shard::{Shard, ShardId};
 
 /// How long the asking thread waits for a shard's counters.
@@ -235,7 +235,7 @@ pub fn run(
             ready(proxy);
         }
     });
-    let reports = runtime.run(move |shard| {
+    let reports = runtime.on_failure(OnFailure::Restart).run(move |shard| {
         let (proxy, tell) = (serving.clone(), tell.clone());
         async move { proxy.serve_from(&shard, || tell(&proxy)).await }
     });

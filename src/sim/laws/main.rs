@@ -9,6 +9,7 @@ mod handed;
 mod layered;
 mod ported;
 mod proxied;
+mod restarted;
 mod short;
 mod spoken;
 mod tasked;
