@@ -260,12 +260,12 @@ fn all_woken(name: &'static str, queue_times: bool) {
         let group = shard.group(name, Shares::DEFAULT)?;
         let wakers = Rc::new(RefCell::new(Vec::with_capacity(TASKS)));
         let woken = Rc::new(Cell::new(0));
-        for _ in 0..TASKS {
-            let (wakers, woken, mut waits) = (wakers.clone(), woken.clone(), true);
+        for number in 0..TASKS {
+            let (own, woken, mut waits) = (wakers.clone(), woken.clone(), true);
             group.spawn_detached("waits", async move {
                 poll_fn(|cx| {
                     if std::mem::take(&mut waits) {
-                        wakers.borrow_mut().push(cx.waker().clone());
+                        own.borrow_mut().push(cx.waker().clone());
                         return Poll::Pending;
                     }
                     Poll::Ready(())
@@ -275,8 +275,10 @@ fn all_woken(name: &'static str, queue_times: bool) {
                 // Ending a task is not part of being woken.
                 std::future::pending::<()>().await;
             });
-            // Never more than one ready.
-            shard.yield_now().await;
+            // Never more than one ready, whenever its group has its turn.
+            while wakers.borrow().len() <= number {
+                shard.yield_now().await;
+            }
         }
         if queue_times {
             drop(group.with_queue_times());
