@@ -58,6 +58,7 @@
 
 mod bell;
 mod calls;
+mod ended;
 mod ends;
 mod hub;
 mod jobs;
@@ -65,26 +66,36 @@ mod lane;
 #[cfg(test)]
 #[cfg(not(loom))]
 mod laws;
+mod lease;
 mod ledger;
 mod mailbox;
 mod member;
 #[cfg(test)]
 #[cfg(loom)]
 mod models;
+mod nudge;
 mod port;
 mod remote;
+mod replica;
 mod run_on;
 mod set;
+mod sharded;
 mod stats;
 mod stop;
 mod sync;
 mod waiters;
 
 pub use calls::{CallError, CallOptions, CallPort, Caller, Server};
+pub use ended::ShardEnd;
 pub use hub::Mesh;
 pub use jobs::Job;
+pub use lease::{
+    CountLease, CountLimiter, KeeperEnded, Permit, RateLease, RateLimiter, TryTakeError,
+};
 pub use mailbox::{Mailbox, Receive, Sender};
 pub use port::{Closed, DeclareError, OpenError, Port, PortOptions, TrySendError};
 pub use remote::{Remote, TryRunError};
+pub use replica::{Replica, Replicated, Version};
+pub use sharded::{Instance, Instances, InvokeError, Local, Sharded, SpreadError};
 pub use stats::{MeshStats, PortStats};
 pub(crate) use stop::StopGuard;

@@ -1,0 +1,201 @@
+//! At most so many per second, over all shards.
+//!
+//! Each shard has a *share* of the rate and a small bucket that it fills (a token bucket), so that a take is a
+//! subtraction. The shares are leased by the keeper and change as demand does:
+//!
+//! * A shard in use *reports* every [period](Holder): how much it used, whether that was too little, and what
+//!   its bucket had no room for. The answer is its new share. A shard that does not need its share lowers it itself.
+//! * The keeper divides by max-min fairness: whoever was content keeps what it used and some headroom, up to an even
+//!   part; those who were not divide the rest evenly. A share is raised from what is free; if too little is, the
+//!   shares of the others are lowered first (*pushed*), and count until the shard has said that they are lower. So the
+//!   shares never add up to more than the limit.
+//! * What buckets had no room for comes back with the reports into the keeper's *pool*, and goes from there to those
+//!   who had too little: so headroom that is not used is not lost.
+//! * A shard that suddenly has too little, or nothing to do, says so at once, and is answered at once: twice in a row
+//!   and once in five periods. What comes more often waits for the next report.
+//!
+//! Bounds of the error, for a limit of N per second over n shards:
+//!
+//! * More than allowed: in any stretch of time at most what it allows and 2 % of a second's beside (the pool holds 1 %,
+//!   the buckets 1 % together), and one per shard, since a bucket holds at least one.
+//! * Less: nothing in steady demand. When demand moves to another shard, what the old one does not use within a few
+//!   milliseconds is lent on through the pool; beyond the pool it is lost, at most a period of its share.
+//! * Messages: with up to 4 shards at most 10 reports and answers per shard and second and some 16 of those that do not
+//!   wait, below 100 together; with more shards the period grows so that it is no more. Unused, none.
+
+mod bucket;
+mod holder;
+mod keeper;
+mod pace;
+
+use std::fmt;
+use std::rc::Rc;
+
+use super::{KeeperEnded, TryTakeError, check_limit, keeper_of};
+use crate::mesh::calls::{CallOptions, CallPort, Caller};
+use crate::mesh::hub::Mesh;
+use crate::mesh::member::Member;
+use crate::mesh::port::{DeclareError, OpenError};
+use crate::shard::{Shard, ShardId};
+use holder::Holder;
+use keeper::Keeper;
+
+/// A limit per second over all shards. Declared before they start, handed to each by clone; [`Shard::rate_limiter`] is
+/// a shard's end of it.
+#[derive(Clone)]
+pub struct RateLease {
+    port: CallPort<Note, Note>,
+    per_second: u64,
+    keeper: usize,
+}
+
+/// What a shard and the keeper tell each other; either may begin.
+#[derive(Clone, Copy, Debug)]
+enum Note {
+    Report(Report),
+    Share(Share),
+}
+
+/// What a shard says.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Report {
+    /// The latest share that it has heard of.
+    heard: u64,
+    /// What it has now; no more than that.
+    share: u64,
+    /// What it takes in a second, lately, in millionths.
+    usage: u64,
+    /// It had too little.
+    short: bool,
+    /// What its bucket had no room for since the last report; in tokens.
+    spilled: u64,
+}
+
+/// What the keeper says.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Share {
+    /// Grows with each to the same shard: of two that overtook each other the later one counts.
+    number: u64,
+    /// Tokens per second, in millionths.
+    share: u64,
+    /// Tokens beside, once.
+    extra: u64,
+    /// Others have too little.
+    scarce: bool,
+}
+
+/// Millionths of a token per second: shares of small limits are fractions.
+const MILLION: u64 = 1_000_000;
+
+/// Between a shard and the keeper: a report and a push at once.
+const CREDITS: usize = 4;
+
+impl RateLease {
+    /// A limit for all shards of a runtime, before they start: so many tokens per second.
+    ///
+    /// # Errors
+    /// The name is taken, or the limit is none.
+    pub fn declare(mesh: &Mesh, name: &'static str, per_second: u64) -> Result<RateLease, DeclareError> {
+        let per_second = check_limit(name, per_second)?;
+        let port = CallPort::declare(mesh, name, CallOptions { credits: CREDITS })?;
+        let keeper = keeper_of(mesh, port.shared.id);
+        Ok(RateLease { port, per_second, keeper })
+    }
+
+    /// The name under which it was declared.
+    pub fn name(&self) -> &'static str {
+        self.port.name()
+    }
+
+    /// Tokens per second, over all shards.
+    pub fn per_second(&self) -> u64 {
+        self.per_second
+    }
+
+    /// The shard that keeps it.
+    pub fn keeper(&self) -> ShardId {
+        ShardId::new(self.keeper)
+    }
+
+    /// This shard's end, made at its first use.
+    fn attach(&self, shard: &Shard) -> Result<Rc<Holder>, OpenError> {
+        let (member, id) = (Member::of(shard), self.port.shared.id);
+        let caller: Caller<Note, Note> = shard.caller(&self.port)?;
+        if let Some(holder) = member.part(id) {
+            return Ok(holder);
+        }
+        let holder = Rc::new(Holder::new(self, shard));
+        let keeper = (shard.id().index() == self.keeper).then(|| Keeper::new(self, shard, caller.clone()));
+        if let Some(keeper) = &keeper {
+            keeper.watch();
+        }
+        let served = holder.clone();
+        shard.serve(&self.port, move |from, note| {
+            std::future::ready(match (note, &keeper) {
+                (Note::Report(report), Some(keeper)) => Note::Share(keeper.reported(from.index(), report)),
+                // Reported to a shard that is not the keeper, which nobody does.
+                (Note::Report(_), None) => note,
+                (Note::Share(share), _) => Note::Report(served.told(share)),
+            })
+        })?;
+        member.keep_part(id, holder.clone());
+        holder.start(self, caller);
+        Ok(holder)
+    }
+}
+
+impl Shard {
+    /// This shard's end of a limit per second; any number of times. It has its first tokens when the keeper has
+    /// answered, some turns later.
+    ///
+    /// # Errors
+    /// It belongs to another runtime.
+    pub fn rate_limiter(&self, lease: &RateLease) -> Result<RateLimiter, OpenError> {
+        Ok(RateLimiter { holder: lease.attach(self)? })
+    }
+}
+
+/// A shard's end of a [`RateLease`]. Cheap to clone.
+#[derive(Clone)]
+pub struct RateLimiter {
+    holder: Rc<Holder>,
+}
+
+impl RateLimiter {
+    /// Takes a token if this shard has one and nobody here waits for it.
+    ///
+    /// # Errors
+    /// [`TryTakeError`]; if there is none, a greater share is asked for.
+    pub fn try_take(&self) -> Result<(), TryTakeError> {
+        self.holder.try_take()
+    }
+
+    /// Takes a token; waits for it, behind those who wait already. Dropping the future takes none.
+    ///
+    /// # Errors
+    /// The keeper ended.
+    pub async fn take(&self) -> Result<(), KeeperEnded> {
+        self.holder.take().await
+    }
+
+    /// This shard's share of the limit now, in tokens per second.
+    #[expect(clippy::cast_precision_loss, reason = "shares are below 2^50, and shown")]
+    pub fn share(&self) -> f64 {
+        self.holder.share() as f64 / MILLION as f64
+    }
+}
+
+impl fmt::Debug for RateLease {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RateLease")
+            .field("name", &self.name())
+            .field("per_second", &self.per_second)
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for RateLimiter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.holder.fmt(f)
+    }
+}
