@@ -14,9 +14,9 @@ use super::set::ShardSet;
 use super::stats::{MeshStats, PortStats};
 use crate::shard::Shard;
 use crate::shard::between::{Between, Taken};
-use crate::shard::waiters::Waiters as Bag;
 #[cfg(loom)]
 use crate::shard::broken::{Break, broken};
+use crate::shard::waiters::Waiters as Bag;
 
 /// One shard's member of the mesh, reached from its handle. Lives as long as the shard's root; ended by
 /// [`retire`](Member::retire).

@@ -7,9 +7,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 
 use super::{Bench, Meeting, id, on_each_reactor};
-use crate::mesh::{
-    CountLease, DeclareError, KeeperEnded, Mesh, OpenError, RateLease, TryTakeError,
-};
+use crate::mesh::{CountLease, DeclareError, KeeperEnded, Mesh, OpenError, RateLease, TryTakeError};
 use crate::shard::{Shard, ShardId};
 
 on_each_reactor![

@@ -114,7 +114,10 @@ fn a_shard_that_misses_versions_gets_the_newest_and_few_of_the_others(bench: &Be
                 }
                 published.wait().await;
                 copy.reached(version).await;
-                assert_eq!(shard.mesh_stats().ports.iter().find(|port| port.name == "costly").unwrap().sent, 2);
+                assert_eq!(
+                    shard.mesh_stats().ports.iter().find(|port| port.name == "costly").unwrap().sent,
+                    2
+                );
             } else {
                 // Has no copy yet: the first version waits in the lane, and the last takes the place of all others.
                 published.wait().await;

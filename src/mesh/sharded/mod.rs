@@ -240,7 +240,8 @@ impl<S: Instance> Instances<S> {
         W: Future<Output = R> + 'static,
     {
         let name = self.sharded.name();
-        let invoke: errand::Invoke<S> = Box::new(|local| Box::pin(async move { parcel(closure(local).await) }));
+        let invoke: errand::Invoke<S> =
+            Box::new(|local| Box::pin(async move { parcel(closure(local).await) }));
         match self.caller.call(to, Errand::Invoke(invoke)).await {
             Ok(Answer::Done(parcel)) => Ok(errand::unpack(parcel)),
             Ok(Answer::Refused | Answer::Failed(_)) => Err(self.not_running(to)),

@@ -4,6 +4,7 @@
 mod basics;
 mod checks;
 mod handed;
+mod leased;
 mod ported;
 mod proxied;
 mod short;

@@ -18,9 +18,9 @@ pub(super) struct Bucket {
 }
 
 impl Bucket {
-    /// Empty; has room for so many tokens.
+    /// Full; has room for so many tokens.
     pub(super) fn new(room: u128, now: Time) -> Bucket {
-        Bucket { level: 0, room: room * TOKEN, spilled: 0, share: 0, at: now }
+        Bucket { level: room * TOKEN, room: room * TOKEN, spilled: 0, share: 0, at: now }
     }
 
     /// Up to now.

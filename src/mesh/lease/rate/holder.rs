@@ -24,15 +24,10 @@ const IDLE: Duration = Duration::from_millis(10);
 /// For so long after it was told that others have too little, a shard keeps no more than it uses.
 const SCARCE: Duration = Duration::from_secs(1);
 
-/// What a shard may keep that uses so much: a twentieth more, and a two hundredth of an even part, so that the first
-/// take after a pause need not wait.
-pub(super) fn headroom(usage: u64, limit: u64, shards: usize) -> u64 {
-    (usage + usage / 20 + floor(limit, shards)).min(limit)
-}
-
-fn floor(limit: u64, shards: usize) -> u64 {
-    limit / (200 * shards as u64)
-}
+/// Who got what it wanted, and after so long has too little still, wants all it can get.
+const LONG: Duration = Duration::from_millis(20);
+/// In such stretches it is counted how much is taken: what a shard suddenly needs.
+const STRETCH: Duration = Duration::from_millis(10);
 
 /// Lives on its shard as long as that.
 pub(super) struct Holder {
@@ -55,12 +50,21 @@ pub(super) struct State {
     heard: u64,
     /// Taken since the last report.
     used: u64,
-    last_use: Time,
-    /// Somebody got nothing since the last report.
+    /// The last time that somebody wanted one.
+    last_try: Time,
+    lately: Lately,
+    /// Since when its share has been what it wanted; if it is.
+    served_since: Time,
+    /// A share was lowered by an answer, which the keeper counts on only when it is confirmed.
+    confirms: bool,
+    /// Somebody got nothing since the last report; and when that was so last.
     missed: bool,
+    missed_at: Time,
     /// As reported last.
     reported: Report,
     reported_at: Time,
+    /// What it said that it wants was measured for less than an eighth of a period.
+    guessed: bool,
     scarce_until: Time,
     urgent: Pace,
     /// Nothing is due until something is used.
@@ -77,12 +81,17 @@ impl State {
             bucket: Bucket::new(room, now),
             heard: 0,
             used: 0,
-            last_use: Time::ZERO,
+            last_try: Time::ZERO,
+            lately: Lately::default(),
+            served_since: now,
+            confirms: false,
             missed: false,
+            missed_at: Time::ZERO,
             reported: Report::default(),
             reported_at: Time::ZERO,
+            guessed: false,
             scarce_until: Time::ZERO,
-            urgent: Pace::new(period(shards)),
+            urgent: Pace::of_a_shard(shards),
             resting: false,
         }
     }
@@ -91,16 +100,39 @@ impl State {
         self.bucket.fill(now);
         let taken = self.bucket.take();
         if taken {
+            if std::mem::take(&mut self.resting) {
+                // The next report is about what begins now.
+                self.reported_at = now;
+            }
             self.used += 1;
-            self.last_use = now;
+            self.last_try = now;
+            self.lately.count(now);
         } else {
-            self.missed = true;
+            self.waits(now);
         }
         taken
     }
 
+    /// Somebody wants one and there is none.
+    pub(super) fn waits(&mut self, now: Time) {
+        (self.missed, self.missed_at, self.last_try) = (true, now, now);
+    }
+
+    fn is_scarce(&self, now: Time) -> bool {
+        now < self.scarce_until
+    }
+
+    /// Enough that it is worth two messages to give it up.
+    fn has_much(&self) -> bool {
+        self.bucket.share() > self.limit / 50
+    }
+
+    fn is_short(&self, now: Time) -> bool {
+        self.missed && now.since(self.missed_at) < LONG
+    }
+
     fn is_idle(&self, now: Time) -> bool {
-        !self.missed && now.since(self.last_use) >= IDLE
+        now.since(self.last_try) >= IDLE
     }
 
     /// When to report; `None`: not before something is used.
@@ -108,19 +140,25 @@ impl State {
         if self.heard == 0 {
             return Some(now);
         }
-        if self.used == 0 && !self.missed && self.reported.usage == 0 && !self.reported.short {
+        let last = &self.reported;
+        if self.used == 0 && !self.missed && !self.confirms && last.want <= self.floor() && !last.short {
             return None;
         }
         let regular = self.reported_at + period(self.shards);
-        let suddenly_short = self.missed && !self.reported.short;
-        let much = self.bucket.share() > 2 * floor(self.limit, self.shards);
-        let give_up = !self.missed && much && now < self.scarce_until;
-        let urgent = match (suddenly_short, give_up) {
-            (true, _) => self.urgent.next(now),
-            (false, true) => self.urgent.next(now).max(self.last_use + IDLE),
-            (false, false) => Time::NEVER,
+        let urgent = if self.confirms || self.missed && !last.short {
+            Some(now)
+        } else if !self.is_scarce(now) || !self.has_much() {
+            None
+        } else if last.short {
+            // It was short; once it is no longer, it may have got more than it needs.
+            let served = self.reported_at.max(if self.missed { self.missed_at } else { Time::ZERO }) + LONG;
+            Some(served.min(self.last_try + IDLE))
+        } else {
+            let measured =
+                if self.guessed { self.reported_at + period(self.shards) / 8 } else { Time::NEVER };
+            Some(measured.min(self.last_try + IDLE))
         };
-        Some(regular.min(urgent))
+        Some(urgent.map_or(regular, |urgent| regular.min(urgent.max(self.urgent.next(now)))))
     }
 
     /// Reports by itself, if it is due; else `None`.
@@ -133,34 +171,49 @@ impl State {
     }
 
     /// What it has to say now.
-    fn report(&mut self, now: Time) -> Report {
+    pub(super) fn report(&mut self, now: Time) -> Report {
         self.bucket.fill(now);
-        self.reported = Report {
-            heard: self.heard,
-            usage: self.usage(now),
-            short: self.missed,
-            spilled: self.bucket.take_spilled(self.missed),
-            share: self.bucket.share(),
-        };
-        if now < self.scarce_until && !self.missed {
-            let enough = headroom(self.reported.usage, self.limit, self.shards);
-            self.reported.share = self.bucket.share().min(enough);
-            self.bucket.set_share(self.reported.share, now);
+        let idle = self.is_scarce(now) && self.is_idle(now) && self.has_much();
+        let short = self.is_short(now) && !idle;
+        let want = if idle { self.floor() } else { self.want(short, now) };
+        if self.is_scarce(now) && !short && want < self.bucket.share() {
+            self.bucket.set_share(want, now);
         }
-        (self.used, self.missed, self.reported_at) = (0, false, now);
+        let (heard, share, spilled) = (self.heard, self.bucket.share(), self.bucket.take_spilled(short));
+        self.reported = Report { heard, share, want, short, spilled };
+        (self.used, self.missed, self.confirms, self.reported_at) = (0, false, false, now);
+        self.lately.most = 0;
         self.reported
     }
 
-    // What was used in less than a period says as much less.
-    fn usage(&self, now: Time) -> u64 {
-        if self.is_idle(now) && (now < self.scarce_until || self.used == 0) {
-            return 0;
+    fn want(&mut self, short: bool, now: Time) -> u64 {
+        let (since, period) = (now.since(self.reported_at).max(STRETCH), period(self.shards));
+        let usage = per_second(self.used, since);
+        if short {
+            let last = &self.reported;
+            if last.short && self.bucket.share() >= last.want {
+                // Too early to tell whether what it got is enough; or late enough to tell that it is not.
+                return if now.since(self.served_since) < LONG { last.want } else { self.limit };
+            }
+            let seems = usage.max(self.lately.most_per_second());
+            let before = if last.short { last.want } else { 0 };
+            return (seems + seems / 4 + self.floor()).max(before).min(self.limit);
         }
-        let (since, period) = (now.since(self.reported_at).as_nanos().max(1), period(self.shards).as_nanos());
-        let lately = u128::from(self.used) * u128::from(MILLION) * 1_000_000_000 / since.max(period / 100);
-        let weight = since.min(period);
-        let mixed = (u128::from(self.reported.usage) * (period - weight) + lately * weight) / period;
-        u64::try_from(mixed).unwrap_or(u64::MAX).min(self.limit)
+        // What was used in less than that says as much less.
+        let enough = period / 8;
+        self.guessed = since < enough;
+        let weight = since.min(enough).as_nanos();
+        let before =
+            if self.reported.short { usage.max(self.lately.most_per_second()) } else { self.reported.want };
+        let before = u128::from(before.min(self.limit));
+        let want = u128::from((usage + usage / 20 + self.floor()).min(self.limit));
+        let mixed = (before * (enough.as_nanos() - weight) + want * weight) / enough.as_nanos();
+        u64::try_from(mixed).unwrap_or(self.limit)
+    }
+
+    /// What a shard keeps that uses nothing, a two hundredth of an even part: so that after a pause the bucket is full.
+    fn floor(&self) -> u64 {
+        self.limit / (200 * self.shards as u64)
     }
 
     /// The keeper's word; `false`: a later one was there before, and only the extra tokens count.
@@ -169,6 +222,10 @@ impl State {
         self.bucket.add(told.extra);
         if told.number > self.heard {
             self.heard = told.number;
+            self.confirms = told.share < self.bucket.share();
+            if self.bucket.share() < self.reported.want && told.share >= self.reported.want {
+                self.served_since = now;
+            }
             self.bucket.set_share(told.share, now);
         }
         if told.scarce {
@@ -179,6 +236,34 @@ impl State {
     pub(super) fn share(&self) -> u64 {
         self.bucket.share()
     }
+}
+
+/// The most that was taken in any stretch of time since the last report.
+#[derive(Debug, Default)]
+struct Lately {
+    began: Time,
+    count: u64,
+    most: u64,
+}
+
+impl Lately {
+    fn count(&mut self, now: Time) {
+        if now.since(self.began) >= STRETCH {
+            (self.began, self.count) = (now, 0);
+        }
+        self.count += 1;
+        self.most = self.most.max(self.count);
+    }
+
+    fn most_per_second(&self) -> u64 {
+        per_second(self.most, STRETCH)
+    }
+}
+
+/// So many in such a time, as a rate in millionths.
+fn per_second(count: u64, time: Duration) -> u64 {
+    let rate = u128::from(count) * u128::from(MILLION) * 1_000_000_000 / time.as_nanos().max(1);
+    u64::try_from(rate).unwrap_or(u64::MAX)
 }
 
 impl Holder {
@@ -227,9 +312,9 @@ impl Holder {
 
     fn take_token(&self) -> bool {
         let mut state = self.state.borrow_mut();
-        let missed_before = state.missed;
+        let before = (state.resting, state.missed);
         let taken = state.take(self.shard.turn_time());
-        if std::mem::take(&mut state.resting) || !taken && !missed_before {
+        if before.0 || !taken && !before.1 {
             self.nudge.nudge();
         }
         taken
@@ -245,7 +330,9 @@ impl Holder {
             let (now, waits) = (self.shard.turn_time(), !self.waiting.borrow().is_empty());
             let (report, due) = {
                 let mut state = self.state.borrow_mut();
-                state.missed |= waits;
+                if waits {
+                    state.waits(now);
+                }
                 let report = state.report_if_due(now);
                 let due = state.due(now);
                 state.resting = report.is_none() && due.is_none();
@@ -268,10 +355,11 @@ impl Holder {
     /// The keeper tells it without being asked, and hears how things are.
     pub(super) fn told(&self, share: Share) -> Report {
         self.apply(share);
-        let waits = !self.waiting.borrow().is_empty();
-        let mut state = self.state.borrow_mut();
-        state.missed |= waits;
-        state.report(self.shard.turn_time())
+        let (now, mut state) = (self.shard.turn_time(), self.state.borrow_mut());
+        if !self.waiting.borrow().is_empty() {
+            state.waits(now);
+        }
+        state.report(now)
     }
 
     fn apply(&self, share: Share) {

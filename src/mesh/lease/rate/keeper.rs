@@ -6,8 +6,7 @@ use std::rc::Rc;
 use waterwheel_reactor::Time;
 
 use super::bucket::TOKEN;
-use super::holder::headroom;
-use super::pace::{Pace, period};
+use super::pace::Pace;
 use super::{MILLION, Note, RateLease, Report, Share};
 use crate::mesh::calls::Caller;
 use crate::shard::{Shard, ShardId};
@@ -42,6 +41,8 @@ impl Keeper {
         let now = self.shard.turn_time();
         let share = {
             let mut books = self.books.borrow_mut();
+            // It is said already; what is left is for pushes.
+            books.pace.spend(now);
             books.hear(shard, report, now);
             books.share_of(shard)
         };
@@ -58,7 +59,7 @@ impl Keeper {
                 let told = keeper.caller.call(ShardId::new(shard), Note::Share(share)).await;
                 {
                     let mut books = keeper.books.borrow_mut();
-                    books.members[shard].pushing = false;
+                    books.acknowledged(shard);
                     // An error: it ended, which is seen to elsewhere.
                     if let Ok(Note::Report(report)) = told {
                         books.hear(shard, report, keeper.shard.turn_time());
@@ -81,6 +82,8 @@ pub(super) struct Books {
     /// Up to when the pool is filled.
     at: Time,
     members: Vec<Member>,
+    /// Of reports and pushes.
+    pace: Pace,
 }
 
 #[derive(Debug)]
@@ -89,14 +92,13 @@ struct Member {
     lent: u64,
     /// The number of the latest share that it was told.
     number: u64,
-    usage: u64,
+    want: u64,
     short: bool,
     /// It has reported, and has not ended.
     present: bool,
     ended: bool,
     /// A push is on its way.
     pushing: bool,
-    pushes: Pace,
 }
 
 impl Books {
@@ -104,12 +106,11 @@ impl Books {
         let member = || Member {
             lent: 0,
             number: 0,
-            usage: 0,
+            want: 0,
             short: false,
             present: false,
             ended: false,
             pushing: false,
-            pushes: Pace::new(period(shards)),
         };
         Books {
             limit: per_second * MILLION,
@@ -117,6 +118,7 @@ impl Books {
             pool_max: u128::from(per_second) * TOKEN / 100,
             at: now,
             members: (0..shards).map(|_| member()).collect(),
+            pace: Pace::of_all(),
         }
     }
 
@@ -137,6 +139,11 @@ impl Books {
         (member.lent, member.short, member.present, member.ended) = (0, false, false, true);
     }
 
+    /// A push has come back, or will not.
+    pub(super) fn acknowledged(&mut self, shard: usize) {
+        self.members[shard].pushing = false;
+    }
+
     /// A shard's report, from whichever side it came.
     pub(super) fn hear(&mut self, shard: usize, report: Report, now: Time) {
         self.fill(now);
@@ -147,7 +154,7 @@ impl Books {
         let even = self.limit / self.members.len() as u64;
         let free = self.free();
         let member = &mut self.members[shard];
-        (member.usage, member.short) = (report.usage, report.short);
+        (member.want, member.short) = (report.want.min(self.limit), report.short);
         // Else a share is on its way to it.
         if report.heard == member.number {
             debug_assert!(report.share <= member.lent, "a shard has more than was lent to it");
@@ -159,14 +166,10 @@ impl Books {
         }
     }
 
-    /// What each may have: max-min fair. Those who were short want all there is; the others what they used, and some
-    /// headroom.
+    /// What each may have: max-min fair by what they want; and what nobody wants goes to those who were short, who may
+    /// not know how much they need.
     fn goals(&self) -> Vec<u64> {
-        let want = |member: &Member| match member {
-            Member { present: false, .. } => 0,
-            Member { short: true, .. } => self.limit,
-            Member { usage, .. } => headroom(*usage, self.limit, self.members.len()),
-        };
+        let want = |member: &Member| if member.present { member.want } else { 0 };
         let mut goals: Vec<u64> = self.members.iter().map(want).collect();
         let mut modest: Vec<usize> = (0..goals.len()).collect();
         modest.sort_by_key(|shard| goals[*shard]);
@@ -176,14 +179,32 @@ impl Books {
             goals[*shard] = goals[*shard].min(even);
             rest -= goals[*shard];
         }
+        let short = |member: &&Member| member.short;
+        let wanted: u128 = self.members.iter().filter(short).map(|member| u128::from(member.want)).sum();
+        for (goal, member) in goals.iter_mut().zip(&self.members).filter(|(_, member)| member.short) {
+            let more = u128::from(rest) * u128::from(member.want) / wanted.max(1);
+            *goal += u64::try_from(more).unwrap_or(0);
+        }
         goals
+    }
+
+    /// Less than this is not worth two messages.
+    fn little(&self) -> u64 {
+        self.limit / 200
+    }
+
+    fn short(&self) -> u64 {
+        self.members.iter().filter(|member| member.short).count() as u64
     }
 
     /// What to tell a shard now. It counts as told.
     pub(super) fn share_of(&mut self, shard: usize) -> Share {
-        let (goal, free) = (self.goals()[shard], self.free());
-        let scarce = (0..self.members.len()).any(|other| other != shard && self.members[other].short);
-        let short = self.members.iter().filter(|member| member.short).count() as u128;
+        let (goals, free, little) = (self.goals(), self.free(), self.little());
+        let lacks =
+            |other: usize| self.members[other].short || goals[other] > self.members[other].lent + little;
+        let scarce = (0..goals.len()).any(|other| other != shard && lacks(other));
+        let goal = goals[shard];
+        let short = u128::from(self.short());
         let member = &mut self.members[shard];
         let share = match member.lent {
             lent if goal > lent => goal.min(lent + free),
@@ -203,18 +224,17 @@ impl Books {
     pub(super) fn pushes(&mut self, now: Time) -> Vec<(usize, Share)> {
         self.fill(now);
         let (goals, free) = (self.goals(), self.free());
-        // Less than this is not worth two messages.
-        let (little, some) = (self.limit / 200, self.limit / 50);
-        let lacks = |(member, goal): (&Member, &u64)| member.short && *goal > member.lent + free + little;
+        let little = self.little();
+        let lacks = |(member, goal): (&Member, &u64)| *goal > member.lent + free + little;
         let lack = self.members.iter().zip(&goals).any(lacks);
         let quiet = !self.members.iter().any(|member| member.pushing);
         let mut pushes = Vec::new();
         for (shard, goal) in goals.into_iter().enumerate() {
             let member = &mut self.members[shard];
             let too_much = lack && member.lent > goal + little;
-            let too_little = quiet && member.short && goal.min(member.lent + free) > member.lent + some;
+            let too_little = quiet && goal.min(member.lent + free) > member.lent + little;
             let wanted = member.present && !member.pushing && (too_much || too_little);
-            if wanted && member.pushes.spend(now) {
+            if wanted && self.pace.spend(now) {
                 member.pushing = true;
                 pushes.push((shard, self.share_of(shard)));
             }

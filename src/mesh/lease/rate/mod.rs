@@ -3,30 +3,34 @@
 //! Each shard has a *share* of the rate and a small bucket that it fills (a token bucket), so that a take is a
 //! subtraction. The shares are leased by the keeper and change as demand does:
 //!
-//! * A shard in use *reports* every [period](Holder): how much it used, whether that was too little, and what
-//!   its bucket had no room for. The answer is its new share. A shard that does not need its share lowers it itself.
-//! * The keeper divides by max-min fairness: whoever was content keeps what it used and some headroom, up to an even
-//!   part; those who were not divide the rest evenly. A share is raised from what is free; if too little is, the
-//!   shares of the others are lowered first (*pushed*), and count until the shard has said that they are lower. So the
-//!   shares never add up to more than the limit.
-//! * What buckets had no room for comes back with the reports into the keeper's *pool*, and goes from there to those
-//!   who had too little: so headroom that is not used is not lost.
-//! * A shard that suddenly has too little, or nothing to do, says so at once, and is answered at once: twice in a row
-//!   and once in five periods. What comes more often waits for the next report.
+//! * A shard in use *reports* every 200 ms: what share it could use, whether it has too little, and what its bucket had
+//!   no room for. The answer is its new share. What a content shard wants is what it used and a twentieth; a short one
+//!   wants a quarter more than it used when it was fastest, and if it got that and is short still, all there is.
+//! * The keeper divides max-min fair by what they want; what nobody wants goes to those who are short. A share is raised
+//!   from what is free; if that is too little, the shares of others are lowered first (*pushed*), and count as lent
+//!   until those have said that they are lower. So the shares never add up to more than the limit.
+//! * What buckets had no room for comes back with the reports into the keeper's *pool*, and goes from there to those who
+//!   are short: so headroom that is not used is not lost.
+//! * A shard that is suddenly short, or has much that it does not need while others are short, says so at once, twice in
+//!   a row and then every 400 ms; the keeper pushes as often as all words together leave room for.
 //!
 //! Bounds of the error, for a limit of N per second over n shards:
 //!
-//! * More than allowed: in any stretch of time at most what it allows and 2 % of a second's beside (the pool holds 1 %,
-//!   the buckets 1 % together), and one per shard, since a bucket holds at least one.
-//! * Less: nothing in steady demand. When demand moves to another shard, what the old one does not use within a few
-//!   milliseconds is lent on through the pool; beyond the pool it is lost, at most a period of its share.
-//! * Messages: with up to 4 shards at most 10 reports and answers per shard and second and some 16 of those that do not
-//!   wait, below 100 together; with more shards the period grows so that it is no more. Unused, none.
+//! * More than allowed: in any stretch of time at most what that allows and 2 % of a second's beside (the pool holds
+//!   1 %, the buckets 1 % together), and one per shard, since a bucket holds at least one.
+//! * Less: below 1 % in steady demand, however uneven (floors of shards at rest, headroom beyond the pool). A move of
+//!   demand from one shard to another costs what the old share makes in some 10 ms, less what the pool saves; moves of
+//!   several shards at once, which need more words than may be said at once, cost up to a period of what moves.
+//! * Messages: below 100 in a second, with answers; with more than 4 shards the period grows so that it is no more.
+//!   Unused, none.
 
 mod bucket;
 mod holder;
 mod keeper;
 mod pace;
+#[cfg(test)]
+#[cfg(not(loom))]
+mod tests;
 
 use std::fmt;
 use std::rc::Rc;
@@ -63,8 +67,8 @@ struct Report {
     heard: u64,
     /// What it has now; no more than that.
     share: u64,
-    /// What it takes in a second, lately, in millionths.
-    usage: u64,
+    /// What it could use, in millionths of a token per second.
+    want: u64,
     /// It had too little.
     short: bool,
     /// What its bucket had no room for since the last report; in tokens.

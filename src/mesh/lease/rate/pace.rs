@@ -8,10 +8,14 @@ use waterwheel_reactor::Time;
 const PERIOD: Duration = Duration::from_millis(200);
 /// Per shard; so that with many of them the messages of all together are no more.
 const PERIOD_PER_SHARD: Duration = Duration::from_millis(50);
-/// Urgent words in a row.
+/// Words of one shard in a row that cannot wait for the next report.
 const URGENT_MAX: u32 = 2;
 /// Periods after which one more is allowed.
-const URGENT_AFTER: u32 = 5;
+const URGENT_AFTER: u32 = 2;
+/// Words of the keeper and of all shards, each with its answer, in a row; above it the keeper does not speak first.
+const ALL_MAX: u32 = 10;
+/// After which one more is allowed: with those in a row, a hundred messages in any second.
+const ALL_AFTER: Duration = Duration::from_millis(25);
 
 pub(super) fn period(shards: usize) -> Duration {
     PERIOD.max(PERIOD_PER_SHARD * u32::try_from(shards).unwrap_or(u32::MAX))
@@ -21,14 +25,21 @@ pub(super) fn period(shards: usize) -> Duration {
 #[derive(Debug)]
 pub(super) struct Pace {
     every: Duration,
+    most: u32,
     left: u32,
     /// When the next is earned; while some are spent.
     earned: Time,
 }
 
 impl Pace {
-    pub(super) fn new(period: Duration) -> Pace {
-        Pace { every: period * URGENT_AFTER, left: URGENT_MAX, earned: Time::ZERO }
+    /// For the urgent words of one shard.
+    pub(super) fn of_a_shard(shards: usize) -> Pace {
+        Pace { every: period(shards) * URGENT_AFTER, most: URGENT_MAX, left: URGENT_MAX, earned: Time::ZERO }
+    }
+
+    /// For all words together.
+    pub(super) fn of_all() -> Pace {
+        Pace { every: ALL_AFTER, most: ALL_MAX, left: ALL_MAX, earned: Time::ZERO }
     }
 
     /// When an urgent word may be said: now or later.
@@ -38,15 +49,43 @@ impl Pace {
 
     /// Says one, if that is allowed now.
     pub(super) fn spend(&mut self, now: Time) -> bool {
-        if self.left < URGENT_MAX && self.earned <= now {
+        while self.left < self.most && self.earned <= now {
             self.left += 1;
-            self.earned = now + self.every;
+            self.earned = self.earned + self.every;
         }
         let Some(left) = self.left.checked_sub(1) else { return false };
-        if self.left == URGENT_MAX {
+        if self.left == self.most {
             self.earned = now + self.every;
         }
         self.left = left;
         true
+    }
+}
+
+#[cfg(test)]
+#[cfg(not(loom))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_more_is_said_than_in_a_row_and_one_each_time_after() {
+        let mut pace = Pace::of_a_shard(4);
+        let at = |millis: u64| Time::ZERO + Duration::from_millis(millis);
+        let mut said = Vec::new();
+        for millis in 1000..3000 {
+            assert_eq!(pace.next(at(millis)) == at(millis), pace.spend(at(millis)));
+            if pace.left == 0 && said.last().is_none_or(|last| *last != pace.earned) {
+                said.push(pace.earned);
+            }
+        }
+        // Two at once, then at 1400, 1800, 2200, 2600: each time the next is earned 400 ms later.
+        assert_eq!(said, [1400, 1800, 2200, 2600, 3000].map(at));
+    }
+
+    #[test]
+    fn with_many_shards_each_reports_more_seldom() {
+        assert_eq!(period(1), Duration::from_millis(200));
+        assert_eq!(period(4), Duration::from_millis(200));
+        assert_eq!(period(64), Duration::from_millis(3200));
     }
 }
