@@ -12,6 +12,16 @@
 //! | [`run_on`](crate::shard::Shard::run_on) | a future | running a closure there, now and then |
 //! | [`remote`](crate::shard::Shard::remote) | [`Remote`] | threads that are not shards |
 //!
+//! And on top of calls, declared in the same way:
+//!
+//! | on a shard | gives | for |
+//! |---|---|---|
+//! | [`instances`](crate::shard::Shard::instances) | [`Instances`] | one object per shard ([`Sharded`]), asked by closures |
+//! | [`replica`](crate::shard::Shard::replica) | [`Replica`] | a value that each shard has a copy of ([`Replicated`]) |
+//! | [`count_limiter`](crate::shard::Shard::count_limiter) | [`CountLimiter`] | at most so many at once, over all shards ([`CountLease`]) |
+//! | [`rate_limiter`](crate::shard::Shard::rate_limiter) | [`RateLimiter`] | at most so many per second, over all shards ([`RateLease`]) |
+//! | [`ended`](crate::shard::Shard::ended) | a future | the end of another shard |
+//!
 //! ```
 //! use waterwheel::runtime::{Config, Runtime};
 //! use waterwheel::shard::ShardId;

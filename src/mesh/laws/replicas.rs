@@ -68,7 +68,7 @@ fn of_versions_published_at_once_all_keep_the_same_one(bench: &Bench) {
                 let version = copy.publish((own, round));
                 published = version;
                 assert!(version > before);
-                if (round + own) % 3 == 0 {
+                if (round + own).is_multiple_of(3) {
                     shard.yield_now().await;
                     assert!(copy.version() >= version, "a version went back");
                 }
