@@ -145,20 +145,24 @@ impl State {
             return None;
         }
         let regular = self.reported_at + period(self.shards);
-        let urgent = if self.confirms || self.missed && !last.short {
-            Some(now)
+        // The last urgent word is kept for when it is short.
+        let (complains, gives_up) = (self.urgent.next(0, now), self.urgent.next(1, now));
+        let urgent = if self.missed && !last.short {
+            complains
+        } else if self.confirms {
+            gives_up
         } else if !self.is_scarce(now) || !self.has_much() {
-            None
+            Time::NEVER
         } else if last.short {
             // It was short; once it is no longer, it may have got more than it needs.
-            let served = self.reported_at.max(if self.missed { self.missed_at } else { Time::ZERO }) + LONG;
-            Some(served.min(self.last_try + IDLE))
+            let missed = if self.missed { self.missed_at } else { Time::ZERO };
+            gives_up.max((self.reported_at.max(missed) + LONG).min(self.last_try + IDLE))
         } else {
             let measured =
                 if self.guessed { self.reported_at + period(self.shards) / 8 } else { Time::NEVER };
-            Some(measured.min(self.last_try + IDLE))
+            gives_up.max(measured.min(self.last_try + IDLE))
         };
-        Some(urgent.map_or(regular, |urgent| regular.min(urgent.max(self.urgent.next(now)))))
+        Some(regular.min(urgent))
     }
 
     /// Reports by itself, if it is due; else `None`.

@@ -11,8 +11,8 @@
 //!   until those have said that they are lower. So the shares never add up to more than the limit.
 //! * What buckets had no room for comes back with the reports into the keeper's *pool*, and goes from there to those who
 //!   are short: so headroom that is not used is not lost.
-//! * A shard that is suddenly short, or has much that it does not need while others are short, says so at once, twice in
-//!   a row and then every 400 ms; the keeper pushes as often as all words together leave room for.
+//! * A shard that is suddenly short, or has much that it does not need while others are short, says so at once, three
+//!   times in a row and then every 400 ms; the keeper pushes as often as all words together leave room for.
 //!
 //! Bounds of the error, for a limit of N per second over n shards:
 //!

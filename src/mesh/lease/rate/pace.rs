@@ -9,7 +9,7 @@ const PERIOD: Duration = Duration::from_millis(200);
 /// Per shard; so that with many of them the messages of all together are no more.
 const PERIOD_PER_SHARD: Duration = Duration::from_millis(50);
 /// Words of one shard in a row that cannot wait for the next report.
-const URGENT_MAX: u32 = 2;
+const URGENT_MAX: u32 = 3;
 /// Periods after which one more is allowed.
 const URGENT_AFTER: u32 = 2;
 /// Words of the keeper and of all shards, each with its answer, in a row; above it the keeper does not speak first.
@@ -42,9 +42,12 @@ impl Pace {
         Pace { every: ALL_AFTER, most: ALL_MAX, left: ALL_MAX, earned: Time::ZERO }
     }
 
-    /// When an urgent word may be said: now or later.
-    pub(super) fn next(&self, now: Time) -> Time {
-        if self.left > 0 || self.earned <= now { now } else { self.earned }
+    /// When a word may be said so that so many are left: now or later.
+    pub(super) fn next(&self, left: u32, now: Time) -> Time {
+        match left.checked_sub(self.left) {
+            None => now,
+            Some(missing) => now.max(self.earned + self.every * missing),
+        }
     }
 
     /// Says one, if that is allowed now.
@@ -73,13 +76,16 @@ mod tests {
         let at = |millis: u64| Time::ZERO + Duration::from_millis(millis);
         let mut said = Vec::new();
         for millis in 1000..3000 {
-            assert_eq!(pace.next(at(millis)) == at(millis), pace.spend(at(millis)));
-            if pace.left == 0 && said.last().is_none_or(|last| *last != pace.earned) {
-                said.push(pace.earned);
+            let (may, later) = (pace.next(0, at(millis)) == at(millis), pace.next(1, at(millis)));
+            if pace.spend(at(millis)) {
+                said.push(millis);
+                assert!(may && (later == at(millis)) == (millis < 1002), "one would not have been left");
+            } else {
+                assert!(!may && later > pace.next(0, at(millis)));
             }
         }
-        // Two at once, then at 1400, 1800, 2200, 2600: each time the next is earned 400 ms later.
-        assert_eq!(said, [1400, 1800, 2200, 2600, 3000].map(at));
+        // Three at once, though one in a millisecond here; then each 400 ms after the first.
+        assert_eq!(said, [1000, 1001, 1002, 1400, 1800, 2200, 2600]);
     }
 
     #[test]
