@@ -42,7 +42,7 @@ impl Keeper {
         let share = {
             let mut books = self.books.borrow_mut();
             // It is said already; what is left is for pushes.
-            books.pace.spend(now);
+            books.pace.charge(now);
             books.hear(shard, report, now);
             books.share_of(shard)
         };

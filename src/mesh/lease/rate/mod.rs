@@ -16,13 +16,16 @@
 //!
 //! Bounds of the error, for a limit of N per second over n shards:
 //!
-//! * More than allowed: in any stretch of time at most what that allows and 2 % of a second's beside (the pool holds
-//!   1 %, the buckets 1 % together), and one per shard, since a bucket holds at least one.
+//! * More than allowed: from the start to any moment at most what that time allows and 1 % of a second's, with which the
+//!   buckets begin. In a stretch of time in between, also what lay there unused: 1 % in the buckets, 1 % in the pool, and
+//!   what shards got from the pool less than a period ago and did not take. And one per shard, since a bucket holds at
+//!   least one.
 //! * Less: below 1 % in steady demand, however uneven (floors of shards at rest, headroom beyond the pool). A move of
 //!   demand from one shard to another costs what the old share makes in some 10 ms, less what the pool saves; moves of
 //!   several shards at once, which need more words than may be said at once, cost up to a period of what moves.
-//! * Messages: below 100 in a second, with answers; with more than 4 shards the period grows so that it is no more.
-//!   Unused, none.
+//! * Messages, with answers: with up to 4 shards, at most a hundred in any second and 60 a second in the long run. With
+//!   more the period grows, so that the long run is the same, though each may still speak three times in a row. None
+//!   while nothing is taken.
 
 mod bucket;
 mod holder;
