@@ -13,7 +13,7 @@ use waterwheel_reactor::Time;
 
 use super::bucket::Bucket;
 use super::pace::{Pace, period};
-use super::{KeeperEnded, MILLION, Note, RateLease, Report, Share, TryTakeError};
+use super::{KeeperEnded, LITTLE, MILLION, Note, RateLease, Report, Share, TryTakeError};
 use crate::mesh::calls::Caller;
 use crate::mesh::nudge::Nudge;
 use crate::mesh::waiters::{Place, Waiters};
@@ -55,7 +55,7 @@ pub(super) struct State {
     lately: Lately,
     /// Since when its share has been what it wanted; if it is.
     served_since: Time,
-    /// A share was lowered by an answer, which the keeper counts on only when it is confirmed.
+    /// A share was lowered much by an answer, which the keeper counts on only when it is confirmed.
     confirms: bool,
     /// Somebody got nothing since the last report; and when that was so last.
     missed: bool,
@@ -226,7 +226,7 @@ impl State {
         self.bucket.add(told.extra);
         if told.number > self.heard {
             self.heard = told.number;
-            self.confirms = told.share < self.bucket.share();
+            self.confirms = told.share + self.limit / LITTLE < self.bucket.share();
             if self.bucket.share() < self.reported.want && told.share >= self.reported.want {
                 self.served_since = now;
             }

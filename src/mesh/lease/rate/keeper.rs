@@ -7,7 +7,7 @@ use waterwheel_reactor::Time;
 
 use super::bucket::TOKEN;
 use super::pace::Pace;
-use super::{MILLION, Note, RateLease, Report, Share};
+use super::{LITTLE, MILLION, Note, RateLease, Report, Share};
 use crate::mesh::calls::Caller;
 use crate::shard::{Shard, ShardId};
 
@@ -90,8 +90,9 @@ pub(super) struct Books {
 struct Member {
     /// The most that its share may be, as far as is known here.
     lent: u64,
-    /// The number of the latest share that it was told.
+    /// The number of the latest share that it was told, and that share.
     number: u64,
+    told: u64,
     want: u64,
     short: bool,
     /// It has reported, and has not ended.
@@ -106,6 +107,7 @@ impl Books {
         let member = || Member {
             lent: 0,
             number: 0,
+            told: 0,
             want: 0,
             short: false,
             present: false,
@@ -152,7 +154,7 @@ impl Books {
         }
         self.pool = (self.pool + u128::from(report.spilled) * TOKEN).min(self.pool_max);
         let even = self.limit / self.members.len() as u64;
-        let free = self.free();
+        let (free, scarce) = (self.free(), self.short() > 0);
         let member = &mut self.members[shard];
         (member.want, member.short) = (report.want.min(self.limit), report.short);
         // Else a share is on its way to it. Between two tellings a shard only lowers its share, so that of two reports
@@ -160,8 +162,8 @@ impl Books {
         if report.heard == member.number {
             member.lent = report.share.min(member.lent);
         }
-        if !std::mem::replace(&mut member.present, true) {
-            // A newcomer gets its even part, if that is free.
+        if !std::mem::replace(&mut member.present, true) && !scarce {
+            // A newcomer gets its even part, if that is free and nobody needs it more.
             member.lent = even.min(free);
         }
     }
@@ -190,7 +192,7 @@ impl Books {
 
     /// Less than this is not worth two messages.
     fn little(&self) -> u64 {
-        self.limit / 200
+        self.limit / LITTLE
     }
 
     fn short(&self) -> u64 {
@@ -215,6 +217,7 @@ impl Books {
         let extra = if member.short { self.pool / short / TOKEN } else { 0 };
         self.pool -= extra * TOKEN;
         member.number += 1;
+        member.told = share;
         member.lent = member.lent.max(share);
         Share { number: member.number, share, extra: u64::try_from(extra).unwrap_or(u64::MAX), scarce }
     }
@@ -231,7 +234,8 @@ impl Books {
         let mut pushes = Vec::new();
         for (shard, goal) in goals.into_iter().enumerate() {
             let member = &mut self.members[shard];
-            let too_much = lack && member.lent > goal + little;
+            // Who was told to lower it will confirm that by itself.
+            let too_much = lack && member.lent.min(member.told) > goal + little;
             let too_little = quiet && goal.min(member.lent + free) > member.lent + little;
             let wanted = member.present && !member.pushing && (too_much || too_little);
             if wanted && self.pace.spend(now) {

@@ -94,6 +94,9 @@ struct Share {
 /// Millionths of a token per second: shares of small limits are fractions.
 const MILLION: u64 = 1_000_000;
 
+/// A change of a share by less than this part of the limit is not worth two messages, and waits for the next report.
+const LITTLE: u64 = 100;
+
 /// Between a shard and the keeper: a report and a push at once.
 const CREDITS: usize = 4;
 
