@@ -52,7 +52,19 @@ impl Keeper {
 
     /// Tells shards that it does not wait to be asked by.
     fn push(self: &Rc<Self>) {
-        let pushes = self.books.borrow_mut().pushes(self.shard.turn_time());
+        let now = self.shard.turn_time();
+        let (pushes, again) = {
+            let mut books = self.books.borrow_mut();
+            (books.pushes(now), books.next_push(now))
+        };
+        if let Some(at) = again {
+            let keeper = self.clone();
+            self.shard.spawn_detached("shares, later", async move {
+                keeper.shard.sleep_until(at).await;
+                keeper.books.borrow_mut().postponed = Postponed::No;
+                keeper.push();
+            });
+        }
         for (shard, share) in pushes {
             let keeper = self.clone();
             self.shard.spawn_detached("share", async move {
@@ -84,6 +96,17 @@ pub(super) struct Books {
     members: Vec<Member>,
     /// Of reports and pushes.
     pace: Pace,
+    postponed: Postponed,
+}
+
+/// Whether a push was not allowed when it was wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Postponed {
+    No,
+    /// It was, and nobody waits for its time yet.
+    Wanted,
+    /// A task will try again.
+    Waited,
 }
 
 #[derive(Debug)]
@@ -121,6 +144,7 @@ impl Books {
             at: now,
             members: (0..shards).map(|_| member()).collect(),
             pace: Pace::of_all(),
+            postponed: Postponed::No,
         }
     }
 
@@ -241,8 +265,19 @@ impl Books {
             if wanted && self.pace.spend(now) {
                 member.pushing = true;
                 pushes.push((shard, self.share_of(shard)));
+            } else if wanted && self.postponed == Postponed::No {
+                self.postponed = Postponed::Wanted;
             }
         }
         pushes
+    }
+
+    /// When to try again, for one task at a time.
+    fn next_push(&mut self, now: Time) -> Option<Time> {
+        let wanted = self.postponed == Postponed::Wanted;
+        wanted.then(|| {
+            self.postponed = Postponed::Waited;
+            self.pace.next(0, now)
+        })
     }
 }

@@ -55,7 +55,7 @@ impl Pace {
     pub(super) fn next(&self, left: u32, now: Time) -> Time {
         match left.checked_sub(self.left) {
             None => now,
-            Some(missing) => now.max(self.earned + self.every * missing),
+            Some(missing) => now.max(self.earned + self.every * (missing + self.owed)),
         }
     }
 
