@@ -185,6 +185,9 @@ impl Books {
         // that overtook each other the lower one is the later.
         if report.heard == member.number {
             member.lent = report.share.min(member.lent);
+        } else {
+            // And this may have been what was to confirm an earlier one.
+            member.told = member.lent;
         }
         if !std::mem::replace(&mut member.present, true) && !scarce {
             // A newcomer gets its even part, if that is free and nobody needs it more.
