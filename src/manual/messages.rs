@@ -66,5 +66,8 @@
 //! |---|---|
 //! | something that happens often | a [`Port`](crate::mesh::Port); with an answer, a [`CallPort`](crate::mesh::CallPort). Neither allocates per message |
 //! | something that happens rarely | [`Shard::run_on`](crate::shard::Shard::run_on): a closure, three allocations |
+//! | an object on every shard, with a start and a stop | [`Sharded`](crate::mesh::Sharded): closures go to the objects |
+//! | settings that all read and one changes | [`Replicated`](crate::mesh::Replicated): a read takes no lock and no atomic |
+//! | a limit over all shards | [`CountLease`](crate::mesh::CountLease), [`RateLease`](crate::mesh::RateLease): most takes send nothing |
 //! | another thread that has something for a shard | [`Remote`](crate::mesh::Remote): a job, at most 1 024 waiting per shard |
 //! | a task of the same shard | [`deferred`](crate::shard::deferred()), or an `Rc` |

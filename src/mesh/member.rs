@@ -2,6 +2,7 @@
 
 use std::any::Any;
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -16,6 +17,7 @@ use crate::shard::Shard;
 use crate::shard::between::{Between, Taken};
 #[cfg(loom)]
 use crate::shard::broken::{Break, broken};
+use crate::shard::waiters::Waiters as Bag;
 
 /// One shard's member of the mesh, reached from its handle. Lives as long as the shard's root; ended by
 /// [`retire`](Member::retire).
@@ -31,6 +33,10 @@ pub(crate) struct Member {
     jobs: RefCell<Option<Waker>>,
     /// Tasks that wait for a shard to be back.
     returns: RefCell<Waiters>,
+    /// What this shard has of ports that are more than an end, by their ids.
+    parts: RefCell<BTreeMap<usize, Rc<dyn Any>>>,
+    /// The tasks that wait for the end of some shard.
+    pub(super) mourners: RefCell<Bag>,
 }
 
 /// By the ids of their ports; made anew when one is opened, so that a turn may look while that happens.
@@ -66,6 +72,8 @@ impl Member {
             first: Cell::new(0),
             jobs: RefCell::default(),
             returns: RefCell::new(Waiters::new()),
+            parts: RefCell::default(),
+            mourners: RefCell::default(),
         }
     }
 
@@ -92,6 +100,18 @@ impl Member {
             }
         };
         end.downcast().expect("a port's id belongs to one type of messages")
+    }
+
+    /// This shard's part of what is built on port `id`, if it has one.
+    pub(super) fn part<P: 'static>(&self, id: usize) -> Option<Rc<P>> {
+        let part = self.parts.borrow().get(&id).cloned();
+        part.map(|part| part.downcast().expect("a port's id belongs to one type of parts"))
+    }
+
+    /// Keeps that part until the shard ends.
+    pub(super) fn keep_part(&self, id: usize, part: Rc<dyn Any>) {
+        let before = self.parts.borrow_mut().insert(id, part);
+        drop(before);
     }
 
     /// The waker of the task that runs jobs from outside threads: invoked when some were left.
@@ -126,8 +146,12 @@ impl Member {
         self.for_each_end(|end| more |= end.look(source, ended));
         if more {
             ledger.to_look.insert(source);
-        } else if ended && !ledger.is_retired() {
-            ledger.settled_with(source);
+        } else if ended {
+            // What it sent before its end has been seen.
+            self.mourners.borrow_mut().wake_all();
+            if !ledger.is_retired() {
+                ledger.settled_with(source);
+            }
         }
         if standing == Standing::Back {
             self.returns.borrow().wake_all();
@@ -170,8 +194,8 @@ impl Member {
         self.for_each_end(End::retire);
         // Ends hold handles of the shard, which holds this. What they drop may use it.
         drop(self.ends.replace(Rc::new([])));
-        let jobs = self.jobs.borrow_mut().take();
-        drop(jobs);
+        let (jobs, parts) = (self.jobs.borrow_mut().take(), self.parts.take());
+        drop((jobs, parts));
     }
 }
 

@@ -12,6 +12,16 @@
 //! | [`run_on`](crate::shard::Shard::run_on) | a future | running a closure there, now and then |
 //! | [`remote`](crate::shard::Shard::remote) | [`Remote`] | threads that are not shards |
 //!
+//! And on top of calls, declared in the same way:
+//!
+//! | on a shard | gives | for |
+//! |---|---|---|
+//! | [`instances`](crate::shard::Shard::instances) | [`Instances`] | one object per shard ([`Sharded`]), asked by closures |
+//! | [`replica`](crate::shard::Shard::replica) | [`Replica`] | a value that each shard has a copy of ([`Replicated`]) |
+//! | [`count_limiter`](crate::shard::Shard::count_limiter) | [`CountLimiter`] | at most so many at once, over all shards ([`CountLease`]) |
+//! | [`rate_limiter`](crate::shard::Shard::rate_limiter) | [`RateLimiter`] | at most so many per second, over all shards ([`RateLease`]) |
+//! | [`ended`](crate::shard::Shard::ended) | a future | the end of another shard |
+//!
 //! ```
 //! use waterwheel::runtime::{Config, Runtime};
 //! use waterwheel::shard::ShardId;
@@ -58,6 +68,7 @@
 
 mod bell;
 mod calls;
+mod ended;
 mod ends;
 mod hub;
 mod jobs;
@@ -65,26 +76,34 @@ mod lane;
 #[cfg(test)]
 #[cfg(not(loom))]
 mod laws;
+mod lease;
 mod ledger;
 mod mailbox;
 mod member;
 #[cfg(test)]
 #[cfg(loom)]
 mod models;
+mod nudge;
 mod port;
 mod remote;
+mod replica;
 mod run_on;
 mod set;
+mod sharded;
 mod stats;
 mod stop;
 mod sync;
 mod waiters;
 
 pub use calls::{CallError, CallOptions, CallPort, Caller, Server};
+pub use ended::ShardEnd;
 pub use hub::Mesh;
 pub use jobs::Job;
+pub use lease::{CountLease, CountLimiter, KeeperEnded, Permit, RateLease, RateLimiter, TryTakeError};
 pub use mailbox::{Mailbox, Receive, Sender};
 pub use port::{Closed, DeclareError, OpenError, Port, PortOptions, TrySendError};
 pub use remote::{Remote, TryRunError};
+pub use replica::{Replica, Replicated, Version};
+pub use sharded::{Instance, Instances, InvokeError, Local, Sharded, SpreadError};
 pub use stats::{MeshStats, PortStats};
 pub(crate) use stop::{StopGuard, reopened};

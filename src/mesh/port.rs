@@ -8,6 +8,7 @@ use waterwheel_reactor::Time;
 
 use super::hub::{AnyPort, Mesh, drop_contained};
 use super::lane::Lanes;
+use super::lease::LIMIT_MAX;
 use super::sync::AtomicBool;
 
 /// A typed channel over all shards. Declared before the shards start, handed to each by clone, and opened there once:
@@ -61,6 +62,14 @@ pub enum DeclareError {
         name: &'static str,
         /// What was asked for.
         capacity: usize,
+    },
+    /// A limit that lets nothing through, or that is none.
+    #[error("lease {name:?}: {limit} is not between 1 and {LIMIT_MAX}")]
+    Limit {
+        /// The lease's name.
+        name: &'static str,
+        /// What was asked for.
+        limit: u64,
     },
 }
 

@@ -18,7 +18,10 @@ use super::reporter::{Report, Reporter};
 use super::signal::{Signal, SignalError, Signals};
 use super::stop::Stopper;
 use super::supervision::OnFailure;
-use crate::mesh::{CallOptions, CallPort, DeclareError, Mesh, Port, PortOptions, Remote, StopGuard};
+use crate::mesh::{
+    CallOptions, CallPort, CountLease, DeclareError, Instance, Mesh, Port, PortOptions, RateLease, Remote,
+    Replicated, Sharded, StopGuard,
+};
 use crate::net::reserve::Reserve;
 
 use crate::net::Steering;
@@ -278,6 +281,41 @@ impl Runtime {
         R: Send + 'static,
     {
         CallPort::declare(&self.mesh, name, options)
+    }
+
+    /// Declares one instance per shard of a type of the program's own: see [`Instances`](crate::mesh::Instances).
+    ///
+    /// # Errors
+    /// The name is taken.
+    pub fn sharded<S: Instance>(&self, name: &'static str) -> Result<Sharded<S>, DeclareError> {
+        Sharded::declare(&self.mesh, name, CallOptions::default())
+    }
+
+    /// Declares a value of which each shard has a copy: see [`Replica`](crate::mesh::Replica).
+    ///
+    /// # Errors
+    /// The name is taken.
+    pub fn replicated<T>(&self, name: &'static str, first: T) -> Result<Replicated<T>, DeclareError>
+    where
+        T: Clone + Send + Sync + 'static,
+    {
+        Replicated::declare(&self.mesh, name, first)
+    }
+
+    /// Declares a limit of things at once over all shards: see [`CountLimiter`](crate::mesh::CountLimiter).
+    ///
+    /// # Errors
+    /// The name is taken, or the limit is not between 1 and a thousand million.
+    pub fn count_lease(&self, name: &'static str, limit: u64) -> Result<CountLease, DeclareError> {
+        CountLease::declare(&self.mesh, name, limit)
+    }
+
+    /// Declares a limit of things per second over all shards: see [`RateLimiter`](crate::mesh::RateLimiter).
+    ///
+    /// # Errors
+    /// As [`count_lease`](Runtime::count_lease).
+    pub fn rate_lease(&self, name: &'static str, per_second: u64) -> Result<RateLease, DeclareError> {
+        RateLease::declare(&self.mesh, name, per_second)
     }
 
     /// A handle for threads that are not shards.

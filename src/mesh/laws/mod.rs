@@ -3,9 +3,13 @@
 
 mod calls;
 mod ends;
+mod leases;
 mod order;
+mod rates;
 mod remote;
+mod replicas;
 mod room;
+mod sharded;
 mod turns;
 mod wakes;
 

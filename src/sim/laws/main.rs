@@ -7,6 +7,7 @@ mod first;
 mod framed;
 mod handed;
 mod layered;
+mod leased;
 mod ported;
 mod proxied;
 mod restarted;

@@ -1,0 +1,47 @@
+//! Leases: a limit over all shards, kept by one of them and handed out in batches, so that most takes send nothing.
+//!
+//! | declared | a shard's end | limits |
+//! |---|---|---|
+//! | [`CountLease`] | [`CountLimiter`] | how many at once: connections to an upstream, jobs, buffers |
+//! | [`RateLease`] | [`RateLimiter`] | how many per second, over all shards |
+//!
+//! The keeper is one of the shards, another for each lease. If it ends, every taker is told ([`KeeperEnded`]); what is
+//! out stays out, so the limit holds still. If another shard ends, the keeper takes back what that had.
+
+mod count;
+mod rate;
+
+pub use count::{CountLease, CountLimiter, Permit};
+pub use rate::{RateLease, RateLimiter};
+
+use super::hub::Mesh;
+use super::port::DeclareError;
+
+/// The shard that kept the limit has ended, so that nobody can say what is left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the shard that kept the limit of {0:?} has ended")]
+pub struct KeeperEnded(pub &'static str);
+
+/// Why nothing could be taken at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TryTakeError {
+    /// This shard has nothing left, or others of its tasks wait already. It has asked for more.
+    #[error("nothing is left of {0:?} here")]
+    Empty(&'static str),
+    /// See [`KeeperEnded`].
+    #[error("the shard that kept the limit of {0:?} has ended")]
+    KeeperEnded(&'static str),
+}
+
+/// A limit that lets something through and leaves room for sums.
+fn check_limit(name: &'static str, limit: u64) -> Result<u64, DeclareError> {
+    if (1..=LIMIT_MAX).contains(&limit) { Ok(limit) } else { Err(DeclareError::Limit { name, limit }) }
+}
+
+/// A thousand million, at once or per second.
+pub(super) const LIMIT_MAX: u64 = 1_000_000_000;
+
+/// The keepers of several leases are spread over the shards.
+fn keeper_of(mesh: &Mesh, port: usize) -> usize {
+    port % mesh.shards()
+}

@@ -1,0 +1,286 @@
+//! The shard that keeps a rate: who has which share, who needs more, what came back.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use waterwheel_reactor::Time;
+
+use super::bucket::TOKEN;
+use super::pace::Pace;
+use super::{LITTLE, MILLION, Note, RateLease, Report, Share};
+use crate::mesh::calls::Caller;
+use crate::shard::{Shard, ShardId};
+
+/// Lives on one shard.
+pub(super) struct Keeper {
+    shard: Shard,
+    caller: Caller<Note, Note>,
+    books: RefCell<Books>,
+}
+
+impl Keeper {
+    pub(super) fn new(lease: &RateLease, shard: &Shard, caller: Caller<Note, Note>) -> Rc<Keeper> {
+        let books = RefCell::new(Books::new(lease.per_second, shard.count(), shard.turn_time()));
+        Rc::new(Keeper { shard: shard.clone(), caller, books })
+    }
+
+    /// From now on takes back the shares of shards that end.
+    pub(super) fn watch(self: &Rc<Self>) {
+        for other in self.shard.ids().filter(|other| *other != self.shard.id()) {
+            let keeper = self.clone();
+            self.shard.spawn_detached("lease of another", async move {
+                keeper.shard.ended(other).await;
+                keeper.books.borrow_mut().end(other.index(), keeper.shard.turn_time());
+                keeper.push();
+            });
+        }
+    }
+
+    /// A shard reports by itself, and is answered.
+    pub(super) fn reported(self: &Rc<Self>, shard: usize, report: Report) -> Share {
+        let now = self.shard.turn_time();
+        let share = {
+            let mut books = self.books.borrow_mut();
+            // It is said already; what is left is for pushes.
+            books.pace.charge(now);
+            books.hear(shard, report, now);
+            books.share_of(shard)
+        };
+        self.push();
+        share
+    }
+
+    /// Tells shards that it does not wait to be asked by.
+    fn push(self: &Rc<Self>) {
+        let now = self.shard.turn_time();
+        let (pushes, again) = {
+            let mut books = self.books.borrow_mut();
+            (books.pushes(now), books.next_push(now))
+        };
+        if let Some(at) = again {
+            let keeper = self.clone();
+            self.shard.spawn_detached("shares, later", async move {
+                keeper.shard.sleep_until(at).await;
+                keeper.books.borrow_mut().postponed = Postponed::No;
+                keeper.push();
+            });
+        }
+        for (shard, share) in pushes {
+            let keeper = self.clone();
+            self.shard.spawn_detached("share", async move {
+                let told = keeper.caller.call(ShardId::new(shard), Note::Share(share)).await;
+                {
+                    let mut books = keeper.books.borrow_mut();
+                    books.acknowledged(shard);
+                    // An error: it ended, which is seen to elsewhere.
+                    if let Ok(Note::Report(report)) = told {
+                        books.hear(shard, report, keeper.shard.turn_time());
+                    }
+                }
+                keeper.push();
+            });
+        }
+    }
+}
+
+/// What the keeper knows.
+#[derive(Debug)]
+pub(super) struct Books {
+    /// The limit, in millionths of a token per second, as all shares.
+    limit: u64,
+    /// What came back and what nobody's share was, in parts of a token.
+    pool: u128,
+    pool_max: u128,
+    /// Up to when the pool is filled.
+    at: Time,
+    members: Vec<Member>,
+    /// Of reports and pushes.
+    pace: Pace,
+    postponed: Postponed,
+}
+
+/// Whether a push was not allowed when it was wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Postponed {
+    No,
+    /// It was, and nobody waits for its time yet.
+    Wanted,
+    /// A task will try again.
+    Waited,
+}
+
+#[derive(Debug)]
+struct Member {
+    /// The most that its share may be, as far as is known here.
+    lent: u64,
+    /// The number of the latest share that it was told, and that share.
+    number: u64,
+    told: u64,
+    want: u64,
+    short: bool,
+    /// It has reported, and has not ended.
+    present: bool,
+    ended: bool,
+    /// A push is on its way.
+    pushing: bool,
+}
+
+impl Books {
+    pub(super) fn new(per_second: u64, shards: usize, now: Time) -> Books {
+        let member = || Member {
+            lent: 0,
+            number: 0,
+            told: 0,
+            want: 0,
+            short: false,
+            present: false,
+            ended: false,
+            pushing: false,
+        };
+        Books {
+            limit: per_second * MILLION,
+            pool: 0,
+            pool_max: u128::from(per_second) * TOKEN / 100,
+            at: now,
+            members: (0..shards).map(|_| member()).collect(),
+            pace: Pace::of_all(),
+            postponed: Postponed::No,
+        }
+    }
+
+    /// What is nobody's share.
+    fn free(&self) -> u64 {
+        self.limit - self.members.iter().map(|member| member.lent).sum::<u64>()
+    }
+
+    fn fill(&mut self, now: Time) {
+        let more = u128::from(self.free()) * now.since(self.at).as_nanos();
+        self.at = self.at.max(now);
+        self.pool = (self.pool + more).min(self.pool_max);
+    }
+
+    pub(super) fn end(&mut self, shard: usize, now: Time) {
+        self.fill(now);
+        let member = &mut self.members[shard];
+        (member.lent, member.short, member.present, member.ended) = (0, false, false, true);
+    }
+
+    /// A push has come back, or will not.
+    pub(super) fn acknowledged(&mut self, shard: usize) {
+        self.members[shard].pushing = false;
+    }
+
+    /// A shard's report, from whichever side it came.
+    pub(super) fn hear(&mut self, shard: usize, report: Report, now: Time) {
+        self.fill(now);
+        if self.members[shard].ended {
+            return;
+        }
+        self.pool = (self.pool + u128::from(report.spilled) * TOKEN).min(self.pool_max);
+        let even = self.limit / self.members.len() as u64;
+        let (free, scarce) = (self.free(), self.short() > 0);
+        let member = &mut self.members[shard];
+        (member.want, member.short) = (report.want.min(self.limit), report.short);
+        // Else a share is on its way to it. Between two tellings a shard only lowers its share, so that of two reports
+        // that overtook each other the lower one is the later.
+        if report.heard == member.number {
+            member.lent = report.share.min(member.lent);
+        } else {
+            // And this may have been what was to confirm an earlier one.
+            member.told = member.lent;
+        }
+        if !std::mem::replace(&mut member.present, true) && !scarce {
+            // A newcomer gets its even part, if that is free and nobody needs it more.
+            member.lent = even.min(free);
+        }
+    }
+
+    /// What each may have: max-min fair by what they want; and what nobody wants goes to those who were short, who may
+    /// not know how much they need.
+    fn goals(&self) -> Vec<u64> {
+        let want = |member: &Member| if member.present { member.want } else { 0 };
+        let mut goals: Vec<u64> = self.members.iter().map(want).collect();
+        let mut modest: Vec<usize> = (0..goals.len()).collect();
+        modest.sort_by_key(|shard| goals[*shard]);
+        let mut rest = self.limit;
+        for (before, shard) in modest.iter().enumerate() {
+            let even = rest / (goals.len() - before) as u64;
+            goals[*shard] = goals[*shard].min(even);
+            rest -= goals[*shard];
+        }
+        let short = |member: &&Member| member.short;
+        let wanted: u128 = self.members.iter().filter(short).map(|member| u128::from(member.want)).sum();
+        for (goal, member) in goals.iter_mut().zip(&self.members).filter(|(_, member)| member.short) {
+            let more = u128::from(rest) * u128::from(member.want) / wanted.max(1);
+            *goal += u64::try_from(more).unwrap_or(0);
+        }
+        goals
+    }
+
+    /// Less than this is not worth two messages.
+    fn little(&self) -> u64 {
+        self.limit / LITTLE
+    }
+
+    fn short(&self) -> u64 {
+        self.members.iter().filter(|member| member.short).count() as u64
+    }
+
+    /// What to tell a shard now. It counts as told.
+    pub(super) fn share_of(&mut self, shard: usize) -> Share {
+        let (goals, free, little) = (self.goals(), self.free(), self.little());
+        let lacks =
+            |other: usize| self.members[other].short || goals[other] > self.members[other].lent + little;
+        let scarce = (0..goals.len()).any(|other| other != shard && lacks(other));
+        let goal = goals[shard];
+        let short = u128::from(self.short());
+        let member = &mut self.members[shard];
+        let share = match member.lent {
+            lent if goal > lent => goal.min(lent + free),
+            // Lowered only for somebody.
+            lent if scarce => lent.min(goal),
+            lent => lent,
+        };
+        let extra = if member.short { self.pool / short / TOKEN } else { 0 };
+        self.pool -= extra * TOKEN;
+        member.number += 1;
+        member.told = share;
+        member.lent = member.lent.max(share);
+        Share { number: member.number, share, extra: u64::try_from(extra).unwrap_or(u64::MAX), scarce }
+    }
+
+    /// Whom to tell what although they have not asked: those who have more than they should while others are short;
+    /// and once they have answered, those who are short.
+    pub(super) fn pushes(&mut self, now: Time) -> Vec<(usize, Share)> {
+        self.fill(now);
+        let (goals, free) = (self.goals(), self.free());
+        let little = self.little();
+        let lacks = |(member, goal): (&Member, &u64)| *goal > member.lent + free + little;
+        let lack = self.members.iter().zip(&goals).any(lacks);
+        let quiet = !self.members.iter().any(|member| member.pushing);
+        let mut pushes = Vec::new();
+        for (shard, goal) in goals.into_iter().enumerate() {
+            let member = &mut self.members[shard];
+            // Who was told to lower it will confirm that by itself.
+            let too_much = lack && member.lent.min(member.told) > goal + little;
+            let too_little = quiet && goal.min(member.lent + free) > member.lent + little;
+            let wanted = member.present && !member.pushing && (too_much || too_little);
+            if wanted && self.pace.spend(now) {
+                member.pushing = true;
+                pushes.push((shard, self.share_of(shard)));
+            } else if wanted && self.postponed == Postponed::No {
+                self.postponed = Postponed::Wanted;
+            }
+        }
+        pushes
+    }
+
+    /// When to try again, for one task at a time.
+    fn next_push(&mut self, now: Time) -> Option<Time> {
+        let wanted = self.postponed == Postponed::Wanted;
+        wanted.then(|| {
+            self.postponed = Postponed::Waited;
+            self.pace.next(0, now)
+        })
+    }
+}
