@@ -5,6 +5,7 @@ mod cgroup;
 mod choose;
 mod config;
 mod cpus;
+mod declare;
 mod knob;
 mod plan;
 mod protocols;
