@@ -22,7 +22,8 @@
 //!   least one.
 //! * Less: below 1 % in steady demand, however uneven (floors of shards at rest, headroom beyond the pool). A move of
 //!   demand from one shard to another costs what the old share makes in some 10 ms, less what the pool saves; moves of
-//!   several shards at once, which need more words than may be said at once, cost up to a period of what moves.
+//!   several shards at once, which need more words than may be said at once, cost up to a period of what moves. Within a
+//!   second all have what they need.
 //! * Messages, with answers: with up to 4 shards, at most a hundred in any second and 60 a second in the long run. With
 //!   more the period grows, so that the long run is the same, though each may still speak three times in a row. None
 //!   while nothing is taken.
