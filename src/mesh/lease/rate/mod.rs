@@ -14,6 +14,9 @@
 //! * A shard that is suddenly short, or has much that it does not need while others are short, says so at once, three
 //!   times in a row and then every 400 ms; the keeper pushes as often as all words together leave room for.
 //!
+//! A shard that ends uses nothing any more, and begins its next life with an empty bucket. If the keeper ends, takes fail
+//! until it is back: what it granted is void before its next life can grant anything.
+//!
 //! Bounds of the error, for a limit of N per second over n shards:
 //!
 //! * More than allowed: from the start to any moment at most what that time allows and 1 % of a second's, with which the
@@ -141,12 +144,12 @@ impl RateLease {
             keeper.watch();
         }
         let served = holder.clone();
-        shard.serve(&self.port, move |from, note| {
+        shard.serve_askers(&self.port, move |from, note| {
             std::future::ready(match (note, &keeper) {
-                (Note::Report(report), Some(keeper)) => Note::Share(keeper.reported(from.index(), report)),
+                (Note::Report(report), Some(keeper)) => Note::Share(keeper.reported(from, report)),
                 // Reported to a shard that is not the keeper, which nobody does.
                 (Note::Report(_), None) => note,
-                (Note::Share(share), _) => Note::Report(served.told(share)),
+                (Note::Share(share), _) => Note::Report(served.told(from, share)),
             })
         })?;
         member.keep_part(id, holder.clone());
@@ -184,9 +187,14 @@ impl RateLimiter {
     /// Takes a token; waits for it, behind those who wait already. Dropping the future takes none.
     ///
     /// # Errors
-    /// The keeper ended.
+    /// The keeper ended, and no next life of it has answered yet.
     pub async fn take(&self) -> Result<(), KeeperEnded> {
         self.holder.take().await
+    }
+
+    /// Waits until somebody keeps the limit: at once unless the keeper ended; for ever if it never comes back.
+    pub async fn kept(&self) {
+        self.holder.tie().restored().await;
     }
 
     /// This shard's share of the limit now, in tokens per second.
