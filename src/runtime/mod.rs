@@ -1,5 +1,6 @@
 //! All shards together: settings, placement, start, signals, stop.
 
+mod blocking;
 mod boot;
 mod cgroup;
 mod choose;
@@ -18,6 +19,7 @@ mod stop;
 mod supervision;
 mod topology;
 
+pub use blocking::{Blocking, BlockingError, Cancelled};
 pub use choose::{Choice, choose, reactors};
 pub use config::{Config, ConfigError};
 pub use cpus::{CpuList, CpuListError};
