@@ -12,6 +12,7 @@ use waterwheel_reactor::{Inspect, Launch, Reactor, Root, Start, Time};
 use super::blocking::{self, Workers};
 use super::plan::Plan;
 use super::runtime::RunError;
+use super::signal_stream::{self, Board};
 use super::stop::Stopper;
 use super::supervision::{Failures, OnFailure, Supervision};
 use crate::mesh::{Mesh, StopGuard, reopened};
@@ -41,6 +42,8 @@ pub(super) type Outcomes<T> = Arc<Mutex<Vec<Outcome<T>>>>;
 pub(crate) struct Threads {
     pub(super) lookups: Arc<Lookups>,
     pub(super) workers: Workers,
+    /// `None`: signals are somebody else's.
+    pub(super) board: Option<Arc<Board>>,
 }
 
 /// What all launches share.
@@ -109,6 +112,9 @@ where
         if let Some(threads) = &crew.threads {
             names::provide(&shard, threads.lookups.clone());
             blocking::provide(&shard, threads.workers.clone());
+            if let Some(board) = &threads.board {
+                signal_stream::provide(&shard, board.clone());
+            }
         }
         let main = live(crew.clone(), shard, again.then_some(pause));
         Some(Box::pin(RootFuture::made_at(crew.made, core, main, Box::new(joined))))

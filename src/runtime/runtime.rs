@@ -368,7 +368,8 @@ impl Runtime {
         // Before any thread is pinned, since its threads inherit the mask.
         let lookups = Arc::new(Lookups::new().map_err(RunError::Threads)?);
         let pool = Pool::new(self.config.blocking_threads);
-        let threads = Some(Threads { lookups, workers: pool.workers() });
+        let board = signals.as_ref().map(|(signals, _)| signals.board());
+        let threads = Some(Threads { lookups, workers: pool.workers(), board });
         let (launches, finish) = self.into_launches(threads, Location::caller(), main);
         let ended = backend.run(launches);
         drop(pool);
@@ -443,8 +444,8 @@ impl Runtime {
             Reporter::start(self.on_report.take(), self.remote()).map_err(RunError::Threads)?;
         let asked = AtomicU8::new(0);
         let signals = Signals::own(move |signal| match signal {
-            Signal::Report => asking.ask(),
-            Signal::Interrupt | Signal::Terminate => match asked.fetch_add(1, Relaxed) {
+            Signal::User1 => asking.ask(),
+            _ => match asked.fetch_add(1, Relaxed) {
                 0 => {
                     stopper.stop(drain);
                     tracing::info!(
