@@ -11,6 +11,8 @@
 //! | waking a sleeping thread | [`Interrupt`] |
 //! | descriptors | [`open`], [`duplicate`], [`reset`], [`can_be_polled`], [`raise_descriptor_limit`] |
 //! | signals put back as they were, and one that is not raised | [`Disposition`], [`without_sigpipe`] |
+//! | child processes | [`child`], [`reap`], [`signal_child`], [`signal_group`], [`kill_with_this_thread`], [`unpin`] |
+//! | their pipes | [`read_pipe`], [`write_pipe`], [`is_broken_pipe`], [`never_wait`] |
 //! | seeding random choices | [`random_seed`] |
 //! | sleeping to the microsecond | [`sleep_exactly`] |
 //! | kernels without `epoll_pwait2` | [`wait_plainly`] |
@@ -37,6 +39,7 @@ mod options;
 mod pipe;
 mod place;
 mod plain;
+mod process;
 mod seed;
 mod sigpipe;
 mod stream;
@@ -62,6 +65,10 @@ pub use interrupt::Interrupt;
 pub use pipe::{Gulp, Pipe, StreamPipe, is_refusal, never_waits};
 pub use place::SocketFile;
 pub use plain::{PlainEvent, wait_plainly};
+pub use process::{
+    child, is_broken_pipe, kill_with_this_thread, never_wait, read_pipe, reap, signal_child, signal_group,
+    unpin, write_pipe,
+};
 pub use seed::random_seed;
 pub use sigpipe::without_sigpipe;
 pub use stream::{
