@@ -90,6 +90,7 @@ pub mod load;
 pub mod manual;
 pub mod mesh;
 pub mod net;
+pub mod process;
 pub mod proxy;
 pub mod runtime;
 pub mod shard;

@@ -34,7 +34,7 @@ const FLOORS: [&[&str]; 9] = [
     &["steer"],
     &["net"],
     &["runtime"],
-    &["metrics", "sim"],
+    &["metrics", "process", "sim"],
     &["proxy", "load"],
     &["cli", "manual"],
     &["bin"],

@@ -40,6 +40,7 @@ impl Connection {
                 shard,
                 ended: false,
                 layered: false,
+                lingers: true,
                 escort: None,
                 way: None,
             },
@@ -257,6 +258,8 @@ pub struct Receiving {
     ended: bool,
     /// The source is a layer around another.
     layered: bool,
+    /// Closing with unread input would destroy what the other half sent.
+    lingers: bool,
     /// What is to be told when the connection is gone for good, lingering included.
     escort: Option<Rc<dyn Any>>,
     /// How it could go to another shard: by the listener that it came by.
@@ -264,6 +267,12 @@ pub struct Receiving {
 }
 
 impl Receiving {
+    /// Of something that has no other half: a pipe.
+    pub(crate) fn alone(shard: Shard, source: Box<dyn Source>) -> Receiving {
+        let (ended, layered, lingers) = Default::default();
+        Receiving { source: Some(source), shard, ended, layered, lingers, escort: None, way: None }
+    }
+
     /// As [`Connection::fill`].
     ///
     /// # Errors
@@ -372,6 +381,7 @@ impl Drop for Receiving {
         }
         if let Some(source) = self.source.take()
             && !self.ended
+            && self.lingers
         {
             linger(&self.shard, innermost(source), self.escort.take());
         }
@@ -395,6 +405,11 @@ pub struct Sending {
 }
 
 impl Sending {
+    /// Of something that has no other half: a pipe.
+    pub(crate) fn alone(sink: Box<dyn Sink>) -> Sending {
+        Sending { sink: Some(sink), escort: None }
+    }
+
     /// As [`Connection::write`].
     ///
     /// # Errors

@@ -67,7 +67,7 @@ pub use place::SocketFile;
 pub use plain::{PlainEvent, wait_plainly};
 pub use process::{
     child, is_broken_pipe, kill_with_this_thread, never_wait, read_pipe, reap, signal_child, signal_group,
-    unpin, write_pipe,
+    unpin, wait_briefly, write_pipe,
 };
 pub use seed::random_seed;
 pub use sigpipe::without_sigpipe;

@@ -4,6 +4,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Command, ExitStatus};
+use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{Errno, retry_on_intr};
@@ -27,13 +28,19 @@ fn pid(id: u32) -> io::Result<Pid> {
     i32::try_from(id).ok().and_then(Pid::from_raw).ok_or_else(|| Errno::SRCH.into())
 }
 
-/// How a child ended, taken from the kernel: no zombie is left. `None`: it has not ended. Linux 5.4.
+/// How a child ended, taken from the kernel: no zombie is left. `last` is called before that, when the child has ended
+/// and its number still is its own. `None`: it has not ended. Linux 5.4.
 ///
 /// # Errors
 /// `ECHILD`: somebody else has taken it, or this process ignores `SIGCHLD` and so nobody may.
-pub fn reap(child: BorrowedFd<'_>) -> io::Result<Option<ExitStatus>> {
+pub fn reap(child: BorrowedFd<'_>, last: impl FnOnce()) -> io::Result<Option<ExitStatus>> {
     let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
-    let Some(told) = retry_on_intr(|| waitid(WaitId::PidFd(child), options))? else { return Ok(None) };
+    let ask = |options| retry_on_intr(|| waitid(WaitId::PidFd(child), options));
+    if ask(options | WaitIdOptions::NOWAIT)?.is_none() {
+        return Ok(None);
+    }
+    last();
+    let Some(told) = ask(options)? else { return Ok(None) };
     // As wait(2) would have told it.
     const DUMPED: i32 = 0x80;
     let raw = match (told.exit_status(), told.terminating_signal()) {
@@ -42,6 +49,17 @@ pub fn reap(child: BorrowedFd<'_>) -> io::Result<Option<ExitStatus>> {
         (None, None) => return Err(io::Error::other("waitid(2) told neither a code nor a signal")),
     };
     Ok(Some(ExitStatus::from_raw(raw)))
+}
+
+/// Waits, on this thread, until a child has ended, but no longer than `most`: for the last moments of a shard.
+///
+/// # Errors
+/// As poll(2).
+pub fn wait_briefly(child: BorrowedFd<'_>, most: Duration) -> io::Result<()> {
+    let most = Timespec { tv_sec: most.as_secs() as i64, tv_nsec: most.subsec_nanos().into() };
+    let mut asked = [PollFd::new(&child, PollFlags::IN)];
+    poll(&mut asked, Some(&most))?;
+    Ok(())
 }
 
 /// Sends a signal to a child.
@@ -136,8 +154,8 @@ mod tests {
         let spawned = command.stdin(Stdio::null()).spawn().unwrap();
         let child = child(spawned.id()).unwrap();
         wait(&child);
-        let status = reap(child.as_fd()).unwrap().expect("it has ended");
-        assert_eq!(reap(child.as_fd()).unwrap_err().raw_os_error(), Some(libc::ECHILD), "seen twice");
+        let status = reap(child.as_fd(), || {}).unwrap().expect("it has ended");
+        assert_eq!(reap(child.as_fd(), || {}).unwrap_err().raw_os_error(), Some(libc::ECHILD), "seen twice");
         assert_eq!(signal_child(child.as_fd(), libc::SIGKILL).unwrap_err().raw_os_error(), Some(libc::ESRCH));
         status
     }
@@ -168,13 +186,13 @@ mod tests {
         for by_group in [false, true] {
             let spawned = spawned.spawn().unwrap();
             let child = child(spawned.id()).unwrap();
-            assert!(reap(child.as_fd()).unwrap().is_none());
+            assert!(reap(child.as_fd(), || {}).unwrap().is_none());
             match by_group {
                 true => signal_group(spawned.id(), libc::SIGTERM).unwrap(),
                 false => signal_child(child.as_fd(), libc::SIGTERM).unwrap(),
             }
             wait(&child);
-            assert_eq!(reap(child.as_fd()).unwrap().unwrap().signal(), Some(libc::SIGTERM));
+            assert_eq!(reap(child.as_fd(), || {}).unwrap().unwrap().signal(), Some(libc::SIGTERM));
         }
         assert_eq!(named(1_000).unwrap_err().kind(), io::ErrorKind::InvalidInput);
     }
@@ -191,7 +209,7 @@ mod tests {
         });
         let child = child(spawned.id()).unwrap();
         wait(&child);
-        assert_eq!(reap(child.as_fd()).unwrap().unwrap().signal(), Some(libc::SIGKILL));
+        assert_eq!(reap(child.as_fd(), || {}).unwrap().unwrap().signal(), Some(libc::SIGKILL));
     }
 
     #[test]

@@ -1,0 +1,148 @@
+//! A child's standard streams as halves of a connection.
+
+use std::fmt;
+use std::io::{self, ErrorKind};
+use std::os::fd::BorrowedFd;
+use std::task::{Context, Poll, ready};
+
+use waterwheel_os::{is_broken_pipe, read_pipe, write_pipe};
+use waterwheel_reactor::{Address, Incoming, Sink, Source, Watched};
+
+/// How much is read at once. A pipe holds 64 KiB (pipe(7)), so a flood takes four reads for a pipe; and a buffer is
+/// only held while there is something in it.
+const PIECE: usize = 16 << 10;
+
+fn closed() -> io::Error {
+    io::Error::new(ErrorKind::ConnectionAborted, "the pipe was closed here")
+}
+
+fn no_address() -> io::Error {
+    io::Error::new(ErrorKind::Unsupported, "a pipe has no address")
+}
+
+/// The reading end of a pipe.
+pub(super) struct PipeSource {
+    /// `None` once closed.
+    watched: Option<Box<dyn Watched>>,
+    /// The kernel has said that a read would not wait, and no read has met a pipe without bytes since.
+    ready: bool,
+    buffer: Vec<u8>,
+    /// Which bytes of the buffer are lent.
+    lent: std::ops::Range<usize>,
+    ended: bool,
+}
+
+impl PipeSource {
+    pub(super) fn new(watched: Box<dyn Watched>) -> PipeSource {
+        PipeSource { watched: Some(watched), ready: false, buffer: Vec::new(), lent: 0..0, ended: false }
+    }
+
+    /// Bytes, or the end, are there.
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while self.lent.is_empty() && !self.ended {
+            let watched = self.watched.as_mut().ok_or_else(closed)?;
+            if !self.ready {
+                self.buffer = Vec::new();
+                ready!(watched.poll_readable(cx))?;
+                self.ready = true;
+            }
+            self.buffer.resize(PIECE, 0);
+            match read_pipe(watched.descriptor(), &mut self.buffer) {
+                Ok(0) => {
+                    self.ended = true;
+                    self.buffer = Vec::new();
+                }
+                Ok(count) => self.lent = 0..count,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => self.ready = false,
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl Source for PipeSource {
+    fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<&[u8]>> {
+        ready!(self.poll_read(cx))?;
+        Poll::Ready(Ok(&self.buffer[self.lent.clone()]))
+    }
+
+    fn consume(&mut self, count: usize) {
+        assert!(count <= self.lent.len(), "consumed {count} bytes of {} that were lent", self.lent.len());
+        self.lent.start += count;
+    }
+
+    fn poll_release(&mut self, _: &mut Context<'_>) -> Poll<io::Result<Incoming>> {
+        let told = "a pipe of a child process stays on its shard";
+        Poll::Ready(Err(io::Error::new(ErrorKind::Unsupported, told)))
+    }
+
+    fn abort(&mut self) {
+        (self.watched, self.buffer, self.lent, self.ended) = (None, Vec::new(), 0..0, false);
+    }
+
+    fn peer(&self) -> io::Result<Address> {
+        Err(no_address())
+    }
+
+    fn local(&self) -> io::Result<Address> {
+        Err(no_address())
+    }
+
+    fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        self.watched.as_ref().map(|watched| watched.descriptor())
+    }
+}
+
+impl fmt::Debug for PipeSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PipeSource").field("lent", &self.lent.len()).field("ended", &self.ended).finish()
+    }
+}
+
+/// The writing end of a pipe. It queues nothing: what was taken is in the kernel.
+#[derive(Debug)]
+pub(super) struct PipeSink {
+    /// `None` once closed.
+    watched: Option<Box<dyn Watched>>,
+}
+
+impl PipeSink {
+    pub(super) fn new(watched: Box<dyn Watched>) -> PipeSink {
+        PipeSink { watched: Some(watched) }
+    }
+}
+
+impl Sink for PipeSink {
+    fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let watched = self.watched.as_mut().ok_or(ErrorKind::BrokenPipe)?;
+        if bytes.is_empty() {
+            return Poll::Ready(Ok(0));
+        }
+        loop {
+            match write_pipe(watched.descriptor(), bytes) {
+                Err(error) if error.kind() == ErrorKind::WouldBlock => ready!(watched.poll_writable(cx))?,
+                answer => return Poll::Ready(answer),
+            }
+        }
+    }
+
+    fn poll_flush(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let watched = self.watched.as_ref().ok_or(ErrorKind::BrokenPipe)?;
+        let broken = is_broken_pipe(watched.descriptor());
+        Poll::Ready(if broken { Err(ErrorKind::BrokenPipe.into()) } else { Ok(()) })
+    }
+
+    fn poll_shutdown(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.watched = None;
+        Poll::Ready(Ok(()))
+    }
+
+    fn unacknowledged(&self) -> Option<usize> {
+        Some(0)
+    }
+
+    fn abort(&mut self) {
+        self.watched = None;
+    }
+}
