@@ -74,12 +74,18 @@ impl Child {
         )?;
         let life = Life::new(spawned.id, spawned.own_group, watch(descriptor)?);
         life.kill_on_drop.set(command.kill_on_drop);
+        life.dies_with_shard.set(command.dies_with_shard);
         life.group_ends_with_it.set(command.group_ends_with_it);
         // From here on it has an owner.
         spawned.descriptor = None;
         let (output_most, patience) = (command.output_most, command.patience);
         let life = Life::begin(shard, life);
         Ok(Child { stdin, stdout, stderr, life, shard: shard.clone(), output_most, patience })
+    }
+
+    /// Kills it and forgets it.
+    pub(super) fn discard(self) {
+        self.life.kill_on_drop.set(true);
     }
 
     /// Its process id. It may be another process's once this one has ended: to signal it, use [`signal`](Child::signal).

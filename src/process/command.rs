@@ -46,8 +46,8 @@ impl Stdio {
 /// * Of [`output`](crate::process::Child::output): [`output_most`](Command::output_most),
 ///   [`patience`](Command::patience).
 ///
-/// A child inherits no descriptor but its standard streams, no blocked or ignored signal, and may run on every CPU on
-/// which the process's first thread may, not only on the shard's.
+/// A child inherits no descriptor of ours but its standard streams, no blocked signal and no ignored `SIGPIPE`, and may run
+/// on every CPU on which the process's first thread may, not only on the shard's.
 #[derive(Clone, Debug)]
 pub struct Command {
     program: OsString,
@@ -62,7 +62,7 @@ pub struct Command {
     pub(super) own_group: bool,
     pub(super) group_ends_with_it: bool,
     pub(super) kill_on_drop: bool,
-    dies_with_shard: bool,
+    pub(super) dies_with_shard: bool,
     pub(super) output_most: usize,
     pub(super) patience: Duration,
 }

@@ -7,7 +7,6 @@ use std::os::fd::AsFd;
 use std::process::ExitStatus;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
-use std::time::Duration;
 
 use waterwheel_os::duplicate;
 use waterwheel_reactor::Watched;
@@ -15,9 +14,6 @@ use waterwheel_reactor::Watched;
 use super::orphans;
 use crate::runtime::Signal;
 use crate::shard::Shard;
-
-/// How long a shard that ends waits for a child that it has killed: the kernel takes it apart meanwhile.
-const LAST_MOMENT: Duration = Duration::from_millis(20);
 
 /// Nobody can say how a child ended.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -33,6 +29,8 @@ pub(super) struct Life {
     pub(super) id: u32,
     pub(super) own_group: bool,
     pub(super) kill_on_drop: Cell<bool>,
+    /// The kernel will kill it when the shard has ended; so do that at once, and see its end.
+    pub(super) dies_with_shard: Cell<bool>,
     /// Kill the rest of its group when it has ended.
     pub(super) group_ends_with_it: Cell<bool>,
     /// Ready once it has ended; `None` from then on.
@@ -55,6 +53,7 @@ impl Life {
             id,
             own_group,
             kill_on_drop: Cell::new(false),
+            dies_with_shard: Cell::new(false),
             group_ends_with_it: Cell::new(false),
             watched: RefCell::new(Some(watched)),
             end: RefCell::new(None),
@@ -140,12 +139,12 @@ struct Ending(Rc<Life>);
 impl Drop for Ending {
     fn drop(&mut self) {
         let Some(watched) = self.0.watched.take() else { return };
-        let kill = self.0.kill_on_drop.get();
+        let kill = self.0.kill_on_drop.get() || self.0.dies_with_shard.get();
         if kill {
             orphans::kill(self.0.id, self.0.own_group, watched.descriptor());
         }
         match duplicate(watched.descriptor().as_fd()) {
-            Ok(descriptor) => orphans::adopt(descriptor, if kill { LAST_MOMENT } else { Duration::ZERO }),
+            Ok(descriptor) => orphans::adopt(descriptor, kill),
             Err(error) => tracing::warn!(id = self.0.id, "a child process will be left as a zombie: {error}"),
         }
     }

@@ -10,11 +10,15 @@ use crate::runtime::Signal;
 /// that no more zombies are left than at that moment; of a process that ends, its parent takes them.
 static ORPHANS: Mutex<Vec<OwnedFd>> = Mutex::new(Vec::new());
 
-/// Takes a child over. One that was killed just now is waited for, for so long.
-pub(super) fn adopt(descriptor: OwnedFd, most: Duration) {
-    if !most.is_zero() {
+/// How long one that was killed is waited for: the kernel takes it apart meanwhile, which is over in less unless it is
+/// stuck in a call that cannot be interrupted.
+const LAST_MOMENT: Duration = Duration::from_millis(20);
+
+/// Takes a child over; one that was killed just now is gone when this returns, as a rule.
+pub(super) fn adopt(descriptor: OwnedFd, killed: bool) {
+    if killed {
         // Interrupted or not: it is looked at next, and again later.
-        let _ = waterwheel_os::wait_briefly(descriptor.as_fd(), most);
+        let _ = waterwheel_os::wait_briefly(descriptor.as_fd(), LAST_MOMENT);
     }
     ORPHANS.lock().unwrap_or_else(PoisonError::into_inner).push(descriptor);
     sweep();

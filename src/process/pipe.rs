@@ -42,7 +42,7 @@ impl PipeSource {
         while self.lent.is_empty() && !self.ended {
             let watched = self.watched.as_mut().ok_or_else(closed)?;
             if !self.ready {
-                self.buffer = Vec::new();
+                (self.buffer, self.lent) = (Vec::new(), 0..0);
                 ready!(watched.poll_readable(cx))?;
                 self.ready = true;
             }
@@ -50,7 +50,7 @@ impl PipeSource {
             match read_pipe(watched.descriptor(), &mut self.buffer) {
                 Ok(0) => {
                     self.ended = true;
-                    self.buffer = Vec::new();
+                    (self.buffer, self.lent) = (Vec::new(), 0..0);
                 }
                 Ok(count) => self.lent = 0..count,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => self.ready = false,

@@ -7,9 +7,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::process;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Poll, Waker};
+use std::task::{Context, Poll, Waker};
 use std::thread;
-use std::time::Duration;
 
 use waterwheel_os::{Interrupt, duplicate, is_shortage};
 
@@ -153,7 +152,7 @@ impl Drop for Spawned {
     fn drop(&mut self) {
         if let Some(descriptor) = self.descriptor.take() {
             orphans::kill(self.id, self.own_group, descriptor.as_fd());
-            orphans::adopt(descriptor, Duration::ZERO);
+            orphans::adopt(descriptor, true);
         }
     }
 }
@@ -171,23 +170,47 @@ impl Shard {
     pub async fn spawn_process(&self, command: &Command) -> Result<Child, SpawnError> {
         let ready = command.to_standard()?;
         let spawner = Spawner::of(self)?;
-        let place = Arc::new(Mutex::new(Place::default()));
-        let request = Request { command: ready, own_group: command.own_group, answer: Answer(place.clone()) };
+        let asking = Asking { shard: self, command, place: Arc::default() };
+        let (own_group, answer) = (command.own_group, Answer(asking.place.clone()));
+        let request = Request { command: ready, own_group, answer };
         if let Err(flume::TrySendError::Full(_)) = spawner.waiting.try_send(request) {
             return Err(SpawnError::Busy { program: command.program().to_owned(), most: WAITING_MAX });
         }
-        let spawned = poll_fn(|cx| {
-            let mut place = place.lock().unwrap_or_else(PoisonError::into_inner);
-            match place.outcome.take() {
-                Some(outcome) => Poll::Ready(outcome),
-                None => {
-                    place.waiting = Some(cx.waker().clone());
-                    Poll::Pending
-                }
-            }
-        });
-        let spawned = spawned.await.map_err(|error| explained(command, error))?;
+        let spawned = poll_fn(|cx| asking.poll(cx)).await.map_err(|error| explained(command, error))?;
         Child::of(self, spawned, command).map_err(SpawnError::System)
+    }
+}
+
+/// Who waits for a program to be started. Dropped before it took the answer, it kills what was started.
+struct Asking<'a> {
+    shard: &'a Shard,
+    command: &'a Command,
+    place: Arc<Mutex<Place>>,
+}
+
+impl Asking<'_> {
+    fn poll(&self, cx: &mut Context<'_>) -> Poll<io::Result<Spawned>> {
+        let mut place = self.place.lock().unwrap_or_else(PoisonError::into_inner);
+        match place.outcome.take() {
+            Some(outcome) => Poll::Ready(outcome),
+            None => {
+                place.waiting = Some(cx.waker().clone());
+                Poll::Pending
+            }
+        }
+    }
+}
+
+impl Drop for Asking<'_> {
+    fn drop(&mut self) {
+        let outcome = self.place.lock().unwrap_or_else(PoisonError::into_inner).outcome.take();
+        // A shard that ends has no tasks any more that could see its end.
+        if let Some(Ok(spawned)) = outcome
+            && !self.shard.is_clearing()
+            && let Ok(child) = Child::of(self.shard, spawned, self.command)
+        {
+            child.discard();
+        }
     }
 }
 
