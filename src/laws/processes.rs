@@ -39,7 +39,7 @@ where
         let ended = Runtime::new(config).unwrap().without_signals().run(limited);
         ended.unwrap_or_else(|error| panic!("{name}: {error}"));
         settles(&format!("{name}: descriptors are left"), || descriptors().is_subset(&before));
-        settles(&format!("{name}: children are left: {:?}", children()), || children().is_empty());
+        settles(&format!("{name}: children are left"), || children().is_empty());
     }
 }
 
@@ -57,7 +57,7 @@ fn inherited() -> &'static String {
 fn settles(what: &str, mut so: impl FnMut() -> bool) {
     let settled =
         (0..2_000).any(|_| so() || !waterwheel_conformance::kit::pause(Duration::from_millis(1)).eq(&()));
-    assert!(settled, "{what}");
+    assert!(settled, "{what}: {:?} {:?}", children(), descriptors());
 }
 
 /// Those that lead somewhere; glommio leaves an eventfd behind, which is a deviation that is listed.
@@ -79,7 +79,8 @@ fn descriptors() -> BTreeSet<String> {
 fn children() -> Vec<String> {
     let tasks = fs::read_dir("/proc/self/task").unwrap().flatten();
     let of_task = tasks.filter_map(|task| fs::read_to_string(task.path().join("children")).ok());
-    of_task.flat_map(|ids| ids.split_whitespace().map(str::to_owned).collect::<Vec<_>>()).collect()
+    let ids = of_task.flat_map(|ids| ids.split_whitespace().map(str::to_owned).collect::<Vec<_>>());
+    ids.map(|id| fs::read_to_string(format!("/proc/{id}/stat")).unwrap_or(id)).collect()
 }
 
 fn runs(id: u32) -> bool {
@@ -409,8 +410,10 @@ fn what_is_to_end_with_its_shard_does() {
         // Spawns that nobody waits for any more leave nothing either.
         for _ in 0..5 {
             let spawning = shard.clone();
-            let spawn = shard
-                .spawn("spawns", async move { spawning.spawn_process(&shell("sleep 60")).await.unwrap() });
+            let spawn = shard.spawn("spawns", async move {
+                let command = shell("sleep 60").kill_on_drop(true);
+                spawning.spawn_process(&command).await.unwrap()
+            });
             shard.yield_now().await;
             spawn.cancel();
         }

@@ -16,7 +16,7 @@ use super::command::{Command, Stdio};
 use super::error::SpawnError;
 use super::life::{EndUnknown, Life};
 use super::pipe::{PipeSink, PipeSource};
-use super::spawner::Spawned;
+use super::spawner::{Spawned, Spawner};
 use crate::net::{Receiving, Sending};
 use crate::runtime::Signal;
 use crate::shard::Shard;
@@ -59,7 +59,12 @@ pub struct Output {
 }
 
 impl Child {
-    pub(super) fn of(shard: &Shard, mut spawned: Spawned, command: &Command) -> io::Result<Child> {
+    pub(super) fn of(
+        shard: &Shard,
+        mut spawned: Spawned,
+        command: &Command,
+        spawner: &Rc<Spawner>,
+    ) -> io::Result<Child> {
         let watch = |descriptor| watched(shard, descriptor);
         let stream = |pipe: Option<OwnedFd>| -> io::Result<Option<Receiving>> {
             let Some(pipe) = pipe else { return Ok(None) };
@@ -72,7 +77,7 @@ impl Child {
             || Err(io::Error::other("the child process has an owner already")),
             |descriptor| descriptor.try_clone(),
         )?;
-        let life = Life::new(spawned.id, spawned.own_group, watch(descriptor)?);
+        let life = Life::new(spawned.id, spawned.own_group, watch(descriptor)?, spawner.clone());
         life.kill_on_drop.set(command.kill_on_drop);
         life.dies_with_shard.set(command.dies_with_shard);
         life.group_ends_with_it.set(command.group_ends_with_it);

@@ -12,6 +12,7 @@ use waterwheel_os::duplicate;
 use waterwheel_reactor::Watched;
 
 use super::orphans;
+use super::spawner::Spawner;
 use crate::runtime::Signal;
 use crate::shard::Shard;
 
@@ -37,6 +38,8 @@ pub(super) struct Life {
     watched: RefCell<Option<Box<dyn Watched>>>,
     end: RefCell<Option<Result<ExitStatus, EndUnknown>>>,
     waiting: RefCell<Option<Waker>>,
+    /// Whose thread sees it out if the shard does not.
+    _spawner: Rc<Spawner>,
 }
 
 impl Life {
@@ -48,7 +51,7 @@ impl Life {
         life
     }
 
-    pub(super) fn new(id: u32, own_group: bool, watched: Box<dyn Watched>) -> Life {
+    pub(super) fn new(id: u32, own_group: bool, watched: Box<dyn Watched>, spawner: Rc<Spawner>) -> Life {
         Life {
             id,
             own_group,
@@ -58,6 +61,7 @@ impl Life {
             watched: RefCell::new(Some(watched)),
             end: RefCell::new(None),
             waiting: RefCell::new(None),
+            _spawner: spawner,
         }
     }
 
@@ -144,7 +148,7 @@ impl Drop for Ending {
             orphans::kill(self.0.id, self.0.own_group, watched.descriptor());
         }
         match duplicate(watched.descriptor().as_fd()) {
-            Ok(descriptor) => orphans::adopt(descriptor, kill),
+            Ok(descriptor) => orphans::adopt(descriptor),
             Err(error) => tracing::warn!(id = self.0.id, "a child process will be left as a zombie: {error}"),
         }
     }

@@ -1,33 +1,42 @@
 //! Children whose shard has ended: nobody waits for them any more, and yet no zombie is to be left of them.
 
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::runtime::Signal;
 
-/// As many as there are such children. Looked through whenever a program is started or a shard with children ends, so
-/// that no more zombies are left than at that moment; of a process that ends, its parent takes them.
+/// As many as there are such children.
 static ORPHANS: Mutex<Vec<OwnedFd>> = Mutex::new(Vec::new());
 
-/// How long one that was killed is waited for: the kernel takes it apart meanwhile, which is over in less unless it is
-/// stuck in a call that cannot be interrupted.
-const LAST_MOMENT: Duration = Duration::from_millis(20);
+fn all() -> MutexGuard<'static, Vec<OwnedFd>> {
+    ORPHANS.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
-/// Takes a child over; one that was killed just now is gone when this returns, as a rule.
-pub(super) fn adopt(descriptor: OwnedFd, killed: bool) {
-    if killed {
-        // Interrupted or not: it is looked at next, and again later.
-        let _ = waterwheel_os::wait_briefly(descriptor.as_fd(), LAST_MOMENT);
+/// Takes a child over; whoever does so makes sure that [`see_out`] or [`sweep`] is called later.
+pub(super) fn adopt(descriptor: OwnedFd) {
+    all().push(descriptor);
+}
+
+/// Waits, on this thread, until every one has ended.
+pub(super) fn see_out() {
+    loop {
+        sweep();
+        let mine: io::Result<Vec<OwnedFd>> = all().iter().map(OwnedFd::try_clone).collect();
+        let waited = mine.and_then(|mine| {
+            if mine.is_empty() { Ok(true) } else { waterwheel_os::wait_for_one(&mine).map(|()| false) }
+        });
+        match waited {
+            Ok(false) => {}
+            Ok(true) => return,
+            Err(error) => return tracing::warn!("child processes will be left as zombies: {error}"),
+        }
     }
-    ORPHANS.lock().unwrap_or_else(PoisonError::into_inner).push(descriptor);
-    sweep();
 }
 
 /// Takes from the kernel what has ended.
 pub(super) fn sweep() {
-    let mut orphans = ORPHANS.lock().unwrap_or_else(PoisonError::into_inner);
-    orphans.retain(|orphan| matches!(waterwheel_os::reap(orphan.as_fd(), || {}), Ok(None)));
+    all().retain(|orphan| matches!(waterwheel_os::reap(orphan.as_fd(), || {}), Ok(None)));
 }
 
 /// Kills a child that nobody has waited for, with its group if it leads one.

@@ -22,11 +22,11 @@ use crate::shard::Shard;
 /// less than a tenth of a second; more at once is a mistake.
 const WAITING_MAX: usize = 64;
 
-/// A thread that starts programs for one life of a shard; it ends with it.
+/// A thread that starts programs for one life of a shard. It ends with it, or with the last child that outlives it.
 ///
 /// Not the shard's own: it would do nothing else until the new program runs, and would hand its one CPU on.
 #[derive(Clone)]
-struct Spawner {
+pub(super) struct Spawner {
     waiting: flume::Sender<Request>,
 }
 
@@ -107,6 +107,8 @@ fn work(requests: &flume::Receiver<Request>) {
             answer.give(Spawned::start(&mut command, own_group));
         }
     }
+    // The shard has ended, and with it whoever waited for its children.
+    orphans::see_out();
 }
 
 /// A child that nobody owns yet. Dropped like that, it is killed.
@@ -152,7 +154,7 @@ impl Drop for Spawned {
     fn drop(&mut self) {
         if let Some(descriptor) = self.descriptor.take() {
             orphans::kill(self.id, self.own_group, descriptor.as_fd());
-            orphans::adopt(descriptor, true);
+            orphans::adopt(descriptor);
         }
     }
 }
@@ -170,14 +172,14 @@ impl Shard {
     pub async fn spawn_process(&self, command: &Command) -> Result<Child, SpawnError> {
         let ready = command.to_standard()?;
         let spawner = Spawner::of(self)?;
-        let asking = Asking { shard: self, command, place: Arc::default() };
+        let asking = Asking { shard: self, command, spawner: &spawner, place: Arc::default() };
         let (own_group, answer) = (command.own_group, Answer(asking.place.clone()));
         let request = Request { command: ready, own_group, answer };
         if let Err(flume::TrySendError::Full(_)) = spawner.waiting.try_send(request) {
             return Err(SpawnError::Busy { program: command.program().to_owned(), most: WAITING_MAX });
         }
         let spawned = poll_fn(|cx| asking.poll(cx)).await.map_err(|error| explained(command, error))?;
-        Child::of(self, spawned, command).map_err(SpawnError::System)
+        Child::of(self, spawned, command, &spawner).map_err(SpawnError::System)
     }
 }
 
@@ -185,6 +187,7 @@ impl Shard {
 struct Asking<'a> {
     shard: &'a Shard,
     command: &'a Command,
+    spawner: &'a Rc<Spawner>,
     place: Arc<Mutex<Place>>,
 }
 
@@ -207,7 +210,7 @@ impl Drop for Asking<'_> {
         // A shard that ends has no tasks any more that could see its end.
         if let Some(Ok(spawned)) = outcome
             && !self.shard.is_clearing()
-            && let Ok(child) = Child::of(self.shard, spawned, self.command)
+            && let Ok(child) = Child::of(self.shard, spawned, self.command, self.spawner)
         {
             child.discard();
         }

@@ -19,7 +19,8 @@
 //! | containers that kill for io_uring | [`survives_io_uring`] |
 //!
 //! Nothing here blocks, but [`bind_group`] on a Unix path and the removal of a [`SocketFile`]: they wait while another
-//! process does the same in that folder, a second at most; and [`survives_io_uring`], which waits for a child of its own.
+//! process does the same in that folder, a second at most; [`survives_io_uring`], which waits for a child of its own; and
+//! [`wait_for_one`], which waits for others.
 
 #[cfg(not(target_os = "linux"))]
 compile_error!("Waterwheel runs on Linux only");
@@ -67,7 +68,7 @@ pub use place::SocketFile;
 pub use plain::{PlainEvent, wait_plainly};
 pub use process::{
     child, is_broken_pipe, kill_with_this_thread, never_wait, read_pipe, reap, signal_child, signal_group,
-    unpin, wait_briefly, write_pipe,
+    unpin, wait_for_one, write_pipe,
 };
 pub use seed::random_seed;
 pub use sigpipe::without_sigpipe;

@@ -4,7 +4,6 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Command, ExitStatus};
-use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{Errno, retry_on_intr};
@@ -51,14 +50,13 @@ pub fn reap(child: BorrowedFd<'_>, last: impl FnOnce()) -> io::Result<Option<Exi
     Ok(Some(ExitStatus::from_raw(raw)))
 }
 
-/// Waits, on this thread, until a child has ended, but no longer than `most`: for the last moments of a shard.
+/// Waits, on this thread, until one of these children has ended.
 ///
 /// # Errors
 /// As poll(2).
-pub fn wait_briefly(child: BorrowedFd<'_>, most: Duration) -> io::Result<()> {
-    let most = Timespec { tv_sec: most.as_secs() as i64, tv_nsec: most.subsec_nanos().into() };
-    let mut asked = [PollFd::new(&child, PollFlags::IN)];
-    poll(&mut asked, Some(&most))?;
+pub fn wait_for_one(children: &[OwnedFd]) -> io::Result<()> {
+    let mut asked: Vec<PollFd<'_>> = children.iter().map(|child| PollFd::new(child, PollFlags::IN)).collect();
+    retry_on_intr(|| poll(&mut asked, None))?;
     Ok(())
 }
 
