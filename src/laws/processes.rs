@@ -2,6 +2,8 @@
 #![forbid(unsafe_code)]
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod kept;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::future::Future;

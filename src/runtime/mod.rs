@@ -34,4 +34,5 @@ pub use service::{Service, serve};
 pub use signal::{Signal, SignalError, Signals};
 pub use signal_stream::SignalStream;
 pub use stop::Stopper;
+pub(crate) use supervision::Failures;
 pub use supervision::{OnFailure, Supervision};

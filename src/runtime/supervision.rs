@@ -77,20 +77,20 @@ impl Default for Supervision {
     }
 }
 
-/// The failures of one shard.
+/// The failures of one shard, or of whatever else is started again.
 #[derive(Debug)]
-pub(super) struct Failures {
+pub(crate) struct Failures {
     supervision: Supervision,
     recent: VecDeque<Time>,
 }
 
 impl Failures {
-    pub(super) fn new(supervision: Supervision) -> Failures {
+    pub(crate) fn new(supervision: Supervision) -> Failures {
         Failures { supervision, recent: VecDeque::new() }
     }
 
     /// One more: how long to wait before the next life begins its work. `None`: it has failed too often.
-    pub(super) fn one_more(&mut self, now: Time) -> Option<Duration> {
+    pub(crate) fn one_more(&mut self, now: Time) -> Option<Duration> {
         let Supervision { restarts, within, pause, pause_most } = self.supervision;
         while self.recent.front().is_some_and(|failed| now.since(*failed) > within) {
             self.recent.pop_front();
@@ -105,7 +105,7 @@ impl Failures {
     }
 
     /// How many there were in the time that counts.
-    pub(super) fn count(&self) -> usize {
+    pub(crate) fn count(&self) -> usize {
         self.recent.len()
     }
 }
