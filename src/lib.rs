@@ -79,6 +79,7 @@
 //! | [`steer`] | which shard: the hash and its modes |
 //! | [`net`] | connections, listeners, endpoints, forwarding; frames, layers, protocols; HTTP/1 heads |
 //! | [`runtime`] | settings, CPUs, start, signals, drain |
+//! | [`process`] | child processes, and programs that are kept running |
 //! | `sim` | whole programs in simulated worlds, for tests |
 //! | [`proxy`], [`load`] | the programs, as libraries |
 //! | `cli` | the `waterwheel` command: arguments become values, values one call |

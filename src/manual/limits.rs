@@ -37,6 +37,11 @@
 //! | texts for standard error that the command has not written yet | 1 024 | | more is lost, and how much is told |
 //! | reports asked for (SIGUSR1) and not begun | 1 | | further requests are the same one |
 //! | how long the command's end waits for who reads its outputs | 2 s for a report under way, the last report, and the log each | | what is not read is lost |
+//! | programs waiting to be started, per shard | 64 | | an error that says so |
+//! | what a child process wrote and nobody has read | 64 KiB in the pipe, 16 KiB here | | its next write waits |
+//! | what is kept of a child's [output](crate::process::Child::output), of each stream | 1 MiB | [`output_most`](crate::process::Command::output_most) | the rest is read and dropped, which is told |
+//! | how long an open pipe is read after its child has ended | 1 s | [`patience`](crate::process::Command::patience) | it is closed, which is told |
+//! | failures of a kept program; its lines of output, bytes and per second | 10 restarts in 10 minutes; 4 096; 1 000 | [`Keep`](crate::process::Keep) | given up, with the reason; told in pieces; dropped and counted |
 //! | the drain after a signal | 30 s | `WATERWHEEL_DRAIN_S` | what still runs is ended |
 //!
 //! # What is not bounded

@@ -3,6 +3,7 @@
 
 mod basics;
 mod checks;
+mod childless;
 mod first;
 mod framed;
 mod handed;
