@@ -144,6 +144,7 @@ pub fn never_wait(pipe: &impl AsFd) -> io::Result<()> {
 }
 
 #[cfg(test)]
+#[expect(clippy::zombie_processes, reason = "they are waited for by what is tested")]
 mod tests {
     use super::*;
     use std::process::Stdio;
