@@ -107,6 +107,13 @@ fn process_1_output_is_complete_before_the_end_is_told() {
         assert_eq!((&output.stdout[..], &output.stderr[..]), (&b"out"[..], &b"err"[..]));
         assert_eq!(output.status.code(), Some(3));
         assert!(output.ended && !output.cut);
+        // The end is there before anybody has looked at the output.
+        let child = shard.spawn_process(&piped("printf out")).await.unwrap();
+        assert!(
+            std::process::Command::new("sleep").arg("0.05").status().unwrap().success(),
+            "blocks the shard"
+        );
+        assert_eq!(child.output().await.unwrap().stdout, b"out");
         // Much more than a pipe holds.
         let output = shard.output_of(&shell("head -c 900000 /dev/zero; printf x")).await.unwrap();
         assert_eq!((output.stdout.len(), output.stdout.last()), (900_001, Some(&b'x')));
