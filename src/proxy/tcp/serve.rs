@@ -16,6 +16,7 @@ use super::first::{self, First, Refusal};
 use super::itself::reaches;
 use super::routes::Routes;
 use super::settings::{ProxyError, Settings};
+use super::upstream_settings::Upstream;
 use super::upstreams::{Lease, Upstreams};
 use crate::mesh::Remote;
 use crate::net::{AcceptCounters, AcceptStats, Connection, End, Endpoint, Listening, PeekError, Places};
@@ -87,8 +88,9 @@ impl Proxy {
         if settings.header.as_ref().is_some_and(|policy| policy.trusted.is_empty()) {
             return Err(ProxyError::NoTrustedSource);
         }
+        settings.check_upstreams(shards)?;
         let routes = Routes::new(&settings)?;
-        let groups = settings.all_upstreams().map(|endpoints| resolve(runtime, endpoints));
+        let groups = settings.all_upstreams().map(|upstreams| resolve(runtime, upstreams));
         let groups = groups.collect::<Result<Vec<_>, _>>()?;
         let stream = StreamOptions { keepalive: keepalive(settings.idle_timeout), ..Default::default() };
         let options = ConnectOptions { stream, ..Default::default() };
@@ -197,10 +199,10 @@ impl Proxy {
 /// The addresses of upstreams, each with what stands for it in the settings.
 fn resolve<'s>(
     runtime: &Runtime,
-    endpoints: &'s [Endpoint],
+    upstreams: &'s [Upstream],
 ) -> Result<Vec<(&'s Endpoint, Address)>, ProxyError> {
     let mut resolved = Vec::new();
-    for endpoint in endpoints {
+    for Upstream { endpoint, .. } in upstreams {
         endpoint.check_target().map_err(StartError::from)?;
         let addresses = runtime.resolve_blocking(endpoint)?;
         if let [_, _, ..] = addresses[..] {

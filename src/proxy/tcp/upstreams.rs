@@ -89,8 +89,8 @@ impl Upstreams {
         let rank = |&place: &usize| {
             let upstream = &self.all[place];
             let busy = match self.balance {
-                Balance::RoundRobin => 0,
-                Balance::LeastConnections => upstream.active.get(),
+                Balance::RoundRobin | Balance::Rendezvous => 0,
+                Balance::LeastConnections | Balance::TwoChoices => upstream.active.get(),
             };
             (upstream.has_failed_by(now), busy)
         };
