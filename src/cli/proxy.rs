@@ -5,13 +5,14 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 
+use super::upstreams::Upstreams;
 use super::values::{SERVED_MAX, whole};
 use super::{Failure, output};
 use crate::load::units::parse_duration;
 use crate::net::Endpoint;
 use crate::net::proxy_header::{HeaderPolicy, Others, TrustedSource, Version, Wanted};
 use crate::net::quoted::Quoted;
-use crate::proxy::tcp::{self, Balance, Group, ProxyError, Route, Settings, Upstream};
+use crate::proxy::tcp::{self, Balance, Group, ProxyError, Route, Settings, Upstream, UpstreamsError};
 use crate::runtime::{Config, Runtime};
 
 #[derive(Debug, Subcommand)]
@@ -27,10 +28,12 @@ pub(super) struct Tcp {
     #[arg(long, required = true, value_name = "ENDPOINT")]
     listen: Vec<Endpoint>,
     /// Where connections go. May be given several times. A name is looked up once, at the start; each of its addresses is
-    /// an upstream. One that could not be connected comes behind the others for 5 s.
-    #[arg(long, required_unless_present = "sni", value_name = "ENDPOINT")]
+    /// an upstream. One that could not be connected comes behind the others for 5 s. With a weight (0 to 256, 0: no new
+    /// connections) and the most connections over all shards, as in `tcp:10.0.0.1:80,weight=3,connections=100`.
+    #[arg(long, required_unless_present = "sni", value_name = "UPSTREAM")]
     upstream: Vec<Upstream>,
-    /// How an upstream is chosen: `round-robin` or `least-connections`.
+    /// How an upstream is chosen: `round-robin`, `least-connections`, `two-choices` (of two by chance the less busy), or
+    /// `rendezvous` (by the client's address).
     #[arg(long, default_value_t, value_name = "WAY")]
     balance: Balance,
     /// How long a connect may take, more than `0s`.
@@ -39,6 +42,8 @@ pub(super) struct Tcp {
     /// How many other upstreams are tried when one cannot be connected.
     #[arg(long, default_value = "2", value_parser = whole::<usize, 0, 1_000>, value_name = "COUNT")]
     retries: usize,
+    #[command(flatten)]
+    upstreams: Upstreams,
     /// Close a connection over which nothing moved for so long; `0s`: never, but for TCP keep-alive.
     #[arg(long, default_value = "300s", value_parser = parse_duration, value_name = "TIME")]
     idle_timeout: Duration,
@@ -129,7 +134,7 @@ impl Tcp {
             idle_timeout: Some(self.idle_timeout).filter(|idle| !idle.is_zero()),
             connections: self.connections,
             upstreams: self.upstream,
-            ..Settings::new(self.listen, Vec::new())
+            ..self.upstreams.settings(self.listen)?
         };
         let runtime = Runtime::new(config)?;
         let ready = |proxy: &tcp::Proxy| {
@@ -144,6 +149,10 @@ impl Tcp {
             Err(error @ ProxyError::TooFewConnections { .. }) => {
                 Err(Failure::Usage(format!("--connections: {error}")))
             }
+            Err(ProxyError::Upstreams(error @ UpstreamsError::Value { .. })) => {
+                Err(Failure::Usage(format!("--{error}")))
+            }
+            Err(ProxyError::Upstreams(error)) => Err(Failure::Usage(format!("--upstream: {error}"))),
             Err(error @ ProxyError::NoTimeToConnect) => {
                 Err(Failure::Usage(format!("--connect-timeout: {error}")))
             }

@@ -321,7 +321,7 @@ mod tests {
 
     #[test]
     fn an_upstream_reads_back_as_it_is_shown() {
-        for text in ["tcp:127.0.0.1:80", "tcp:[::1]:80,weight=3", "unix:/a,b=c,weight=0,connections=7"] {
+        for text in ["tcp:127.0.0.1:80", "tcp:[::1]:80,weight=3", "unix:/a,b,weight=0,connections=7"] {
             assert_eq!(text.parse::<Upstream>().unwrap().to_string(), text);
         }
         let swapped: Upstream = "127.0.0.1:80,connections=9,weight=256".parse().unwrap();

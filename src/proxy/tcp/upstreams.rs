@@ -1,115 +1,364 @@
-//! The upstreams as one shard sees them, and the choice between them.
+//! The upstreams of one group as one shard sees them: which of them may be chosen, and what happened at each.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
+use std::future::poll_fn;
+use std::net::IpAddr;
 use std::rc::Rc;
+use std::task::Poll;
 use std::time::Duration;
 
 use waterwheel_reactor::{Address, Time};
 
-use super::counters::UpstreamCounters;
-use super::settings::Balance;
+use super::balance::{Candidate, Chooser};
+use super::counters::{UpstreamCounters, UpstreamState, add};
+use super::ejection::Record;
+use super::line::Line;
+use super::settings::Settings;
+use super::upstream_settings::Ejection;
+use crate::shard::{Shard, part_of};
 
-/// One upstream of one shard.
+/// An upstream as the settings have it, its name looked up.
+#[derive(Clone, Debug)]
+pub(super) struct Target {
+    pub(super) address: Address,
+    pub(super) weight: u32,
+    /// Over all shards.
+    pub(super) connections: Option<usize>,
+}
+
+/// One upstream of one shard. Counts are this shard's own; nothing is shared.
 #[derive(Debug)]
 pub(super) struct Upstream {
     pub(super) address: Address,
+    weight: u32,
+    /// The most connections of this shard.
+    most: u64,
     active: Cell<u64>,
-    connected: Cell<u64>,
-    failed: Cell<u64>,
     /// When the last attempt failed, unless one has succeeded since.
     failed_at: Cell<Option<Time>>,
+    /// The checks found it so.
+    down: Cell<bool>,
+    /// When they found it up again.
+    up_since: Cell<Option<Time>>,
+    record: Record,
+    pub(super) counts: Counts,
+}
+
+/// What is only counted.
+#[derive(Debug, Default)]
+pub(super) struct Counts {
+    pub(super) connected: Cell<u64>,
+    pub(super) failed: Cell<u64>,
+    pub(super) early_resets: Cell<u64>,
+    pub(super) retries_refused: Cell<u64>,
+    pub(super) queue_waits: Cell<u64>,
+    pub(super) checks_passed: Cell<u64>,
+    pub(super) checks_failed: Cell<u64>,
 }
 
 /// How long an upstream that could not be connected comes behind the others. Then it is tried again: one attempt in so
 /// long, instead of one for each connection.
 const SHUNNED: Duration = Duration::from_secs(5);
 
-impl Upstream {
-    /// An attempt to connect failed.
-    pub(super) fn fails(&self, now: Time) {
-        self.failed.set(self.failed.get() + 1);
-        self.failed_at.set(Some(now));
-    }
+/// All upstreams of one group on one shard. Clones are the same.
+#[derive(Clone, Debug)]
+pub(super) struct Upstreams(Rc<Group>);
 
-    /// It was connected.
-    pub(super) fn connects(&self) {
-        self.connected.set(self.connected.get() + 1);
-        self.failed_at.set(None);
-    }
-
-    fn has_failed_by(&self, now: Time) -> bool {
-        self.failed_at.get().is_some_and(|at| now.since(at) < SHUNNED)
-    }
-}
-
-/// All upstreams of one shard. Counts are this shard's own; nothing is shared.
 #[derive(Debug)]
-pub(super) struct Upstreams {
-    group: Option<String>,
-    all: Vec<Rc<Upstream>>,
-    balance: Balance,
+struct Group {
+    name: Option<String>,
+    all: Vec<Upstream>,
+    chooser: Chooser,
+    /// Where the next choice begins to look: equals are taken in turn.
     next: Cell<usize>,
+    /// Empty between choices, kept for its memory.
+    candidates: RefCell<Vec<Candidate>>,
+    line: Line,
+    ejection: Option<Ejection>,
+    panic_percent: u32,
+    slow_start: Option<Duration>,
+    queue_timeout: Duration,
 }
 
 /// A connection to an upstream, or the attempt at one, that counts as active.
 #[derive(Debug)]
-pub(super) struct Lease(Rc<Upstream>);
+pub(super) struct Lease {
+    group: Rc<Group>,
+    pub(super) place: usize,
+}
+
+/// Why nothing was chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Nowhere {
+    /// All that might be chosen have as many connections as they take.
+    Full,
+    /// There is none that might be.
+    Nobody,
+}
+
+/// Who looks for an upstream.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Search<'a> {
+    /// As far as that is known and counts.
+    pub(super) client: Option<IpAddr>,
+    /// Those that failed for it already.
+    pub(super) tried: &'a [usize],
+}
 
 impl Upstreams {
-    /// `first` is where the turn begins: each shard begins elsewhere, so that few connections spread too.
+    /// Those of one group, on this shard. Each shard begins elsewhere, so that few connections spread too.
     pub(super) fn new(
-        group: Option<&str>,
-        addresses: &[Address],
-        balance: Balance,
-        first: usize,
+        name: Option<&str>,
+        targets: &[Target],
+        settings: &Settings,
+        shard: &Shard,
     ) -> Upstreams {
-        let upstream = |address: &Address| {
-            let address = address.clone();
-            let (active, connected, failed, failed_at) = Default::default();
-            Rc::new(Upstream { address, active, connected, failed, failed_at })
+        let (place, shards, seed) = (shard.id().index(), shard.count(), shard.reactor().seed());
+        Upstreams::on(name, targets, settings, (place, shards, seed))
+    }
+
+    fn on(
+        name: Option<&str>,
+        targets: &[Target],
+        settings: &Settings,
+        (shard, shards, seed): (usize, usize, u64),
+    ) -> Upstreams {
+        let part = |total: usize| part_of(total, shard, shards).len();
+        let upstream = |target: &Target| Upstream {
+            address: target.address.clone(),
+            weight: target.weight,
+            most: target.connections.map_or(u64::MAX, |total| part(total) as u64),
+            active: Cell::default(),
+            failed_at: Cell::default(),
+            down: Cell::default(),
+            up_since: Cell::default(),
+            record: Record::default(),
+            counts: Counts::default(),
         };
-        Upstreams {
-            group: group.map(str::to_owned),
-            all: addresses.iter().map(upstream).collect(),
-            balance,
-            next: Cell::new(first % addresses.len().max(1)),
+        let addresses: Vec<Address> = targets.iter().map(|target| target.address.clone()).collect();
+        Upstreams(Rc::new(Group {
+            name: name.map(str::to_owned),
+            all: targets.iter().map(upstream).collect(),
+            chooser: Chooser::new(settings.balance, &addresses, seed),
+            next: Cell::new(shard % targets.len().max(1)),
+            candidates: RefCell::default(),
+            line: Line::new(part(settings.queue_length).max(1)),
+            ejection: settings.ejection.clone(),
+            panic_percent: settings.panic_percent,
+            slow_start: settings.slow_start,
+            queue_timeout: settings.queue_timeout,
+        }))
+    }
+
+    pub(super) fn name(&self) -> Option<&str> {
+        self.0.name.as_deref()
+    }
+
+    pub(super) fn all(&self) -> &[Upstream] {
+        &self.0.all
+    }
+
+    /// The upstream to try for a client; counted as active. Those that failed of late come last. Waits for a place, in
+    /// line and no longer than the settings say, where all that may be chosen are full.
+    pub(super) async fn take(&self, shard: &Shard, search: Search<'_>) -> Result<Lease, Nowhere> {
+        let group = &self.0;
+        if group.line.may_pass() {
+            match self.choose(shard.turn_time(), search) {
+                Err(Nowhere::Full) => {}
+                chosen => return chosen,
+            }
+        }
+        if group.queue_timeout.is_zero() {
+            return Err(Nowhere::Full);
+        }
+        let waiting = group.line.join().ok_or(Nowhere::Full)?;
+        let looks = poll_fn(|cx| {
+            waiting.wait(cx.waker());
+            let first = waiting.is_first();
+            // Behind the first there may be somebody whom its place suits better: but only who has tried some.
+            if !first && group.line.may_pass() {
+                return Poll::Pending;
+            }
+            match self.choose(shard.turn_time(), search) {
+                Err(Nowhere::Full) if search.tried.is_empty() => waiting.looked(),
+                Err(Nowhere::Full) => waiting.pass_on(),
+                chosen => return Poll::Ready(chosen),
+            }
+            Poll::Pending
+        });
+        let lease = shard.timeout(group.queue_timeout, looks).await.unwrap_or(Err(Nowhere::Full))?;
+        add(&lease.counts.queue_waits, 1);
+        Ok(lease)
+    }
+
+    /// The same, at once.
+    pub(super) fn choose(&self, now: Time, search: Search<'_>) -> Result<Lease, Nowhere> {
+        let group = &self.0;
+        let mut candidates = group.candidates.borrow_mut();
+        let full = group.gather(now, search.tried, &mut candidates);
+        let chosen = group.chooser.choose(&candidates, search.client);
+        candidates.clear();
+        let place = chosen.ok_or(if full { Nowhere::Full } else { Nowhere::Nobody })?;
+        group.next.set((place + 1) % group.all.len());
+        let active = &group.all[place].active;
+        active.set(active.get() + 1);
+        Ok(Lease { group: group.clone(), place })
+    }
+
+    /// What the checks found: those that are down, by their addresses.
+    pub(super) fn learn(&self, now: Time, down: &BTreeSet<String>) {
+        for upstream in &self.0.all {
+            let is_down = down.contains(&upstream.address.to_string());
+            if upstream.down.replace(is_down) && !is_down {
+                upstream.up_since.set(Some(now));
+                upstream.failed_at.set(None);
+            }
+        }
+        // What is up again may be what somebody waits for.
+        self.0.line.call();
+    }
+
+    pub(super) fn counters(&self, now: Time) -> Vec<UpstreamCounters> {
+        let copy = |upstream: &Upstream| {
+            let counts = &upstream.counts;
+            UpstreamCounters {
+                group: self.0.name.clone(),
+                address: upstream.address.to_string(),
+                state: upstream.state(now),
+                active: upstream.active.get(),
+                connected: counts.connected.get(),
+                failed: counts.failed.get(),
+                early_resets: counts.early_resets.get(),
+                ejections: upstream.record.ejections(),
+                retries_refused: counts.retries_refused.get(),
+                queue_waits: counts.queue_waits.get(),
+                checks_passed: counts.checks_passed.get(),
+                checks_failed: counts.checks_failed.get(),
+            }
+        };
+        self.0.all.iter().map(copy).collect()
+    }
+}
+
+impl Group {
+    /// Lists those that may be chosen, the best there are, in turn; answers whether some were left out for being full.
+    fn gather(&self, now: Time, tried: &[usize], candidates: &mut Vec<Candidate>) -> bool {
+        let (panics, count, first) = (self.panics(now), self.all.len(), self.next.get());
+        let (mut full, mut shunned) = (false, true);
+        for place in (first..count).chain(0..first) {
+            let upstream = &self.all[place];
+            let may = match upstream.state(now) {
+                UpstreamState::Up => true,
+                UpstreamState::Down | UpstreamState::Ejected => panics,
+                UpstreamState::Draining => false,
+            };
+            if !may || tried.contains(&place) {
+                continue;
+            }
+            let active = upstream.active.get();
+            if active >= upstream.most {
+                full = true;
+                continue;
+            }
+            let worse = upstream.has_failed_by(now);
+            if worse && !shunned {
+                continue;
+            }
+            if !worse && shunned {
+                candidates.clear();
+                shunned = false;
+            }
+            candidates.push(Candidate { place, weight: self.weight(upstream, now), active });
+        }
+        full
+    }
+
+    /// Whether so few are healthy that all are used. None is not few: where nothing may be ill nothing is looked for.
+    fn panics(&self, now: Time) -> bool {
+        let (mut healthy, mut all) = (0, 0);
+        for upstream in &self.all {
+            let state = upstream.state(now);
+            healthy += u64::from(state == UpstreamState::Up);
+            all += u64::from(state != UpstreamState::Draining);
+        }
+        healthy * 100 < u64::from(self.panic_percent) * all
+    }
+
+    /// In hundredths: all of its weight, or what a slow start has come to.
+    fn weight(&self, upstream: &Upstream, now: Time) -> u64 {
+        let whole = u64::from(upstream.weight);
+        let Some(slow) = self.slow_start else { return whole * 100 };
+        let back = upstream.up_since.get().max(upstream.record.back_since(now));
+        let Some(passed) = back.map(|back| now.since(back)).filter(|passed| *passed < slow) else {
+            return whole * 100;
+        };
+        // Less than 90 of them.
+        whole * (10 + (passed.as_nanos() * 90 / slow.as_nanos().max(1)) as u64)
+    }
+
+    /// Ejects one, unless that would be too many at once.
+    fn eject(&self, upstream: &Upstream, now: Time, settings: &Ejection) {
+        let ejected = self.all.iter().filter(|other| other.record.is_ejected(now)).count() + 1;
+        if upstream.record.is_ejected(now)
+            || ejected * 100 > self.all.len() * settings.max_ejected_percent as usize
+        {
+            return;
+        }
+        upstream.record.eject(now, settings);
+        tracing::warn!(upstream = %upstream.address, "it fails too often and is left alone for a while");
+    }
+}
+
+impl Upstream {
+    fn has_failed_by(&self, now: Time) -> bool {
+        self.failed_at.get().is_some_and(|at| now.since(at) < SHUNNED)
+    }
+
+    fn state(&self, now: Time) -> UpstreamState {
+        match () {
+            () if self.weight == 0 => UpstreamState::Draining,
+            () if self.down.get() => UpstreamState::Down,
+            () if self.record.is_ejected(now) => UpstreamState::Ejected,
+            () => UpstreamState::Up,
+        }
+    }
+}
+
+impl Lease {
+    /// The attempt to connect failed.
+    pub(super) fn fails(&self, now: Time) {
+        add(&self.counts.failed, 1);
+        self.failed_at.set(Some(now));
+        if let Some(settings) = &self.group.ejection
+            && self.record.connect_failed(now, settings)
+        {
+            self.group.eject(self, now, settings);
         }
     }
 
-    /// Where a new connection begins to look for an upstream.
-    pub(super) fn turn(&self) -> usize {
-        let turn = self.next.get();
-        self.next.set((turn + 1) % self.all.len());
-        turn
+    /// It was connected.
+    pub(super) fn connects(&self) {
+        add(&self.counts.connected, 1);
+        self.failed_at.set(None);
+        self.record.connected();
     }
 
-    /// The upstream to try for a connection that began at `turn` and has tried some others; counted as active. Those
-    /// that failed of late come last.
-    pub(super) fn choose(&self, now: Time, turn: usize, tried: &[usize]) -> Option<(usize, Lease)> {
-        let rank = |&place: &usize| {
-            let upstream = &self.all[place];
-            let busy = match self.balance {
-                Balance::RoundRobin | Balance::Rendezvous => 0,
-                Balance::LeastConnections | Balance::TwoChoices => upstream.active.get(),
-            };
-            (upstream.has_failed_by(now), busy)
-        };
-        let in_turn = (0..self.all.len()).map(|step| (turn + step) % self.all.len());
-        let place = in_turn.filter(|place| !tried.contains(place)).min_by_key(rank)?;
-        let upstream = self.all[place].clone();
-        upstream.active.set(upstream.active.get() + 1);
-        Some((place, Lease(upstream)))
+    /// The connection is over, and the upstream sent something.
+    pub(super) fn answered(&self) {
+        self.record.answered();
     }
 
-    pub(super) fn counters(&self) -> Vec<UpstreamCounters> {
-        let copy = |upstream: &Rc<Upstream>| UpstreamCounters {
-            group: self.group.clone(),
-            address: upstream.address.to_string(),
-            active: upstream.active.get(),
-            connected: upstream.connected.get(),
-            failed: upstream.failed.get(),
-        };
-        self.all.iter().map(copy).collect()
+    /// The upstream reset it before it had sent a byte.
+    pub(super) fn was_reset(&self) {
+        add(&self.counts.early_resets, 1);
+        // A connection is on a shard, and its handle is gone with it.
+        let now = Shard::current().map(|shard| shard.turn_time());
+        if let (Some(settings), Some(now)) = (&self.group.ejection, now)
+            && self.record.was_reset(now, settings)
+        {
+            self.group.eject(self, now, settings);
+        }
     }
 }
 
@@ -117,73 +366,194 @@ impl std::ops::Deref for Lease {
     type Target = Upstream;
 
     fn deref(&self) -> &Upstream {
-        &self.0
+        &self.group.all[self.place]
     }
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        self.0.active.set(self.0.active.get() - 1);
+        self.active.set(self.active.get() - 1);
+        self.group.line.call();
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::settings::Balance;
     use super::*;
 
-    fn three(balance: Balance) -> Upstreams {
-        let at = |port| Address::Inet(([127, 0, 0, 1], port).into());
-        Upstreams::new(None, &[at(1), at(2), at(3)], balance, 0)
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn start() -> Time {
+        Time::ZERO + SECOND
     }
 
-    /// Where the next connection goes, if it may try all.
-    fn next(all: &Upstreams) -> usize {
-        all.choose(Time::ZERO, all.turn(), &[]).unwrap().0
+    fn group(weights: &[u32], change: impl FnOnce(&mut Settings)) -> Upstreams {
+        let mut settings = Settings::new(Vec::new(), Vec::new());
+        change(&mut settings);
+        let target = |(place, weight): (usize, &u32)| Target {
+            address: Address::Inet(([127, 0, 0, 1], 1 + place as u16).into()),
+            weight: *weight,
+            connections: None,
+        };
+        let targets: Vec<Target> = weights.iter().enumerate().map(target).collect();
+        Upstreams::on(None, &targets, &settings, (0, 1, 0))
     }
 
-    fn leases(all: &Upstreams, places: [usize; 2]) -> [Lease; 2] {
-        let others = |place| (0..3).filter(|other| *other != place).collect::<Vec<_>>();
-        places.map(|place| all.choose(Time::ZERO, 0, &others(place)).unwrap().1)
+    fn choose(all: &Upstreams, now: Time, tried: &[usize]) -> Result<Lease, Nowhere> {
+        all.choose(now, Search { client: None, tried })
+    }
+
+    /// Where the next connections go, each of which ends at once.
+    fn places(all: &Upstreams, now: Time, count: usize) -> Vec<usize> {
+        (0..count).map(|_| choose(all, now, &[]).unwrap().place).collect()
+    }
+
+    fn count(places: &[usize], of: usize) -> usize {
+        places.iter().filter(|place| **place == of).count()
+    }
+
+    fn down(ports: &[u16]) -> BTreeSet<String> {
+        ports.iter().map(|port| Address::Inet(([127, 0, 0, 1], *port).into()).to_string()).collect()
+    }
+
+    /// A lease of one of three.
+    fn of(all: &Upstreams, place: usize, now: Time) -> Lease {
+        let others: Vec<usize> = (0..all.all().len()).filter(|other| *other != place).collect();
+        choose(all, now, &others).unwrap()
     }
 
     #[test]
     fn round_robin_takes_turns_and_retries_go_on_to_the_next() {
-        let all = three(Balance::RoundRobin);
-        assert_eq!([0; 5].map(|_| next(&all)), [0, 1, 2, 0, 1]);
-        let second = |tried: &[usize]| all.choose(Time::ZERO, 2, tried).map(|(place, _)| place);
-        assert_eq!([second(&[2]), second(&[2, 0]), second(&[2, 0, 1])], [Some(0), Some(1), None]);
+        let all = group(&[1, 1, 1], |_| {});
+        assert_eq!(places(&all, start(), 5), [0, 1, 2, 0, 1]);
+        let second = |tried: &[usize]| choose(&all, start(), tried).map(|lease| lease.place);
+        assert_eq!([second(&[2]), second(&[2, 0]), second(&[0, 1, 2])], [Ok(0), Ok(1), Err(Nowhere::Nobody)]);
     }
 
     #[test]
     fn least_connections_avoids_the_busy_and_counts_what_ended() {
-        let all = three(Balance::LeastConnections);
-        let held = leases(&all, [0, 1]);
-        assert_eq!([0; 3].map(|_| next(&all)), [2, 2, 2]);
-        let more = leases(&all, [2, 2]);
+        let all = group(&[1, 1, 1], |settings| settings.balance = Balance::LeastConnections);
+        let held = [of(&all, 0, start()), of(&all, 1, start())];
+        assert_eq!(places(&all, start(), 3), [2, 2, 2]);
+        let more = [of(&all, 2, start()), of(&all, 2, start())];
         drop(held);
-        let chosen = [next(&all), next(&all)];
-        assert_eq!(chosen, [0, 1], "of equals the next in turn");
+        let chosen = places(&all, start(), 2);
+        assert_eq!(chosen.len() + count(&chosen, 2), 2, "{chosen:?}");
+        assert_ne!(chosen[0], chosen[1], "equals are taken in turn");
         drop(more);
-        assert!(all.counters().iter().all(|upstream| upstream.active == 0));
+        assert!(all.counters(start()).iter().all(|upstream| upstream.active == 0));
     }
 
     #[test]
     fn one_that_failed_is_no_favourite_for_having_no_connections() {
-        for balance in [Balance::LeastConnections, Balance::RoundRobin] {
-            let all = three(balance);
-            let dead = leases(&all, [1, 1]);
-            dead[0].fails(Time::ZERO);
-            drop(dead);
-            let _busy = leases(&all, [0, 2]);
-            let places = [0, 1, 2].map(|turn| all.choose(Time::ZERO, turn, &[]).unwrap().0);
-            assert_eq!(places, [0, 2, 2], "{balance}");
-            let last = all.choose(Time::ZERO, 0, &[0, 2]).unwrap().0;
-            assert_eq!(last, 1, "if all others failed too it is tried");
-            let later = all.choose(Time::ZERO + SHUNNED, 1, &[]).unwrap();
-            assert_eq!(later.0, 1, "and when its time is over");
-            later.1.fails(Time::ZERO + SHUNNED);
-            later.1.connects();
-            assert_eq!(all.choose(Time::ZERO + SHUNNED, 1, &[]).unwrap().0, 1, "it is back");
+        for balance in Balance::ALL {
+            let all = group(&[1, 1, 1], |settings| settings.balance = balance);
+            of(&all, 1, start()).fails(start());
+            let _busy = [of(&all, 0, start()), of(&all, 2, start())];
+            assert_eq!(count(&places(&all, start(), 30), 1), 0, "{balance}");
+            assert_eq!(of(&all, 1, start()).place, 1, "if all others failed too it is tried");
+            let later = start() + SHUNNED;
+            assert!(count(&places(&all, later, 30), 1) > 0, "{balance}: and when its time is over");
+            of(&all, 1, later).fails(later);
+            of(&all, 1, later).connects();
+            assert!(count(&places(&all, later, 30), 1) > 0, "{balance}: it is back");
         }
+    }
+
+    #[test]
+    fn one_that_is_down_or_draining_gets_nothing() {
+        for balance in Balance::ALL {
+            let all = group(&[1, 0, 1, 1], |settings| settings.balance = balance);
+            all.learn(start(), &down(&[1]));
+            let chosen = places(&all, start(), 40);
+            assert_eq!((count(&chosen, 0), count(&chosen, 1)), (0, 0), "{balance}");
+            let states: Vec<_> = all.counters(start()).iter().map(|one| one.state.to_string()).collect();
+            assert_eq!(states, ["down", "draining", "up", "up"]);
+            all.learn(start(), &down(&[]));
+            assert!(count(&places(&all, start(), 40), 0) > 0, "{balance}: it is back");
+        }
+    }
+
+    #[test]
+    fn if_too_few_are_healthy_all_are_used_but_those_that_drain() {
+        let of_four = |panic| group(&[1, 1, 1, 1, 0], |settings| settings.panic_percent = panic);
+        let all = of_four(50);
+        all.learn(start(), &down(&[1, 2]));
+        assert_eq!(places(&all, start(), 4), [2, 3, 2, 3], "half of them is not too few");
+        all.learn(start(), &down(&[1, 2, 3]));
+        let chosen = places(&all, start(), 40);
+        assert_eq!([0, 1, 2, 3, 4].map(|place| count(&chosen, place) > 0), [true, true, true, true, false]);
+        let never = of_four(0);
+        never.learn(start(), &down(&[1, 2, 3, 4]));
+        assert_eq!(choose(&never, start(), &[]).unwrap_err(), Nowhere::Nobody);
+    }
+
+    #[test]
+    fn who_fails_too_often_is_left_alone_and_never_too_many_of_them() {
+        let eject = Ejection { failures: 2, time: SECOND * 10, ..Ejection::default() };
+        let all = group(&[1, 1, 1, 1], |settings| settings.ejection = Some(eject));
+        for place in [0, 1, 2, 0, 1, 2] {
+            of(&all, place, start()).fails(start());
+        }
+        let ejected =
+            |now| all.counters(now).iter().filter(|one| one.state == UpstreamState::Ejected).count();
+        assert_eq!(ejected(start()), 2, "half of four");
+        // Those that are left take all of it, the one that failed when the others have failed too.
+        assert_eq!(places(&all, start(), 4), [3; 4]);
+        assert_eq!(choose(&all, start(), &[3]).unwrap().place, 2);
+        assert_eq!(ejected(start() + SECOND * 10), 0, "their time is over");
+        assert!(count(&places(&all, start() + SECOND * 10, 8), 0) > 0);
+        assert_eq!(all.counters(start()).iter().map(|one| one.ejections).collect::<Vec<_>>(), [1, 1, 0, 0]);
+    }
+
+    #[test]
+    fn a_weight_grows_from_a_tenth_to_all_of_it() {
+        let all = group(&[4, 4], |settings| settings.slow_start = Some(SECOND * 100));
+        let share = |now| count(&places(&all, now, 1_100), 1);
+        assert_eq!(share(start()), 550, "at the start all of them are whole");
+        all.learn(start(), &down(&[2]));
+        let back = start() + SECOND * 7;
+        all.learn(back, &down(&[]));
+        // 10 : 100, then 55 : 100, then the same.
+        assert_eq!(share(back), 100);
+        assert!((380..400).contains(&share(back + SECOND * 50)));
+        assert_eq!(share(back + SECOND * 100), 550);
+    }
+
+    #[test]
+    fn an_ejection_is_followed_by_a_slow_start_too() {
+        let eject = Ejection { failures: 1, time: SECOND * 10, ..Ejection::default() };
+        let all = group(&[1, 1], |settings| {
+            settings.ejection = Some(eject);
+            settings.slow_start = Some(SECOND * 100);
+        });
+        of(&all, 0, start()).fails(start());
+        assert_eq!(count(&places(&all, start() + SECOND * 9, 100), 0), 0);
+        assert_eq!(count(&places(&all, start() + SECOND * 10, 1_100), 0), 100);
+    }
+
+    #[test]
+    fn a_shard_keeps_to_its_part_of_a_limit() {
+        let target = |port, connections| Target {
+            address: Address::Inet(([127, 0, 0, 1], port).into()),
+            weight: 1,
+            connections,
+        };
+        let targets = [target(1, Some(5)), target(2, Some(3))];
+        let settings = Settings::new(Vec::new(), Vec::new());
+        let held = |shard| {
+            let all = Upstreams::on(None, &targets, &settings, (shard, 3, 0));
+            let mut held = Vec::new();
+            while let Ok(lease) = choose(&all, start(), &[]) {
+                held.push(lease);
+            }
+            assert_eq!(choose(&all, start(), &[]).unwrap_err(), Nowhere::Full);
+            let of_first = held.iter().filter(|lease| lease.place == 0).count();
+            held.pop();
+            assert!(choose(&all, start(), &[]).is_ok(), "a place came back");
+            (of_first, held.len() + 1 - of_first)
+        };
+        assert_eq!([held(0), held(1), held(2)], [(2, 1), (2, 1), (1, 1)]);
     }
 }
