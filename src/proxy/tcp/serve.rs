@@ -153,7 +153,7 @@ impl Proxy {
             accepting: acceptors.iter().map(|acceptor| acceptor.counters()).collect(),
         });
         shard.keep(state.clone());
-        let last = Last { state: state.clone(), shard };
+        let last = Last { state: state.clone(), shard, written: Default::default() };
         let _checking = match (&plan.settings.checks, &plan.health) {
             (Some(checks), Some(health)) => Some(checks::begin(shard, &state, health, checks)?),
             _ => None,
@@ -308,6 +308,7 @@ impl Plan {
 struct Last<'a> {
     state: Rc<State>,
     shard: &'a Shard,
+    written: std::cell::Cell<bool>,
 }
 
 impl Last<'_> {
@@ -315,7 +316,12 @@ impl Last<'_> {
         let mut report = self.state.report(self.shard);
         report.counters.cut_short += std::mem::take(&mut report.counters.active);
         let mut all = self.state.plan.last();
-        all[report.shard].get_or_insert(report).clone()
+        let last = &mut all[report.shard];
+        // Once, since what is counted after that is no connection's; and instead of a life before.
+        if !self.written.replace(true) {
+            *last = None;
+        }
+        last.get_or_insert(report).clone()
     }
 }
 

@@ -16,3 +16,4 @@ mod short;
 mod spoken;
 mod tasked;
 mod traces;
+mod upstreams;
