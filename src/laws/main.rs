@@ -23,3 +23,4 @@ mod shares;
 mod spoken;
 mod steering;
 mod supervised;
+mod upstreams;
