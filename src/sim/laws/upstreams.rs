@@ -86,40 +86,8 @@ impl Scene {
             }));
         }
         let listen: Endpoint = format!("tcp:{}", proxy.at(PORT)).parse()?;
-        let mut settings = Settings::new(vec![listen], Vec::new());
-        for origin in &origins {
-            let mut upstream = Upstream::new(format!("tcp:{}", origin.at(PORT)).parse()?);
-            upstream.weight = 1 + world.below(4) as u32;
-            upstream.connections = world.chance(0.3).then(|| SHARDS + world.below(6) as usize);
-            settings.upstreams.push(upstream);
-        }
-        settings.balance = Balance::ALL[world.below(4) as usize];
-        settings.connect_timeout = millis(world, 100, 400);
-        settings.queue_timeout = millis(world, 0, 1_000);
-        settings.queue_length = world.below(20) as usize;
-        settings.slow_start = world.chance(0.3).then(|| millis(world, 1, 1_000));
-        settings.retry_budget = Some(RetryBudget {
-            percent: if world.chance(0.5) { 0 } else { 20 },
-            per_second: world.below(30) as u32,
-        });
-        settings.ejection = world.chance(0.5).then(|| Ejection {
-            failures: 1 + world.below(4) as u32,
-            time: millis(world, 100, 1_000),
-            time_max: Duration::from_secs(1),
-            max_ejected_percent: world.below(101) as u32,
-        });
-        let checks = Checks {
-            interval: millis(world, 100, 400),
-            fast_interval: millis(world, 20, 100),
-            // The slowest network takes 20 ms one way, and four of them are gone.
-            timeout: millis(world, 200, 300),
-            rise: 1 + world.below(3) as u32,
-            fall: 1 + world.below(3) as u32,
-            send: if world.chance(0.5) { b"to and fro".to_vec() } else { Vec::new() },
-            ..Checks::default()
-        };
-        let checks = Checks { expect: checks.send.clone(), ..checks };
-        settings.checks = Some(checks.clone());
+        let checks = draw_checks(world);
+        let settings = draw_settings(world, listen, &origins, &checks)?;
         let dying = world.chance(0.8).then(|| world.below(origins.len() as u64) as usize);
         let dies = millis(world, 300, 1_000);
         // Before that is known, so that another shard has to find it out, or the same one again.
@@ -240,6 +208,52 @@ impl Scene {
         ensure!(lost == 0 || !unlimited, "{lost} were not served although the checks had found the dead");
         Ok(())
     }
+}
+
+fn draw_settings(
+    world: &World,
+    listen: Endpoint,
+    origins: &[Host],
+    checks: &Checks,
+) -> anyhow::Result<Settings> {
+    let mut settings = Settings::new(vec![listen], Vec::new());
+    for origin in origins {
+        let mut upstream = Upstream::new(format!("tcp:{}", origin.at(PORT)).parse()?);
+        upstream.weight = 1 + world.below(4) as u32;
+        upstream.connections = world.chance(0.3).then(|| SHARDS + world.below(6) as usize);
+        settings.upstreams.push(upstream);
+    }
+    settings.balance = Balance::ALL[world.below(4) as usize];
+    settings.connect_timeout = millis(world, 100, 400);
+    settings.queue_timeout = millis(world, 0, 1_000);
+    settings.queue_length = world.below(20) as usize;
+    settings.slow_start = world.chance(0.3).then(|| millis(world, 1, 1_000));
+    settings.retry_budget = Some(RetryBudget {
+        percent: if world.chance(0.5) { 0 } else { 20 },
+        per_second: world.below(30) as u32,
+    });
+    settings.ejection = world.chance(0.5).then(|| Ejection {
+        failures: 1 + world.below(4) as u32,
+        time: millis(world, 100, 1_000),
+        time_max: Duration::from_secs(1),
+        max_ejected_percent: world.below(101) as u32,
+    });
+    settings.checks = Some(checks.clone());
+    Ok(settings)
+}
+
+fn draw_checks(world: &World) -> Checks {
+    let checks = Checks {
+        interval: millis(world, 100, 400),
+        fast_interval: millis(world, 20, 100),
+        // The slowest network takes 20 ms one way, and four of them are gone.
+        timeout: millis(world, 200, 300),
+        rise: 1 + world.below(3) as u32,
+        fall: 1 + world.below(3) as u32,
+        send: if world.chance(0.5) { b"to and fro".to_vec() } else { Vec::new() },
+        ..Checks::default()
+    };
+    Checks { expect: checks.send.clone(), ..checks }
 }
 
 fn millis(world: &World, least: u64, most: u64) -> Duration {

@@ -77,7 +77,7 @@ impl Scene {
         };
         settings.connect_timeout = Duration::from_millis(200 + world.below(6_000));
         settings.retries = world.below(3) as usize;
-        settings.balance = if world.chance(0.5) { Balance::RoundRobin } else { Balance::LeastConnections };
+        settings.balance = Balance::ALL[world.below(4) as usize];
         if world.chance(0.3) {
             settings.connections = SHARDS + world.below(12) as usize;
         }
