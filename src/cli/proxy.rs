@@ -12,7 +12,7 @@ use crate::load::units::parse_duration;
 use crate::net::Endpoint;
 use crate::net::proxy_header::{HeaderPolicy, Others, TrustedSource, Version, Wanted};
 use crate::net::quoted::Quoted;
-use crate::proxy::tcp::{self, Balance, Group, ProxyError, Route, Settings, Upstream, UpstreamsError};
+use crate::proxy::tcp::{self, Balance, Group, ProxyError, Route, Settings, Upstream};
 use crate::runtime::{Config, Runtime};
 
 #[derive(Debug, Subcommand)]
@@ -149,10 +149,7 @@ impl Tcp {
             Err(error @ ProxyError::TooFewConnections { .. }) => {
                 Err(Failure::Usage(format!("--connections: {error}")))
             }
-            Err(ProxyError::Upstreams(error @ UpstreamsError::Value { .. })) => {
-                Err(Failure::Usage(format!("--{error}")))
-            }
-            Err(ProxyError::Upstreams(error)) => Err(Failure::Usage(format!("--upstream: {error}"))),
+            Err(ProxyError::Upstreams(error)) => Err(Failure::Usage(format!("--{error}"))),
             Err(error @ ProxyError::NoTimeToConnect) => {
                 Err(Failure::Usage(format!("--connect-timeout: {error}")))
             }

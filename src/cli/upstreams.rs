@@ -63,7 +63,7 @@ pub(super) struct Upstreams {
     /// Give an upstream that is back a tenth of its weight, and all of it after so long.
     #[arg(long, value_parser = length::<1, YEAR_MS>, value_name = "TIME")]
     slow_start: Option<Duration>,
-    /// How long a client waits while each upstream has the most connections that it takes; `0s`: not at all.
+    /// How long a client waits while each upstream has the most connections that it takes; 100 ms at least.
     #[arg(long, default_value = "5s", value_parser = length::<0, YEAR_MS>, value_name = "TIME")]
     queue_timeout: Duration,
     /// The most clients of each group that wait so, over all shards.

@@ -4,25 +4,22 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::task::Waker;
 
-/// A line of bounded length. A place that comes free wakes the first, who passes the wake on if it is of no use to it.
+/// A line of bounded length. Only the first looks for a place; when it leaves, with one or without, the next does.
 #[derive(Debug)]
 pub(super) struct Line {
     /// By the order in which they came.
     waiting: RefCell<BTreeMap<u64, Waker>>,
     next: Cell<u64>,
-    /// Somebody was woken and has not looked yet: nobody may be quicker.
-    called: Cell<bool>,
     most: usize,
 }
 
 impl Line {
     pub(super) fn new(most: usize) -> Line {
-        Line { waiting: RefCell::default(), next: Cell::new(0), called: Cell::new(false), most }
+        Line { waiting: RefCell::default(), next: Cell::new(0), most }
     }
 
-    /// Whether who comes now may look for a place without waiting first.
-    pub(super) fn may_pass(&self) -> bool {
-        !self.called.get()
+    pub(super) fn is_empty(&self) -> bool {
+        self.waiting.borrow().is_empty()
     }
 
     /// Somebody who waits, unless it is one too many.
@@ -36,22 +33,12 @@ impl Line {
         Some(Waiting { line: self, ticket })
     }
 
-    /// A place may be free.
+    /// There may be something for the first.
     pub(super) fn call(&self) {
-        self.call_from(0);
-    }
-
-    fn call_from(&self, ticket: u64) {
-        let next = self.waiting.borrow().range(ticket..).next().map(|(_, waker)| waker.clone());
-        self.called.set(next.is_some());
-        if let Some(waker) = next {
-            waker.wake();
+        let first = self.waiting.borrow().values().next().cloned();
+        if let Some(first) = first {
+            first.wake();
         }
-    }
-
-    #[cfg(test)]
-    fn len(&self) -> usize {
-        self.waiting.borrow().len()
     }
 }
 
@@ -63,40 +50,25 @@ pub(super) struct Waiting<'a> {
 }
 
 impl Waiting<'_> {
-    /// To be woken by this when it is called.
-    pub(super) fn wait(&self, waker: &Waker) {
+    /// Whether it is this one's turn to look; else this wakes it when it is.
+    pub(super) fn is_first(&self, waker: &Waker) -> bool {
         let mut waiting = self.line.waiting.borrow_mut();
         if let Some(known) = waiting.get_mut(&self.ticket) {
             known.clone_from(waker);
         }
-    }
-
-    /// The free place is none for this one, but may be one for somebody behind it.
-    pub(super) fn pass_on(&self) {
-        self.line.call_from(self.ticket + 1);
-    }
-
-    /// Whether it is this one's turn to look.
-    pub(super) fn is_first(&self) -> bool {
-        self.line.waiting.borrow().keys().next() == Some(&self.ticket)
-    }
-
-    /// There was nothing: who comes next may look.
-    pub(super) fn looked(&self) {
-        self.line.called.set(false);
+        waiting.keys().next() == Some(&self.ticket)
     }
 }
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        let was_first = self.is_first();
-        let left = self.line.waiting.borrow_mut().remove(&self.ticket);
+        let mut waiting = self.line.waiting.borrow_mut();
+        let was_first = waiting.keys().next() == Some(&self.ticket);
+        let left = waiting.remove(&self.ticket);
+        drop(waiting);
         drop(left);
-        // There may be more places than the one that it got; or it was called and has given up.
         if was_first {
             self.line.call();
-        } else if !self.line.may_pass() {
-            self.pass_on();
         }
     }
 }
@@ -117,39 +89,26 @@ mod tests {
         }
     }
 
-    fn waits(line: &Line) -> (Waiting<'_>, Arc<Count>) {
-        let (waiting, count) = (line.join().unwrap(), Arc::new(Count::default()));
-        waiting.wait(&count.clone().into());
-        (waiting, count)
-    }
-
     #[test]
-    fn the_first_is_called_and_who_leaves_calls_the_next() {
+    fn the_first_looks_and_who_leaves_calls_the_next() {
         let line = Line::new(3);
-        let ((first, one), (second, two), (third, three)) = (waits(&line), waits(&line), waits(&line));
+        let counts = [(); 3].map(|()| Arc::new(Count::default()));
+        let wakers = counts.each_ref().map(|count| Waker::from(count.clone()));
+        let [first, second, third] = [0, 1, 2].map(|place| {
+            let waiting = line.join().unwrap();
+            assert_eq!(waiting.is_first(&wakers[place]), place == 0);
+            waiting
+        });
         assert!(line.join().is_none(), "one too many");
-        let calls = || [&one, &two, &three].map(|count| count.0.load(Relaxed));
+        let calls = || counts.each_ref().map(|count| count.0.load(Relaxed));
         line.call();
         assert_eq!(calls(), [1, 0, 0]);
-        assert!(!line.may_pass() && first.is_first() && !second.is_first());
         drop(third);
         assert_eq!(calls(), [1, 0, 0], "who gives up at the end takes nobody's turn");
         drop(first);
         assert_eq!(calls(), [1, 1, 0]);
-        second.looked();
-        assert!(line.may_pass());
+        assert!(second.is_first(&wakers[1]));
         drop(second);
-        assert!(line.may_pass() && line.len() == 0);
-    }
-
-    #[test]
-    fn a_place_that_is_of_no_use_is_passed_on() {
-        let line = Line::new(2);
-        let ((first, one), (second, two)) = (waits(&line), waits(&line));
-        line.call();
-        first.pass_on();
-        assert_eq!((one.0.load(Relaxed), two.0.load(Relaxed)), (1, 1));
-        second.pass_on();
-        assert!(line.may_pass(), "nobody is left");
+        assert!(line.is_empty() && line.join().is_some());
     }
 }

@@ -20,5 +20,6 @@ pub use routes::{Group, NamePattern, Route};
 pub use serve::{Proxy, run};
 pub use settings::{Balance, ProxyError, Settings};
 pub use upstream_settings::{
-    CHECK_BYTES_MAX, Checks, Ejection, ParseUpstreamError, RetryBudget, Upstream, UpstreamsError, WEIGHT_MAX,
+    CHECK_BYTES_MAX, CONNECTIONS_MAX, Checks, Ejection, ParseUpstreamError, RetryBudget, Upstream,
+    UpstreamsError, WEIGHT_MAX,
 };

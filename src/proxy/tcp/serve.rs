@@ -21,7 +21,7 @@ use super::routes::Routes;
 use super::settings::{ProxyError, Settings};
 use super::upstream_settings::Upstream;
 use super::upstreams::{Target, Upstreams};
-use crate::mesh::{Remote, Replicated};
+use crate::mesh::{CountLease, OpenError, Remote, Replicated};
 use crate::net::{AcceptCounters, AcceptStats, Connection, End, Endpoint, Listening, PeekError, Places};
 use crate::runtime::{OnFailure, Runtime, StartError};
 use crate::shard::{Shard, ShardId};
@@ -94,7 +94,7 @@ impl Proxy {
         if settings.header.as_ref().is_some_and(|policy| policy.trusted.is_empty()) {
             return Err(ProxyError::NoTrustedSource);
         }
-        settings.check_upstreams(shards)?;
+        settings.check_upstreams()?;
         let routes = Routes::new(&settings)?;
         let groups = settings.all_upstreams().map(|upstreams| resolve(runtime, upstreams));
         let groups = groups.collect::<Result<Vec<_>, _>>()?;
@@ -147,7 +147,7 @@ impl Proxy {
         }
         let state = Rc::new(State {
             plan: plan.clone(),
-            upstreams: plan.groups(shard),
+            upstreams: plan.groups(shard)?,
             budget: Budget::new(plan.settings.retry_budget.as_ref(), shard.count(), shard.now()),
             cells: Cells::default(),
             accepting: acceptors.iter().map(|acceptor| acceptor.counters()).collect(),
@@ -233,10 +233,21 @@ fn resolve<'s>(
             let all = addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
             tracing::info!("upstream {endpoint} is {} upstreams: {all}", addresses.len());
         }
-        let target = |address| Target { address, weight: *weight, connections: *connections };
-        resolved.extend(addresses.into_iter().map(|address| (endpoint, target(address))));
+        for address in addresses {
+            let limit = connections.map(|most| limit(runtime, &address, most)).transpose()?;
+            resolved.push((endpoint, Target { address, weight: *weight, limit }));
+        }
     }
     Ok(resolved)
+}
+
+/// A limit of connections to one upstream, over all shards.
+fn limit(runtime: &Runtime, address: &Address, most: usize) -> Result<CountLease, StartError> {
+    static NUMBER: AtomicUsize = AtomicUsize::new(1);
+    // Names live as long as the program. Several proxies, or groups, may have an upstream at one address.
+    let number = NUMBER.fetch_add(1, Relaxed);
+    let name: &'static str = format!("connections to {address} #{number}").leak();
+    Ok(runtime.count_lease(name, most as u64)?)
 }
 
 /// Runs a proxy until it is stopped by a signal, and answers what it counted. `ready` is called, on one of the shards,
@@ -293,7 +304,7 @@ impl State {
 
 impl Plan {
     /// Each group as a shard sees it.
-    fn groups(&self, shard: &Shard) -> Vec<Upstreams> {
+    fn groups(&self, shard: &Shard) -> Result<Vec<Upstreams>, OpenError> {
         let names = self.settings.groups.iter().map(|group| Some(&*group.name));
         let groups = std::iter::once(None).chain(names).zip(&self.upstreams);
         groups.map(|(name, all)| Upstreams::new(name, all, &self.settings, shard)).collect()

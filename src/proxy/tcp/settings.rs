@@ -41,7 +41,8 @@ pub struct Settings {
     /// it at once. More than zero. Default: none.
     pub slow_start: Option<Duration>,
     /// How long a client waits for a place where each upstream that it could go to has as many connections as
-    /// [it takes](Upstream::connections); then it is reset. Zero: no wait. Default 5 s.
+    /// [it takes](Upstream::connections); then it is reset. A tenth of a second
+    /// at least, since other shards may have places to spare and are asked for them. Default 5 s.
     pub queue_timeout: Duration,
     /// The most clients of each group that wait so, over all shards; each shard has its even part, and one at least. One
     /// more is reset at once. Default 1000.

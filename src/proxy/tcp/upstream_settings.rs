@@ -18,14 +18,16 @@ pub struct Upstream {
     /// Its share of new connections, next to the others': 0 to [`WEIGHT_MAX`]. With 0 it is *draining*: it keeps the
     /// connections that it has and gets no new one. Default 1.
     pub weight: u32,
-    /// The most connections to it at once, attempts included, over all shards, and at least one for each shard, since
-    /// each has its even part. `None`: no limit. Who finds no upstream below its limit waits: see
-    /// [`queue_timeout`](super::Settings::queue_timeout). Default: none.
+    /// The most connections to it at once, attempts included, over all shards: 1 to [`CONNECTIONS_MAX`]. `None`: no
+    /// limit. Who finds no upstream below its limit waits: see [`queue_timeout`](super::Settings::queue_timeout).
+    /// Default: none.
     pub connections: Option<usize>,
 }
 
 /// The greatest weight of an upstream.
 pub const WEIGHT_MAX: u32 = 256;
+/// The greatest limit of connections to one upstream.
+pub const CONNECTIONS_MAX: usize = 1_000_000_000;
 
 impl Upstream {
     /// With the defaults.
@@ -98,8 +100,8 @@ impl FromStr for Upstream {
                     weight.replace(fits.ok_or_else(|| wrong("weight", "0 to 256"))?).is_none()
                 }
                 "connections" => {
-                    let fits = number.filter(|it| *it > 0);
-                    connections.replace(fits.ok_or_else(|| wrong("connections", "1 and more"))?).is_none()
+                    let fits = number.filter(|it| (1..=CONNECTIONS_MAX).contains(it));
+                    connections.replace(fits.ok_or_else(|| wrong("connections", A_LIMIT))?).is_none()
                 }
                 _ => false,
             };
@@ -226,18 +228,6 @@ pub enum UpstreamsError {
         /// What it may be.
         allowed: &'static str,
     },
-    /// A shard could not connect to it.
-    #[error(
-        "a limit of {connections} connections to {upstream} leaves one of {shards} shards without any; allowed: at least {shards}"
-    )]
-    TooFewConnections {
-        /// The upstream.
-        upstream: Endpoint,
-        /// The most connections to it.
-        connections: usize,
-        /// The shards of the runtime.
-        shards: usize,
-    },
 }
 
 /// Whether a value is allowed; if not, why.
@@ -247,6 +237,7 @@ fn within(key: &'static str, value: impl fmt::Debug, fits: bool, allowed: &'stat
 
 type Checked = Result<(), UpstreamsError>;
 
+const A_LIMIT: &str = "1 to 1000000000";
 const SOME_TIME: &str = "more than 0s, as in 2s";
 const A_COUNT: std::ops::RangeInclusive<u32> = 1..=1000;
 
@@ -295,20 +286,18 @@ impl RetryBudget {
 }
 
 impl super::Settings {
-    /// Whether all that concerns upstreams makes sense for a runtime of so many shards.
-    pub(super) fn check_upstreams(&self, shards: usize) -> Checked {
+    /// Whether all that concerns upstreams makes sense.
+    pub(super) fn check_upstreams(&self) -> Checked {
         self.checks.iter().try_for_each(Checks::check)?;
         self.ejection.iter().try_for_each(Ejection::check)?;
         self.retry_budget.iter().try_for_each(RetryBudget::check)?;
         within("panic-percent", self.panic_percent, self.panic_percent <= 100, "0 to 100")?;
         let slow = self.slow_start.unwrap_or(Duration::MAX);
         within("slow-start", slow, !slow.is_zero(), SOME_TIME)?;
-        for Upstream { endpoint, weight, connections } in self.all_upstreams().flatten() {
+        for Upstream { weight, connections, .. } in self.all_upstreams().flatten() {
             within("weight", weight, *weight <= WEIGHT_MAX, "0 to 256")?;
-            if let Some(connections) = connections.filter(|most| *most < shards) {
-                let upstream = endpoint.clone();
-                return Err(UpstreamsError::TooFewConnections { upstream, connections, shards });
-            }
+            let limit = connections.unwrap_or(1);
+            within("connections", limit, (1..=CONNECTIONS_MAX).contains(&limit), A_LIMIT)?;
         }
         Ok(())
     }
@@ -335,7 +324,7 @@ mod tests {
             ("tcp:h:1,weight=257", "allowed: 0 to 256"),
             ("tcp:h:1,weight=", "allowed: 0 to 256"),
             ("tcp:h:1,weight=+1", "allowed: 0 to 256"),
-            ("tcp:h:1,connections=0", "allowed: 1 and more"),
+            ("tcp:h:1,connections=0", "allowed: 1 to 1000000000"),
             ("tcp:h:1,wieght=2", "\"wieght\" is no option"),
             ("tcp:h:1,weight=1,weight=2", "given twice"),
             ("tcp:h,weight=1", "the port is missing"),
@@ -362,11 +351,11 @@ mod tests {
             settings.upstreams.push(text.parse().unwrap());
             settings
         };
-        let few = upstreams("tcp:127.0.0.1:80,connections=3");
-        assert_eq!(few.check_upstreams(3), Ok(()));
-        let told = few.check_upstreams(4).unwrap_err().to_string();
-        assert!(told.contains("127.0.0.1:80") && told.contains("at least 4"), "{told}");
+        let mut none = upstreams("tcp:127.0.0.1:80");
+        assert_eq!(none.check_upstreams(), Ok(()));
+        none.upstreams[0].connections = Some(0);
+        assert!(none.check_upstreams().unwrap_err().to_string().starts_with("connections: 0"));
         let instant = Settings { slow_start: Some(zero), ..upstreams("tcp:127.0.0.1:80") };
-        assert!(instant.check_upstreams(1).unwrap_err().to_string().starts_with("slow-start: 0ns"));
+        assert!(instant.check_upstreams().unwrap_err().to_string().starts_with("slow-start: 0ns"));
     }
 }

@@ -2,8 +2,9 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
 use std::net::IpAddr;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
@@ -13,9 +14,10 @@ use waterwheel_reactor::{Address, Time};
 use super::balance::{Candidate, Chooser};
 use super::counters::{UpstreamCounters, UpstreamState, add};
 use super::ejection::Record;
-use super::line::Line;
+use super::line::{Line, Waiting};
 use super::settings::Settings;
 use super::upstream_settings::Ejection;
+use crate::mesh::{CountLease, CountLimiter, OpenError, Permit};
 use crate::shard::{Shard, part_of};
 
 /// An upstream as the settings have it, its name looked up.
@@ -23,8 +25,8 @@ use crate::shard::{Shard, part_of};
 pub(super) struct Target {
     pub(super) address: Address,
     pub(super) weight: u32,
-    /// Over all shards.
-    pub(super) connections: Option<usize>,
+    /// The most connections over all shards.
+    pub(super) limit: Option<CountLease>,
 }
 
 /// One upstream of one shard. Counts are this shard's own; nothing is shared.
@@ -32,8 +34,8 @@ pub(super) struct Target {
 pub(super) struct Upstream {
     pub(super) address: Address,
     weight: u32,
-    /// The most connections of this shard.
-    most: u64,
+    /// Gives out the places for connections, if they are limited.
+    limiter: Option<CountLimiter>,
     active: Cell<u64>,
     /// When the last attempt failed, unless one has succeeded since.
     failed_at: Cell<Option<Time>>,
@@ -61,6 +63,9 @@ pub(super) struct Counts {
 /// long, instead of one for each connection.
 const SHUNNED: Duration = Duration::from_secs(5);
 
+/// The shortest wait for a place: the other shards may have some to spare, and have to be asked for them.
+const ASKING: Duration = Duration::from_millis(100);
+
 /// All upstreams of one group on one shard. Clones are the same.
 #[derive(Clone, Debug)]
 pub(super) struct Upstreams(Rc<Group>);
@@ -86,6 +91,8 @@ struct Group {
 pub(super) struct Lease {
     group: Rc<Group>,
     pub(super) place: usize,
+    /// Where connections are limited. Only its drop is of use.
+    _permit: Option<Permit>,
 }
 
 /// Why nothing was chosen.
@@ -113,22 +120,29 @@ impl Upstreams {
         targets: &[Target],
         settings: &Settings,
         shard: &Shard,
-    ) -> Upstreams {
+    ) -> Result<Upstreams, OpenError> {
+        let limiter = |target: &Target| {
+            let limiter = target.limit.as_ref().map(|limit| shard.count_limiter(limit)).transpose()?;
+            // Asks for a first place, so that the first client need not wait for it.
+            drop(limiter.as_ref().map(CountLimiter::try_take));
+            Ok(limiter)
+        };
+        let limiters = targets.iter().map(limiter).collect::<Result<Vec<_>, OpenError>>()?;
         let (place, shards, seed) = (shard.id().index(), shard.count(), shard.reactor().seed());
-        Upstreams::on(name, targets, settings, (place, shards, seed))
+        Ok(Upstreams::on(name, targets, limiters, settings, (place, shards, seed)))
     }
 
     fn on(
         name: Option<&str>,
         targets: &[Target],
+        limiters: Vec<Option<CountLimiter>>,
         settings: &Settings,
         (shard, shards, seed): (usize, usize, u64),
     ) -> Upstreams {
-        let part = |total: usize| part_of(total, shard, shards).len();
-        let upstream = |target: &Target| Upstream {
+        let upstream = |(target, limiter): (&Target, Option<CountLimiter>)| Upstream {
             address: target.address.clone(),
             weight: target.weight,
-            most: target.connections.map_or(u64::MAX, |total| part(total) as u64),
+            limiter,
             active: Cell::default(),
             failed_at: Cell::default(),
             down: Cell::default(),
@@ -139,15 +153,15 @@ impl Upstreams {
         let addresses: Vec<Address> = targets.iter().map(|target| target.address.clone()).collect();
         Upstreams(Rc::new(Group {
             name: name.map(str::to_owned),
-            all: targets.iter().map(upstream).collect(),
+            all: targets.iter().zip(limiters).map(upstream).collect(),
             chooser: Chooser::new(settings.balance, &addresses, seed),
             next: Cell::new(shard % targets.len().max(1)),
             candidates: RefCell::default(),
-            line: Line::new(part(settings.queue_length).max(1)),
+            line: Line::new(part_of(settings.queue_length, shard, shards).len().max(1)),
             ejection: settings.ejection.clone(),
             panic_percent: settings.panic_percent,
             slow_start: settings.slow_start,
-            queue_timeout: settings.queue_timeout,
+            queue_timeout: settings.queue_timeout.max(ASKING),
         }))
     }
 
@@ -163,33 +177,50 @@ impl Upstreams {
     /// line and no longer than the settings say, where all that may be chosen are full.
     pub(super) async fn take(&self, shard: &Shard, search: Search<'_>) -> Result<Lease, Nowhere> {
         let group = &self.0;
-        if group.line.may_pass() {
+        if group.line.is_empty() {
             match self.choose(shard.turn_time(), search) {
                 Err(Nowhere::Full) => {}
                 chosen => return chosen,
             }
         }
-        if group.queue_timeout.is_zero() {
-            return Err(Nowhere::Full);
-        }
         let waiting = group.line.join().ok_or(Nowhere::Full)?;
-        let looks = poll_fn(|cx| {
-            waiting.wait(cx.waker());
-            let first = waiting.is_first();
-            // Behind the first there may be somebody whom its place suits better: but only who has tried some.
-            if !first && group.line.may_pass() {
-                return Poll::Pending;
-            }
-            match self.choose(shard.turn_time(), search) {
-                Err(Nowhere::Full) if search.tried.is_empty() => waiting.looked(),
-                Err(Nowhere::Full) => waiting.pass_on(),
-                chosen => return Poll::Ready(chosen),
-            }
-            Poll::Pending
-        });
-        let lease = shard.timeout(group.queue_timeout, looks).await.unwrap_or(Err(Nowhere::Full))?;
+        // On the heap, so that other connections' tasks are not larger for it.
+        let waits = Box::pin(self.wait(shard, search, &waiting));
+        let lease = shard.timeout(group.queue_timeout, waits).await.unwrap_or(Err(Nowhere::Full))?;
         add(&lease.counts.queue_waits, 1);
         Ok(lease)
+    }
+
+    /// Waits until it is first in line, and then for what comes first: a place at one that is full, or another one to
+    /// choose.
+    async fn wait(&self, shard: &Shard, search: Search<'_>, waiting: &Waiting<'_>) -> Result<Lease, Nowhere> {
+        let mut takes: Vec<(usize, Pin<Box<dyn Future<Output = Permit>>>)> = Vec::new();
+        poll_fn(|cx| {
+            if !waiting.is_first(cx.waker()) {
+                return Poll::Pending;
+            }
+            let now = shard.turn_time();
+            match self.choose(now, search) {
+                Err(Nowhere::Full) => {}
+                chosen => return Poll::Ready(chosen),
+            }
+            let panics = self.0.panics(now);
+            let may = |place: usize| self.0.may(place, now, panics) && !search.tried.contains(&place);
+            for (place, upstream) in self.0.all.iter().enumerate() {
+                let asked = takes.iter().any(|(other, _)| *other == place);
+                if let Some(limiter) = upstream.limiter.clone().filter(|_| may(place) && !asked) {
+                    takes.push((place, Box::pin(take_from(limiter))));
+                }
+            }
+            takes.retain(|(place, _)| may(*place));
+            for (place, take) in &mut takes {
+                if let Poll::Ready(permit) = take.as_mut().poll(cx) {
+                    return Poll::Ready(Ok(self.lease(*place, Some(permit))));
+                }
+            }
+            Poll::Pending
+        })
+        .await
     }
 
     /// The same, at once.
@@ -199,11 +230,22 @@ impl Upstreams {
         let full = group.gather(now, search.tried, &mut candidates);
         let chosen = group.chooser.choose(&candidates, search.client);
         candidates.clear();
+        drop(candidates);
         let place = chosen.ok_or(if full { Nowhere::Full } else { Nowhere::Nobody })?;
+        let permit = match &group.all[place].limiter {
+            // It had one to spare, but others wait for it, or nobody knows at the moment how many are out.
+            Some(limiter) => Some(limiter.try_take().map_err(|_| Nowhere::Full)?),
+            None => None,
+        };
+        Ok(self.lease(place, permit))
+    }
+
+    fn lease(&self, place: usize, permit: Option<Permit>) -> Lease {
+        let group = &self.0;
         group.next.set((place + 1) % group.all.len());
         let active = &group.all[place].active;
         active.set(active.get() + 1);
-        Ok(Lease { group: group.clone(), place })
+        Lease { group: group.clone(), place, _permit: permit }
     }
 
     /// What the checks found: those that are down, by their addresses.
@@ -241,6 +283,16 @@ impl Upstreams {
     }
 }
 
+/// A place, also where the shard that keeps count of them has to be waited for.
+async fn take_from(limiter: CountLimiter) -> Permit {
+    loop {
+        match limiter.take().await {
+            Ok(permit) => return permit,
+            Err(_) => limiter.kept().await,
+        }
+    }
+}
+
 impl Group {
     /// Lists those that may be chosen, the best there are, in turn; answers whether some were left out for being full.
     fn gather(&self, now: Time, tried: &[usize], candidates: &mut Vec<Candidate>) -> bool {
@@ -248,19 +300,16 @@ impl Group {
         let (mut full, mut shunned) = (false, true);
         for place in (first..count).chain(0..first) {
             let upstream = &self.all[place];
-            let may = match upstream.state(now) {
-                UpstreamState::Up => true,
-                UpstreamState::Down | UpstreamState::Ejected => panics,
-                UpstreamState::Draining => false,
-            };
-            if !may || tried.contains(&place) {
+            if !self.may(place, now, panics) || tried.contains(&place) {
                 continue;
             }
-            let active = upstream.active.get();
-            if active >= upstream.most {
+            if let Some(limiter) = upstream.limiter.as_ref().filter(|limiter| limiter.spare() == 0) {
+                // Asks for more, which is there for who comes next.
+                drop(limiter.try_take());
                 full = true;
                 continue;
             }
+            let active = upstream.active.get();
             let worse = upstream.has_failed_by(now);
             if worse && !shunned {
                 continue;
@@ -272,6 +321,15 @@ impl Group {
             candidates.push(Candidate { place, weight: self.weight(upstream, now), active });
         }
         full
+    }
+
+    /// Whether one gets new connections.
+    fn may(&self, place: usize, now: Time, panics: bool) -> bool {
+        match self.all[place].state(now) {
+            UpstreamState::Up => true,
+            UpstreamState::Down | UpstreamState::Ejected => panics,
+            UpstreamState::Draining => false,
+        }
     }
 
     /// Whether so few are healthy that all are used. None is not few: where nothing may be ill nothing is looked for.
@@ -373,7 +431,6 @@ impl std::ops::Deref for Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         self.active.set(self.active.get() - 1);
-        self.group.line.call();
     }
 }
 
@@ -394,10 +451,10 @@ mod tests {
         let target = |(place, weight): (usize, &u32)| Target {
             address: Address::Inet(([127, 0, 0, 1], 1 + place as u16).into()),
             weight: *weight,
-            connections: None,
+            limit: None,
         };
         let targets: Vec<Target> = weights.iter().enumerate().map(target).collect();
-        Upstreams::on(None, &targets, &settings, (0, 1, 0))
+        Upstreams::on(None, &targets, vec![None; targets.len()], &settings, (0, 1, 0))
     }
 
     fn choose(all: &Upstreams, now: Time, tried: &[usize]) -> Result<Lease, Nowhere> {
@@ -531,29 +588,5 @@ mod tests {
         of(&all, 0, start()).fails(start());
         assert_eq!(count(&places(&all, start() + SECOND * 9, 100), 0), 0);
         assert_eq!(count(&places(&all, start() + SECOND * 10, 1_100), 0), 100);
-    }
-
-    #[test]
-    fn a_shard_keeps_to_its_part_of_a_limit() {
-        let target = |port, connections| Target {
-            address: Address::Inet(([127, 0, 0, 1], port).into()),
-            weight: 1,
-            connections,
-        };
-        let targets = [target(1, Some(5)), target(2, Some(3))];
-        let settings = Settings::new(Vec::new(), Vec::new());
-        let held = |shard| {
-            let all = Upstreams::on(None, &targets, &settings, (shard, 3, 0));
-            let mut held = Vec::new();
-            while let Ok(lease) = choose(&all, start(), &[]) {
-                held.push(lease);
-            }
-            assert_eq!(choose(&all, start(), &[]).unwrap_err(), Nowhere::Full);
-            let of_first = held.iter().filter(|lease| lease.place == 0).count();
-            held.pop();
-            assert!(choose(&all, start(), &[]).is_ok(), "a place came back");
-            (of_first, held.len() + 1 - of_first)
-        };
-        assert_eq!([held(0), held(1), held(2)], [(2, 1), (2, 1), (1, 1)]);
     }
 }
