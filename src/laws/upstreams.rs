@@ -180,13 +180,18 @@ fn a_limit_of_one_is_shared_by_all_shards(reactor: &str) {
     let upstream = format!("{},connections=1", listener.local_addr().unwrap());
     let mut command = Proxy::command(reactor, &[upstream]);
     let proxy = Proxy::spawn(command.args(["--cores", "4", "--queue-timeout", "1h"]));
-    let clients: Vec<TcpStream> = (0..30).map(|_| client(proxy.at)).collect();
+    let numbered = |number: u8| {
+        let mut stream = client(proxy.at);
+        stream.write_all(&[number]).unwrap();
+        Some(stream)
+    };
+    let mut clients: Vec<Option<TcpStream>> = (0..30).map(numbered).collect();
     for _ in 0..30 {
-        let upstream = meet(&listener);
+        let (mut upstream, mut number) = (meet(&listener), [0]);
+        upstream.read_exact(&mut number).unwrap();
         assert!(!waits(&listener, Duration::from_millis(10)), "two at once");
-        drop(upstream);
+        drop((upstream, clients[usize::from(number[0])].take()));
     }
-    drop(clients);
     proxy.counts("finished", 30);
     let report = proxy.stop();
     let shards = report["shards"].as_array().unwrap().iter();
