@@ -5,6 +5,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
 use serde_json::Value;
+use waterwheel::net::proxy_header::{ProxyHeader, Subject, Version};
 
 use super::kit::{
     LONG, Origin, Proxy, Watch, client, dead_port, end_of, eventually, meet, on_each_reactor, reset, total,
@@ -19,6 +20,7 @@ const CHECKS: [&str; 6] =
 on_each_reactor![
     what_dies_is_found_and_left_alone_until_it_is_back,
     what_answers_nonsense_is_down_and_a_check_is_no_client,
+    a_check_says_first_that_it_is_for_no_client,
     what_resets_early_is_ejected_and_tried_again_later,
     connections_beyond_an_upstreams_limit_wait_in_line,
     a_limit_of_one_is_shared_by_all_shards,
@@ -111,6 +113,18 @@ fn what_answers_nonsense_is_down_and_a_check_is_no_client(reactor: &str) {
     assert_eq!(total(&report, "accepted"), 10, "{report}");
     assert!(of(&report, 0, "checks_passed") > 0 && of(&report, 1, "checks_passed") == 0, "{report}");
     assert_eq!(of(&report, 0, "connected"), 10, "{report}");
+}
+
+fn a_check_says_first_that_it_is_for_no_client(reactor: &str) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let flags = [&CHECKS[..], &["--send-proxy", "v2", "--check-send", "hi"]].concat();
+    let proxy = Proxy::start(reactor, &[listener.local_addr().unwrap()], &flags);
+    let local = ProxyHeader::new(Version::Two, Subject::Own).encode().unwrap();
+    let mut check = meet(&listener);
+    let mut said = vec![0; local.len() + 2];
+    check.read_exact(&mut said).unwrap();
+    assert_eq!(said, [&local[..], b"hi"].concat());
+    assert_eq!(total(&proxy.stop(), "accepted"), 0);
 }
 
 fn what_resets_early_is_ejected_and_tried_again_later(reactor: &str) {

@@ -166,7 +166,7 @@ impl Checker {
             match self.check(upstream).await {
                 // Of our own want of descriptors it is not to blame.
                 Err(error) if waterwheel_os::is_shortage(&error) => {
-                    tracing::warn!(upstream = key.1, "it cannot be checked: {error}");
+                    tracing::debug!(upstream = key.1, "it cannot be checked: {error}");
                 }
                 outcome => {
                     let counts = &upstream.counts;
@@ -262,5 +262,42 @@ impl Drop for Cancelled {
         if let Some(task) = self.0.take() {
             task.cancel();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn so_many_checks_in_a_row_turn_what_is_believed_and_one_between_them_begins_anew() {
+        let checks = Checks { rise: 2, fall: 3, ..Checks::default() };
+        let (mut contradicted, mut up) = (Contradicted::default(), true);
+        let mut believed = |passed: bool| {
+            up ^= contradicted.by(passed, up, &checks);
+            up
+        };
+        for (passed, expected) in [
+            (false, true),
+            (false, true),
+            (true, true),
+            (false, true),
+            (false, true),
+            (false, false),
+            (true, false),
+            (false, false),
+            (true, false),
+            (true, true),
+            (false, true),
+        ] {
+            assert_eq!(believed(passed), expected);
+        }
+    }
+
+    #[test]
+    fn a_check_says_that_it_is_for_no_client() {
+        assert_eq!(hello(HeaderVersion::One), b"PROXY UNKNOWN\r\n");
+        // Version 2, LOCAL, of no family, without anything further.
+        assert!(hello(HeaderVersion::Two).ends_with(&[0x20, 0, 0, 0]));
     }
 }
