@@ -117,7 +117,7 @@ fn what_answers_nonsense_is_down_and_a_check_is_no_client(reactor: &str) {
 
 fn a_check_says_first_that_it_is_for_no_client(reactor: &str) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let flags = [&CHECKS[..], &["--send-proxy", "v2", "--check-send", "hi"]].concat();
+    let flags = [&CHECKS[..], &["--send-proxy", "v2", "--check-send", "hi", "--check-expect", "ho"]].concat();
     let proxy = Proxy::start(reactor, &[listener.local_addr().unwrap()], &flags);
     let local = ProxyHeader::new(Version::Two, Subject::Own).encode().unwrap();
     let mut check = meet(&listener);
@@ -129,7 +129,7 @@ fn a_check_says_first_that_it_is_for_no_client(reactor: &str) {
 
 fn what_resets_early_is_ejected_and_tried_again_later(reactor: &str) {
     let (rude, other) = (Origin::start(reset), Origin::echo());
-    let flags = ["--cores", "1", "--eject-after", "3", "--eject-time", "2s"];
+    let flags = ["--cores", "1", "--eject-after", "2", "--eject-time", "2s"];
     let proxy = Proxy::start(reactor, &[rude.at, other.at], &flags);
     // It is reset, or its reset is taken for a refusal and another one tried.
     let visit = || -> bool {

@@ -82,8 +82,11 @@ impl Record {
     }
 }
 
+/// Failures in a row may be that far apart at least: one that failed is tried once in 5 s where there are others.
+const APART: Duration = Duration::from_secs(15);
+
 fn failed(streak: &Cell<Streak>, now: Time, settings: &Ejection) -> bool {
-    let more = streak.get().one_more(now, settings.time);
+    let more = streak.get().one_more(now, settings.time.max(APART));
     streak.set(more);
     more.count >= settings.failures
 }

@@ -172,7 +172,8 @@ impl Default for Checks {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ejection {
     /// So many failed connects in a row, or so many connections in a row that the upstream reset before it had sent a
-    /// byte, eject it. Failures older than the time of one ejection do not count. 1 to 1000. Default 5.
+    /// byte, eject it. Those before a pause as long as the first ejection, and of 15 s at least, do not count. 1 to 1000.
+    /// Default 5.
     pub failures: u32,
     /// The first ejection lasts so long, each further one so much longer than the one before; each such time in which it
     /// was not ejected takes one back. More than zero. Default 30 s.
