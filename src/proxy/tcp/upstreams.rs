@@ -194,7 +194,7 @@ impl Upstreams {
     /// Waits until it is first in line, and then for what comes first: a place at one that is full, or another one to
     /// choose.
     async fn wait(&self, shard: &Shard, search: Search<'_>, waiting: &Waiting<'_>) -> Result<Lease, Nowhere> {
-        let mut takes: Vec<(usize, Pin<Box<dyn Future<Output = Permit>>>)> = Vec::new();
+        let mut takes: Vec<(usize, Take)> = Vec::new();
         poll_fn(|cx| {
             if !waiting.is_first(cx.waker()) {
                 return Poll::Pending;
@@ -282,6 +282,9 @@ impl Upstreams {
         self.0.all.iter().map(copy).collect()
     }
 }
+
+/// Waits for a place at one upstream.
+type Take = Pin<Box<dyn Future<Output = Permit>>>;
 
 /// A place, also where the shard that keeps count of them has to be waited for.
 async fn take_from(limiter: CountLimiter) -> Permit {
