@@ -8,6 +8,7 @@ mod output;
 mod proxy;
 mod reactors;
 mod serve;
+mod upstreams;
 mod values;
 
 use std::ffi::OsString;

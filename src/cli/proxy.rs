@@ -5,13 +5,14 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 
+use super::upstreams::Upstreams;
 use super::values::{SERVED_MAX, whole};
 use super::{Failure, output};
 use crate::load::units::parse_duration;
 use crate::net::Endpoint;
 use crate::net::proxy_header::{HeaderPolicy, Others, TrustedSource, Version, Wanted};
 use crate::net::quoted::Quoted;
-use crate::proxy::tcp::{self, Balance, Group, ProxyError, Route, Settings};
+use crate::proxy::tcp::{self, Balance, Group, ProxyError, Route, Settings, Upstream};
 use crate::runtime::{Config, Runtime};
 
 #[derive(Debug, Subcommand)]
@@ -27,10 +28,12 @@ pub(super) struct Tcp {
     #[arg(long, required = true, value_name = "ENDPOINT")]
     listen: Vec<Endpoint>,
     /// Where connections go. May be given several times. A name is looked up once, at the start; each of its addresses is
-    /// an upstream. One that could not be connected comes behind the others for 5 s.
-    #[arg(long, required_unless_present = "sni", value_name = "ENDPOINT")]
-    upstream: Vec<Endpoint>,
-    /// How an upstream is chosen: `round-robin` or `least-connections`.
+    /// an upstream. One that could not be connected comes behind the others for 5 s. With a weight (0 to 256, 0: no new
+    /// connections) and the most connections over all shards, as in `tcp:10.0.0.1:80,weight=3,connections=100`.
+    #[arg(long, required_unless_present = "sni", value_name = "UPSTREAM")]
+    upstream: Vec<Upstream>,
+    /// How an upstream is chosen: `round-robin`, `least-connections`, `two-choices` (of two by chance the less busy), or
+    /// `rendezvous` (by the client's address).
     #[arg(long, default_value_t, value_name = "WAY")]
     balance: Balance,
     /// How long a connect may take, more than `0s`.
@@ -39,6 +42,8 @@ pub(super) struct Tcp {
     /// How many other upstreams are tried when one cannot be connected.
     #[arg(long, default_value = "2", value_parser = whole::<usize, 0, 1_000>, value_name = "COUNT")]
     retries: usize,
+    #[command(flatten)]
+    upstreams: Upstreams,
     /// Close a connection over which nothing moved for so long; `0s`: never, but for TCP keep-alive.
     #[arg(long, default_value = "300s", value_parser = parse_duration, value_name = "TIME")]
     idle_timeout: Duration,
@@ -60,8 +65,8 @@ pub(super) struct Tcp {
     #[arg(long, value_name = "VERSION")]
     send_proxy: Option<Version>,
     /// Where connections of a group go, as in `shop=tcp:10.0.0.1:443`. May be given several times, also for one group.
-    #[arg(long, requires = "sni", value_parser = member, value_name = "NAME=ENDPOINT")]
-    group: Vec<(String, Endpoint)>,
+    #[arg(long, requires = "sni", value_parser = member, value_name = "NAME=UPSTREAM")]
+    group: Vec<(String, Upstream)>,
     /// Send clients to a group by the server's name in their TLS hello, which is passed on: `shop.example.org=shop`, or
     /// `*.example.org=shop` for all names below it. May be given several times. Others go to --upstream.
     #[arg(long, requires = "group", value_name = "NAME=GROUP")]
@@ -74,21 +79,21 @@ pub(super) struct Tcp {
     json: bool,
 }
 
-/// `NAME=ENDPOINT`: an upstream of a group.
-fn member(text: &str) -> Result<(String, Endpoint), String> {
-    let (name, endpoint) = text.split_once('=').filter(|(name, _)| !name.is_empty()).ok_or_else(|| {
-        format!("{} is not NAME=ENDPOINT; allowed: as in shop=tcp:10.0.0.1:443", Quoted(text))
+/// `NAME=UPSTREAM`: an upstream of a group.
+fn member(text: &str) -> Result<(String, Upstream), String> {
+    let (name, upstream) = text.split_once('=').filter(|(name, _)| !name.is_empty()).ok_or_else(|| {
+        format!("{} is not NAME=UPSTREAM; allowed: as in shop=tcp:10.0.0.1:443", Quoted(text))
     })?;
-    Ok((name.to_owned(), endpoint.parse().map_err(|error| format!("{error}"))?))
+    Ok((name.to_owned(), upstream.parse().map_err(|error| format!("{error}"))?))
 }
 
 /// Each name once, in the order in which they came first.
-fn groups(members: Vec<(String, Endpoint)>) -> Vec<Group> {
+fn groups(members: Vec<(String, Upstream)>) -> Vec<Group> {
     let mut groups: Vec<Group> = Vec::new();
-    for (name, endpoint) in members {
+    for (name, upstream) in members {
         match groups.iter_mut().find(|group| group.name == name) {
-            Some(group) => group.upstreams.push(endpoint),
-            None => groups.push(Group { name, upstreams: vec![endpoint] }),
+            Some(group) => group.upstreams.push(upstream),
+            None => groups.push(Group { name, upstreams: vec![upstream] }),
         }
     }
     groups
@@ -128,7 +133,8 @@ impl Tcp {
             retries: self.retries,
             idle_timeout: Some(self.idle_timeout).filter(|idle| !idle.is_zero()),
             connections: self.connections,
-            ..Settings::new(self.listen, self.upstream)
+            upstreams: self.upstream,
+            ..self.upstreams.settings(self.listen)?
         };
         let runtime = Runtime::new(config)?;
         let ready = |proxy: &tcp::Proxy| {
@@ -143,6 +149,7 @@ impl Tcp {
             Err(error @ ProxyError::TooFewConnections { .. }) => {
                 Err(Failure::Usage(format!("--connections: {error}")))
             }
+            Err(ProxyError::Upstreams(error)) => Err(Failure::Usage(format!("--{error}"))),
             Err(error @ ProxyError::NoTimeToConnect) => {
                 Err(Failure::Usage(format!("--connect-timeout: {error}")))
             }

@@ -95,7 +95,7 @@ fn a_flag_that_makes_no_sense_stops_the_start_and_overrides_its_variable() {
         (&["--send-proxy", "3"], &["\"3\"", "--send-proxy", "allowed: v1, v2"]),
         (&["--sni", "a.example=a"], &["--group"]),
         (&["--group", "a=127.0.0.1:1"], &["--sni"]),
-        (&["--group", "127.0.0.1:1"], &["\"127.0.0.1:1\"", "--group", "NAME=ENDPOINT"]),
+        (&["--group", "127.0.0.1:1"], &["\"127.0.0.1:1\"", "--group", "NAME=UPSTREAM"]),
         (&["--group", "a=nowhere"], &["\"nowhere\"", "--group", "the port is missing; allowed: "]),
         (&["--sni", "a.example"], &["\"a.example\"", "--sni", "PATTERN=GROUP"]),
         (&["--sni", "*a.example=a"], &["\"*a.example\"", "--sni", "allowed: as in shop.example.org"]),
@@ -121,6 +121,41 @@ fn a_flag_that_makes_no_sense_stops_the_start_and_overrides_its_variable() {
     refused(&run(command().args(["proxy", "tcp"])), 2, &["--listen", "--upstream"]);
     refused(&run(command().arg("prxy")), 2, &["prxy"]);
     refused(&run(command().args(["proxy", "udp"])), 2, &["udp"]);
+}
+
+#[test]
+fn a_flag_of_upstreams_that_makes_no_sense_stops_the_start() {
+    for (flags, parts) in [
+        (
+            &["--upstream", "127.0.0.1:1,weight=300"][..],
+            &["\"127.0.0.1:1,weight=300\"", "weight is not", "allowed: 0 to 256"][..],
+        ),
+        (&["--upstream", "127.0.0.1:1,size=3"], &["\"size\" is no option", "allowed: weight, connections"]),
+        (&["--upstream", "127.0.0.1:1,connections=0"], &["connections is not", "allowed: 1 to 1000000000"]),
+        (&["--check-interval", "0s"], &["\"0s\"", "--check-interval", "allowed: 1ms to a year"]),
+        (&["--check-fall", "3"], &["--check-interval"]),
+        (&["--check-interval", "1s", "--check-rise", "0"], &["'0'", "--check-rise", "allowed: 1 to 1000"]),
+        (
+            &["--check-interval", "1s", "--check-jitter", "51"],
+            &["'51'", "--check-jitter", "allowed: 0 to 50"],
+        ),
+        (
+            &["--check-interval", "1s", "--check-send", "a\\q"],
+            &["--check-send: \"a\\\\q\": an escape", "allowed: \\r, \\n"],
+        ),
+        (&["--eject-time", "1s"], &["--eject-after"]),
+        (
+            &["--eject-after", "3", "--eject-time", "1h"],
+            &["--eject-time-max: 300s", "allowed: at least the time of the first ejection"],
+        ),
+        (&["--panic-percent", "101"], &["'101'", "--panic-percent", "allowed: 0 to 100"]),
+        (&["--retry-rate", "x"], &["'x'", "--retry-rate", "allowed: 0 to 1000000"]),
+        (&["--slow-start", "0s"], &["\"0s\"", "--slow-start", "allowed: 1ms to a year"]),
+        (&["--queue-length", "-1"], &["'-1'", "--queue-length", "allowed: 0 to 1000000"]),
+    ] {
+        let ended = run(command().args(PROXY).args(flags).env("WATERWHEEL_CORES", "1"));
+        refused(&ended, 2, parts);
+    }
 }
 
 #[test]

@@ -24,3 +24,4 @@ mod shares;
 mod spoken;
 mod steering;
 mod supervised;
+mod upstreams;

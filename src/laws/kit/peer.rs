@@ -10,7 +10,7 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{AddressFamily, SocketType, bind, getsockname, listen, socket, sockopt};
 
-use super::{LONG, pause, spawn};
+use super::{LONG, eventually, pause, spawn};
 
 /// A connection whose reads and writes have a deadline.
 pub(crate) fn client(to: SocketAddr) -> TcpStream {
@@ -115,7 +115,11 @@ pub(crate) struct Origin {
 
 impl Origin {
     pub(crate) fn start(serve: impl Fn(TcpStream) + Send + Sync + 'static) -> Origin {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        Origin::on(TcpListener::bind("127.0.0.1:0").expect("a free port"), serve)
+    }
+
+    /// The same at a place of the test's own.
+    pub(crate) fn on(listener: TcpListener, serve: impl Fn(TcpStream) + Send + Sync + 'static) -> Origin {
         let at = listener.local_addr().expect("bound");
         let (over, serve) = (Arc::new(AtomicBool::new(false)), Arc::new(serve));
         let ended = over.clone();
@@ -134,12 +138,19 @@ impl Origin {
 
     /// Sends back what it gets, and the end too.
     pub(crate) fn echo() -> Origin {
-        Origin::start(|mut stream| {
-            let mut back = stream.try_clone().expect("a descriptor");
-            // A client that breaks off is the test's own.
-            let _ = io::copy(&mut stream, &mut back);
-        })
+        Origin::start(echo)
     }
+
+    /// The same at a port where one was before.
+    pub(crate) fn echo_at(at: SocketAddr) -> Origin {
+        Origin::on(eventually("the port to be free", || TcpListener::bind(at).ok()), echo)
+    }
+}
+
+fn echo(mut stream: TcpStream) {
+    let mut back = stream.try_clone().expect("a descriptor");
+    // A client that breaks off is the test's own.
+    let _ = io::copy(&mut stream, &mut back);
 }
 
 impl Drop for Origin {

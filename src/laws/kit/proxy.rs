@@ -117,13 +117,14 @@ fn number(counters: &Value, counter: &str) -> u64 {
 
 /// Checks that every shard answered, that each connection is counted once, and that the total is the sum.
 pub(crate) fn sums_hold(report: &Value) {
-    const ENDS: [&str; 11] = [
+    const ENDS: [&str; 12] = [
         "active",
         "finished",
         "idle_closed",
         "client_broke",
         "upstream_broke",
         "no_upstream",
+        "no_place",
         "refused",
         "no_route",
         "shortage",
@@ -136,7 +137,14 @@ pub(crate) fn sums_hold(report: &Value) {
         let ends: u64 = ENDS.iter().map(|end| number(counters, end)).sum();
         assert_eq!(number(counters, "accepted"), ends, "{report}");
     }
-    for counter in ENDS.iter().chain(&["accepted", "connect_failed", "bytes_up", "bytes_down"]) {
+    for counter in ENDS.iter().chain(&[
+        "accepted",
+        "connect_failed",
+        "retries",
+        "retries_refused",
+        "bytes_up",
+        "bytes_down",
+    ]) {
         let sum: u64 = shards.iter().map(|shard| number(&shard["counters"], counter)).sum();
         assert_eq!(total(report, counter), sum, "{counter}: {report}");
     }

@@ -20,6 +20,9 @@ pub(super) struct Cells {
     pub(super) upstream_broke: Cell<u64>,
     pub(super) connect_failed: Cell<u64>,
     pub(super) no_upstream: Cell<u64>,
+    pub(super) no_place: Cell<u64>,
+    pub(super) retries: Cell<u64>,
+    pub(super) retries_refused: Cell<u64>,
     pub(super) refused: Cell<u64>,
     pub(super) no_route: Cell<u64>,
     pub(super) shortage: Cell<u64>,
@@ -50,8 +53,10 @@ pub struct Counters {
     pub client_broke: u64,
     /// Ended by an error of the upstream's side.
     pub upstream_broke: u64,
-    /// Reset because no upstream could be connected.
+    /// Reset because no upstream could be connected, or none is healthy.
     pub no_upstream: u64,
+    /// Reset because each upstream had as many connections as it takes, and none ended in time.
+    pub no_place: u64,
     /// Reset for what they sent first, or did not send in time: no PROXY header where one is required, a wrong one, one
     /// from nobody who is trusted, or a wrong hello of TLS.
     pub refused: u64,
@@ -65,6 +70,10 @@ pub struct Counters {
     pub cut_short: u64,
     /// Attempts to connect to an upstream that failed; the next one may have succeeded.
     pub connect_failed: u64,
+    /// Attempts at another upstream after one that failed.
+    pub retries: u64,
+    /// Attempts at another upstream that were not made, for the retry budget's sake.
+    pub retries_refused: u64,
     /// Bytes from clients to upstreams.
     pub bytes_up: u64,
     /// Bytes from upstreams to clients.
@@ -81,6 +90,9 @@ impl Cells {
             client_broke: self.client_broke.get(),
             upstream_broke: self.upstream_broke.get(),
             no_upstream: self.no_upstream.get(),
+            no_place: self.no_place.get(),
+            retries: self.retries.get(),
+            retries_refused: self.retries_refused.get(),
             refused: self.refused.get(),
             no_route: self.no_route.get(),
             shortage: self.shortage.get(),
@@ -105,6 +117,9 @@ impl std::ops::Add for Counters {
             client_broke: self.client_broke + other.client_broke,
             upstream_broke: self.upstream_broke + other.upstream_broke,
             no_upstream: self.no_upstream + other.no_upstream,
+            no_place: self.no_place + other.no_place,
+            retries: self.retries + other.retries,
+            retries_refused: self.retries_refused + other.retries_refused,
             refused: self.refused + other.refused,
             no_route: self.no_route + other.no_route,
             shortage: self.shortage + other.shortage,
@@ -117,6 +132,32 @@ impl std::ops::Add for Counters {
     }
 }
 
+/// Whether an upstream gets new connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum UpstreamState {
+    /// It does.
+    Up,
+    /// The checks found it down.
+    Down,
+    /// It failed too often for clients of this shard, and is left alone for a while.
+    Ejected,
+    /// Its weight is 0: it keeps what it has.
+    Draining,
+}
+
+impl fmt::Display for UpstreamState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            UpstreamState::Up => "up",
+            UpstreamState::Down => "down",
+            UpstreamState::Ejected => "ejected",
+            UpstreamState::Draining => "draining",
+        })
+    }
+}
+
 /// One shard's dealings with one upstream.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
@@ -125,12 +166,26 @@ pub struct UpstreamCounters {
     pub group: Option<String>,
     /// Where it is.
     pub address: String,
+    /// What this shard believes of it.
+    pub state: UpstreamState,
     /// Connections and attempts at the moment.
     pub active: u64,
     /// Connections made.
     pub connected: u64,
     /// Attempts that failed.
     pub failed: u64,
+    /// Connections that it reset before it had sent a byte.
+    pub early_resets: u64,
+    /// How often it was ejected.
+    pub ejections: u64,
+    /// How often the retry budget let nobody try another one after it had failed.
+    pub retries_refused: u64,
+    /// Connections made after a wait for a place.
+    pub queue_waits: u64,
+    /// Checks by this shard that it passed; usually one shard checks for all.
+    pub checks_passed: u64,
+    /// Those that it failed.
+    pub checks_failed: u64,
 }
 
 /// All that one shard counted.
@@ -185,16 +240,36 @@ impl Report {
         for (place, upstream) in
             self.shards.first().map_or(&[][..], |shard| &shard.upstreams).iter().enumerate()
         {
-            let sum = |of: fn(&UpstreamCounters) -> u64| -> u64 {
-                self.shards.iter().filter_map(|shard| shard.upstreams.get(place)).map(of).sum()
-            };
-            let (active, connected, failed) = (sum(|u| u.active), sum(|u| u.connected), sum(|u| u.failed));
+            let each = || self.shards.iter().filter_map(|shard| shard.upstreams.get(place));
+            let sum = |of: fn(&UpstreamCounters) -> u64| -> u64 { each().map(of).sum() };
             let group = upstream.group.as_ref().map_or(String::new(), |name| format!(" of {name}"));
-            writeln!(
+            write!(
                 f,
-                "upstream {}{group}: active {active}, connected {connected}, failed {failed}",
-                upstream.address
+                "upstream {}{group}: {}, active {}, connected {}, failed {}",
+                upstream.address,
+                // Each shard ejects for itself, so they need not agree.
+                each()
+                    .map(|one| one.state)
+                    .find(|state| *state != UpstreamState::Up)
+                    .unwrap_or(upstream.state),
+                sum(|u| u.active),
+                sum(|u| u.connected),
+                sum(|u| u.failed),
             )?;
+            // What is not asked for, or did not happen, is not told.
+            for (name, count) in [
+                ("early resets", sum(|u| u.early_resets)),
+                ("ejections", sum(|u| u.ejections)),
+                ("retries refused", sum(|u| u.retries_refused)),
+                ("after a wait", sum(|u| u.queue_waits)),
+                ("checks passed", sum(|u| u.checks_passed)),
+                ("checks failed", sum(|u| u.checks_failed)),
+            ] {
+                if count > 0 {
+                    write!(f, ", {name} {count}")?;
+                }
+            }
+            writeln!(f)?;
         }
         Ok(())
     }
@@ -255,6 +330,13 @@ impl fmt::Display for Report {
             writeln!(
                 f,
                 "reset for their first bytes: {refused}, for a name that no route takes: {no_route}"
+            )?;
+        }
+        let Counters { no_place, retries, retries_refused, .. } = self.total;
+        if no_place + retries + retries_refused > 0 {
+            writeln!(
+                f,
+                "reset for want of a place: {no_place}, retries: {retries}, and refused: {retries_refused}"
             )?;
         }
         self.fmt_upstreams(f)?;

@@ -1,5 +1,7 @@
 //! What is read of a client before anything is passed on: a PROXY header, and the server's name that it asks for.
 
+use std::net::IpAddr;
+
 use waterwheel_reactor::Address;
 
 use super::routes::Routes;
@@ -13,6 +15,8 @@ use crate::net::{Connection, PeekError};
 pub(super) struct First {
     /// The place of the group of its upstreams.
     pub(super) group: usize,
+    /// Who a believed header says that the client is.
+    pub(super) client: Option<IpAddr>,
     /// What the upstream is told first; usually nothing.
     pub(super) header: Vec<u8>,
 }
@@ -51,6 +55,8 @@ pub(super) async fn read(
         Some(policy) => policy.read(client, deadline).await?,
         None => None,
     };
+    let source = said.as_ref().and_then(ProxyHeader::source);
+    let believed = source.and_then(Address::inet).map(|source| source.ip());
     let (mut group, mut hello) = (0, ClientHello::default());
     if !routes.is_empty() {
         hello = match peek_client_hello(client, HELLO_BYTES_MAX, deadline).await {
@@ -62,7 +68,7 @@ pub(super) async fn read(
         group = place.or(default).ok_or_else(|| Refusal::NoRoute { name: hello.name.clone() })?;
     }
     let header = settings.send_header.map(|version| told(version, client, said, hello.name));
-    Ok(First { group, header: header.unwrap_or_default() })
+    Ok(First { group, client: believed, header: header.unwrap_or_default() })
 }
 
 /// What an upstream is told: what a believed header said, else what this connection says by itself.

@@ -5,8 +5,9 @@ use std::fmt;
 use std::str::FromStr;
 
 use super::settings::{ProxyError, Settings};
+use super::upstream_settings::Upstream;
+use crate::net::is_host_name;
 use crate::net::quoted::Quoted;
-use crate::net::{Endpoint, is_host_name};
 
 /// Upstreams with a name.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -14,7 +15,7 @@ pub struct Group {
     /// What routes and reports call it.
     pub name: String,
     /// At least one; a name that has several addresses is as many upstreams.
-    pub upstreams: Vec<Endpoint>,
+    pub upstreams: Vec<Upstream>,
 }
 
 /// Where connections go that ask for a server's name. Of several routes that fit, the one with the longest name counts.
@@ -124,7 +125,7 @@ mod tests {
     use super::*;
 
     fn settings(groups: &[&str], routes: &[&str]) -> Settings {
-        let upstream: Endpoint = "127.0.0.1:1".parse().unwrap();
+        let upstream: Upstream = "127.0.0.1:1".parse().unwrap();
         let group = |name: &&str| Group { name: (*name).to_owned(), upstreams: vec![upstream.clone()] };
         Settings {
             groups: groups.iter().map(group).collect(),

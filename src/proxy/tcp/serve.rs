@@ -11,13 +11,17 @@ use std::time::Duration;
 use futures_util::future::select;
 use waterwheel_reactor::{Address, ConnectOptions, ListenOptions, Side, StreamOptions};
 
+use super::budget::Budget;
+use super::checks::{self, Down};
+use super::connecting::{Unconnected, connect};
 use super::counters::{Cells, Report, ShardReport, add};
 use super::first::{self, First, Refusal};
 use super::itself::reaches;
 use super::routes::Routes;
 use super::settings::{ProxyError, Settings};
-use super::upstreams::{Lease, Upstreams};
-use crate::mesh::Remote;
+use super::upstream_settings::Upstream;
+use super::upstreams::{Target, Upstreams};
+use crate::mesh::{CountLease, OpenError, Remote, Replicated};
 use crate::net::{AcceptCounters, AcceptStats, Connection, End, Endpoint, Listening, PeekError, Places};
 use crate::runtime::{OnFailure, Runtime, StartError};
 use crate::shard::{Shard, ShardId};
@@ -38,14 +42,16 @@ pub struct Proxy {
 }
 
 #[derive(Debug)]
-struct Plan {
-    settings: Settings,
+pub(super) struct Plan {
+    pub(super) settings: Settings,
     listeners: Vec<Listening>,
     /// Those without a name, then each group's.
-    upstreams: Vec<Vec<Address>>,
+    upstreams: Vec<Vec<Target>>,
+    /// What the checks found, if there are any.
+    health: Option<Replicated<Down>>,
     routes: Routes,
     /// For connections to upstreams.
-    options: ConnectOptions,
+    pub(super) options: ConnectOptions,
     reactor: &'static str,
     /// By shard: what it had counted when it ended.
     last: Mutex<Vec<Option<ShardReport>>>,
@@ -53,11 +59,12 @@ struct Plan {
 
 /// What one shard of the proxy shares among its connections.
 #[derive(Debug)]
-struct State {
-    plan: Arc<Plan>,
+pub(super) struct State {
+    pub(super) plan: Arc<Plan>,
     /// By the place of their group.
-    upstreams: Vec<Upstreams>,
-    cells: Cells,
+    pub(super) upstreams: Vec<Upstreams>,
+    pub(super) budget: Budget,
+    pub(super) cells: Cells,
     accepting: Vec<Rc<AcceptCounters>>,
 }
 
@@ -87,8 +94,9 @@ impl Proxy {
         if settings.header.as_ref().is_some_and(|policy| policy.trusted.is_empty()) {
             return Err(ProxyError::NoTrustedSource);
         }
+        settings.check_upstreams()?;
         let routes = Routes::new(&settings)?;
-        let groups = settings.all_upstreams().map(|endpoints| resolve(runtime, endpoints));
+        let groups = settings.all_upstreams().map(|upstreams| resolve(runtime, upstreams));
         let groups = groups.collect::<Result<Vec<_>, _>>()?;
         let stream = StreamOptions { keepalive: keepalive(settings.idle_timeout), ..Default::default() };
         let options = ConnectOptions { stream, ..Default::default() };
@@ -96,16 +104,24 @@ impl Proxy {
         for listen in &settings.listen {
             let listening = runtime.listen_with(listen, &ListenOptions { stream, ..Default::default() })?;
             let mut all = groups.iter().flatten();
-            if let Some((upstream, _)) = all.find(|(_, address)| reaches(address, listening.local())) {
+            if let Some((upstream, _)) = all.find(|(_, to)| reaches(&to.address, listening.local())) {
                 return Err(ProxyError::Itself { upstream: (*upstream).clone(), listener: listen.clone() });
             }
             listeners.push(listening);
         }
-        let addresses = |group: Vec<(_, Address)>| group.into_iter().map(|(_, address)| address).collect();
-        let upstreams = groups.into_iter().map(addresses).collect();
+        let targets = |group: Vec<(_, Target)>| group.into_iter().map(|(_, target)| target).collect();
+        let upstreams = groups.into_iter().map(targets).collect();
+        let health = match &settings.checks {
+            Some(_) => {
+                let first = listeners[0].local().to_string();
+                Some(checks::declare(runtime, &first).map_err(StartError::from)?)
+            }
+            None => None,
+        };
         let reactor = runtime.choice().reactor;
         let last = Mutex::new(vec![None; shards]);
-        Ok(Proxy { plan: Arc::new(Plan { settings, listeners, upstreams, routes, options, reactor, last }) })
+        let plan = Plan { settings, listeners, upstreams, health, routes, options, reactor, last };
+        Ok(Proxy { plan: Arc::new(plan) })
     }
 
     /// Where it listens, ports resolved, in the order of the settings.
@@ -131,12 +147,17 @@ impl Proxy {
         }
         let state = Rc::new(State {
             plan: plan.clone(),
-            upstreams: plan.groups(shard.id().index()),
+            upstreams: plan.groups(shard)?,
+            budget: Budget::new(plan.settings.retry_budget.as_ref(), shard.count(), shard.now()),
             cells: Cells::default(),
             accepting: acceptors.iter().map(|acceptor| acceptor.counters()).collect(),
         });
         shard.keep(state.clone());
-        let last = Last { state: state.clone(), shard };
+        let last = Last { state: state.clone(), shard, written: Default::default() };
+        let _checking = match (&plan.settings.checks, &plan.health) {
+            (Some(checks), Some(health)) => Some(checks::begin(shard, &state, health, checks)?),
+            _ => None,
+        };
         begun();
         let places = Places::new(shard.part_of(plan.settings.connections).len());
         let serving = acceptors.into_iter().map(|acceptor| {
@@ -147,6 +168,11 @@ impl Proxy {
         // Whatever still runs when the drain's time is up is cut short, and counted so.
         select(futures_util::future::join_all(serving), pin!(shard.time_up())).await;
         Ok(last.write())
+    }
+
+    /// What this shard has counted so far in its life; `None` if it does not serve yet.
+    pub fn shard_report(&self, shard: &Shard) -> Option<ShardReport> {
+        shard.kept::<State>().map(|state| state.report(shard))
     }
 
     /// What all shards have counted so far, asked for from a thread that is no shard. A shard that has ended is there
@@ -197,19 +223,31 @@ impl Proxy {
 /// The addresses of upstreams, each with what stands for it in the settings.
 fn resolve<'s>(
     runtime: &Runtime,
-    endpoints: &'s [Endpoint],
-) -> Result<Vec<(&'s Endpoint, Address)>, ProxyError> {
+    upstreams: &'s [Upstream],
+) -> Result<Vec<(&'s Endpoint, Target)>, ProxyError> {
     let mut resolved = Vec::new();
-    for endpoint in endpoints {
+    for Upstream { endpoint, weight, connections } in upstreams {
         endpoint.check_target().map_err(StartError::from)?;
         let addresses = runtime.resolve_blocking(endpoint)?;
         if let [_, _, ..] = addresses[..] {
             let all = addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
             tracing::info!("upstream {endpoint} is {} upstreams: {all}", addresses.len());
         }
-        resolved.extend(addresses.into_iter().map(|address| (endpoint, address)));
+        for address in addresses {
+            let limit = connections.map(|most| limit(runtime, &address, most)).transpose()?;
+            resolved.push((endpoint, Target { address, weight: *weight, limit }));
+        }
     }
     Ok(resolved)
+}
+
+/// A limit of connections to one upstream, over all shards.
+fn limit(runtime: &Runtime, address: &Address, most: usize) -> Result<CountLease, StartError> {
+    static NUMBER: AtomicUsize = AtomicUsize::new(1);
+    // Names live as long as the program. Several proxies, or groups, may have an upstream at one address.
+    let number = NUMBER.fetch_add(1, Relaxed);
+    let name: &'static str = format!("connections to {address} #{number}").leak();
+    Ok(runtime.count_lease(name, most as u64)?)
 }
 
 /// Runs a proxy until it is stopped by a signal, and answers what it counted. `ready` is called, on one of the shards,
@@ -257,7 +295,7 @@ impl State {
             shard: shard.id().index(),
             counters: self.cells.copy(),
             accepting: accepting.fold(AcceptStats::default(), std::ops::Add::add),
-            upstreams: self.upstreams.iter().flat_map(Upstreams::counters).collect(),
+            upstreams: self.upstreams.iter().flat_map(|group| group.counters(shard.now())).collect(),
             tasks: shard.stats(),
             messages: shard.mesh_stats(),
         }
@@ -266,10 +304,10 @@ impl State {
 
 impl Plan {
     /// Each group as a shard sees it.
-    fn groups(&self, shard: usize) -> Vec<Upstreams> {
+    fn groups(&self, shard: &Shard) -> Result<Vec<Upstreams>, OpenError> {
         let names = self.settings.groups.iter().map(|group| Some(&*group.name));
         let groups = std::iter::once(None).chain(names).zip(&self.upstreams);
-        groups.map(|(name, all)| Upstreams::new(name, all, self.settings.balance, shard)).collect()
+        groups.map(|(name, all)| Upstreams::new(name, all, &self.settings, shard)).collect()
     }
 
     fn last(&self) -> MutexGuard<'_, Vec<Option<ShardReport>>> {
@@ -281,6 +319,7 @@ impl Plan {
 struct Last<'a> {
     state: Rc<State>,
     shard: &'a Shard,
+    written: std::cell::Cell<bool>,
 }
 
 impl Last<'_> {
@@ -288,7 +327,12 @@ impl Last<'_> {
         let mut report = self.state.report(self.shard);
         report.counters.cut_short += std::mem::take(&mut report.counters.active);
         let mut all = self.state.plan.last();
-        all[report.shard].get_or_insert(report).clone()
+        let last = &mut all[report.shard];
+        // Once, since what is counted after that is no connection's; and instead of a life before.
+        if !self.written.replace(true) {
+            *last = None;
+        }
+        last.get_or_insert(report).clone()
     }
 }
 
@@ -335,20 +379,24 @@ async fn serve_client(state: Rc<State>, mut client: Connection) -> anyhow::Resul
         true => Box::pin(first::read(settings, &state.plan.routes, &mut client)).await,
         false => Ok(First::default()),
     };
-    let First { group, header } = match first {
+    let first = match first {
         Ok(first) => first,
         Err(refusal) => return turn_away(open, client, refusal),
     };
-    let (mut upstream, lease) = match connect(&state, group, client.shard()).await {
+    let (mut upstream, lease) = match connect(&state, &first, &client).await {
         Ok(connected) => connected,
         Err(error) => {
             // The upstream's refusal is passed on as what it was: a reset.
             client.abort();
-            let shortage = waterwheel_os::is_shortage(&error);
-            open.end(|cells| if shortage { &cells.shortage } else { &cells.no_upstream });
-            return Err(anyhow::Error::new(error).context("no upstream could be connected"));
+            open.end(|cells| match error {
+                Unconnected::Shortage(_) => &cells.shortage,
+                Unconnected::NoPlace => &cells.no_place,
+                Unconnected::Nobody | Unconnected::Failed(_) => &cells.no_upstream,
+            });
+            return Err(error.into());
         }
     };
+    let First { header, .. } = first;
     if !header.is_empty() {
         let writing = Box::pin(upstream.write_all(&header));
         // It is little, and the first that is sent: only an upstream that is gone does not take it.
@@ -356,6 +404,7 @@ async fn serve_client(state: Rc<State>, mut client: Connection) -> anyhow::Resul
         if let Err(error) = written.map_err(io::Error::from).flatten() {
             client.abort();
             upstream.abort();
+            lease.was_reset();
             open.end(|cells| &cells.upstream_broke);
             return Err(anyhow::Error::new(error).context("an upstream took no PROXY header"));
         }
@@ -370,6 +419,11 @@ async fn serve_client(state: Rc<State>, mut client: Connection) -> anyhow::Resul
         polled
     })
     .await;
+    match &exchange.end {
+        End::Broken(Side::Sink(_)) if down == 0 => lease.was_reset(),
+        _ if down > 0 => lease.answered(),
+        _ => {}
+    }
     drop(lease);
     match exchange.end {
         End::Finished => open.end(|cells| &cells.finished),
@@ -396,32 +450,6 @@ fn turn_away(open: Open, client: Connection, refusal: Refusal) -> anyhow::Result
     Err(anyhow::Error::new(refusal).context("a client was turned away"))
 }
 
-/// Connects to an upstream: the chosen one, then others, as often as the settings allow.
-async fn connect(state: &State, group: usize, shard: &Shard) -> io::Result<(Connection, Lease)> {
-    let (settings, upstreams) = (&state.plan.settings, &state.upstreams[group]);
-    let (turn, mut tried) = (upstreams.turn(), Vec::new());
-    let mut last = io::Error::from(io::ErrorKind::NotConnected);
-    while tried.len() <= settings.retries
-        && let Some((place, lease)) = upstreams.choose(shard.turn_time(), turn, &tried)
-    {
-        let connecting = shard.connect(&lease.address, &state.plan.options);
-        last = match shard.timeout(settings.connect_timeout, connecting).await {
-            Ok(Ok(connection)) => {
-                lease.connects();
-                return Ok((connection, lease));
-            }
-            Ok(Err(error)) if waterwheel_os::is_shortage(&error) => return Err(error),
-            Ok(Err(error)) => error,
-            Err(elapsed) => elapsed.into(),
-        };
-        lease.fails(shard.turn_time());
-        add(&state.cells.connect_failed, 1);
-        tracing::debug!(upstream = %lease.address, "connecting failed: {last}");
-        tried.push(place);
-    }
-    Err(last)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -433,6 +461,7 @@ mod tests {
             settings: Settings::new(Vec::new(), Vec::new()),
             listeners: Vec::new(),
             upstreams: Vec::new(),
+            health: None,
             routes: Routes::default(),
             options: ConnectOptions::default(),
             reactor: "none",
@@ -441,6 +470,7 @@ mod tests {
         let state = Rc::new(State {
             upstreams: Vec::new(),
             plan: Arc::new(plan),
+            budget: Budget::new(None, 1, waterwheel_reactor::Time::ZERO),
             cells: Cells::default(),
             accepting: Vec::new(),
         });

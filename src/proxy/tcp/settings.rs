@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::counters::Report;
 use super::routes::{Group, NamePattern, Route};
+use super::upstream_settings::{Checks, Ejection, RetryBudget, Upstream, UpstreamsError};
 use crate::net::proxy_header::{HeaderPolicy, Version};
 use crate::net::quoted::Quoted;
 use crate::net::{Endpoint, ResolveError};
@@ -18,7 +19,7 @@ pub struct Settings {
     pub listen: Vec<Endpoint>,
     /// Where connections go that no route takes elsewhere. At least one, unless there are routes: then without any, what no
     /// route takes is reset. A name that has several addresses is as many upstreams.
-    pub upstreams: Vec<Endpoint>,
+    pub upstreams: Vec<Upstream>,
     /// How an upstream is chosen.
     pub balance: Balance,
     /// How long a connect may take, more than zero. Default 5 s.
@@ -26,6 +27,26 @@ pub struct Settings {
     /// How many other upstreams are tried when one cannot be connected. Default 2; never more than there are. A shortage
     /// of our own (descriptors, memory) is no reason to try another.
     pub retries: usize,
+    /// What all retries together may be; `None`: whatever they come to. Default: as [`RetryBudget`] says.
+    pub retry_budget: Option<RetryBudget>,
+    /// Active checks of upstreams. Default: none.
+    pub checks: Option<Checks>,
+    /// Whether upstreams that fail for clients are left alone. Default: no.
+    pub ejection: Option<Ejection>,
+    /// If less than this share of a group's upstreams is healthy (neither found down nor ejected), all of them are
+    /// used, since what is left would hardly bear it and the checks may be wrong: 0 to 100 percent; 0: never, so that
+    /// clients are reset if none is healthy. Those that are draining are not counted. Default 50.
+    pub panic_percent: u32,
+    /// An upstream that is healthy again gets a tenth of its weight, which grows to all of it in so long; `None`: all of
+    /// it at once. More than zero. Default: none.
+    pub slow_start: Option<Duration>,
+    /// How long a client waits for a place where each upstream that it could go to has as many connections as
+    /// [it takes](Upstream::connections); then it is reset. A tenth of a second
+    /// at least, since other shards may have places to spare and are asked for them. Default 5 s.
+    pub queue_timeout: Duration,
+    /// The most clients of each group that wait so, over all shards; each shard has its even part, and one at least. One
+    /// more is reset at once. Default 1000.
+    pub queue_length: usize,
     /// A connection over which nothing moves for so long is closed; `None`: never. Default 300 s. With none,
     /// or one of more than 10 minutes, TCP keep-alive ends connections whose peer is gone: asked after 2 minutes of
     /// silence, then every 12 s, as often as `net.ipv4.tcp_keepalive_probes` says.
@@ -55,10 +76,17 @@ impl Settings {
     pub fn new(listen: Vec<Endpoint>, upstreams: Vec<Endpoint>) -> Settings {
         Settings {
             listen,
-            upstreams,
+            upstreams: upstreams.into_iter().map(Upstream::new).collect(),
             balance: Balance::default(),
             connect_timeout: Duration::from_secs(5),
             retries: 2,
+            retry_budget: Some(RetryBudget::default()),
+            checks: None,
+            ejection: None,
+            panic_percent: 50,
+            slow_start: None,
+            queue_timeout: Duration::from_secs(5),
+            queue_length: 1000,
             idle_timeout: Some(Duration::from_secs(300)),
             connections: 100_000,
             header: None,
@@ -75,30 +103,52 @@ impl Settings {
     }
 
     /// All upstreams: those without a name, then each group.
-    pub(super) fn all_upstreams(&self) -> impl Iterator<Item = &[Endpoint]> {
+    pub(super) fn all_upstreams(&self) -> impl Iterator<Item = &[Upstream]> {
         std::iter::once(&self.upstreams)
             .chain(self.groups.iter().map(|group| &group.upstreams))
             .map(|all| &**all)
     }
 }
 
-/// How the upstream of a connection is chosen. Each shard chooses for itself, from what it knows. One that could not be
-/// connected comes behind the others for 5 s.
+/// How the upstream of a connection is chosen. Each shard chooses for itself, from what it knows, and each way respects
+/// the weights. One that could not be connected comes behind the others for 5 s.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Balance {
-    /// One after the other.
+    /// One after the other, those of greater weight more often, and spread evenly among the others.
     #[default]
     RoundRobin,
-    /// The one with the fewest connections from this shard; of equals, the next in turn.
+    /// The one with the fewest connections from this shard, for its weight; of equals, the next in turn.
     LeastConnections,
+    /// Of two that chance names, the one with fewer connections from this shard, for its weight (Mitzenmacher, "The Power
+    /// of Two Choices in Randomized Load Balancing", 2001): nearly as even, and shards that know nothing of each other
+    /// do not all run to the same one.
+    TwoChoices,
+    /// By the client's address: a client goes to the same upstream from every shard and every proxy, and if one
+    /// comes or goes only its own clients move (highest random weight: Thaler and Ravishankar, "Using Name-Based
+    /// Mappings to Increase Hit Rates", 1998). The client is who a believed PROXY header says; the port does not count.
+    /// Clients without an internet address go by turns.
+    Rendezvous,
+}
+
+impl Balance {
+    /// Every one, in the order in which they are listed to an operator.
+    pub const ALL: [Balance; 4] =
+        [Balance::RoundRobin, Balance::LeastConnections, Balance::TwoChoices, Balance::Rendezvous];
+
+    /// The name by which an operator chooses it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Balance::RoundRobin => "round-robin",
+            Balance::LeastConnections => "least-connections",
+            Balance::TwoChoices => "two-choices",
+            Balance::Rendezvous => "rendezvous",
+        }
+    }
 }
 
 impl fmt::Display for Balance {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            Balance::RoundRobin => "round-robin",
-            Balance::LeastConnections => "least-connections",
-        })
+        f.pad(self.name())
     }
 }
 
@@ -106,10 +156,10 @@ impl FromStr for Balance {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Balance, String> {
-        let known = [Balance::RoundRobin, Balance::LeastConnections];
-        let found = known.into_iter().find(|balance| balance.to_string() == text);
+        let found = Balance::ALL.into_iter().find(|balance| balance.name() == text);
         found.ok_or_else(|| {
-            format!("{} is no way to balance; allowed: round-robin, least-connections", Quoted(text))
+            let allowed = Balance::ALL.map(Balance::name).join(", ");
+            format!("{} is no way to balance; allowed: {allowed}", Quoted(text))
         })
     }
 }
@@ -185,6 +235,9 @@ pub enum ProxyError {
         /// Whose routes.
         pattern: NamePattern,
     },
+    /// A setting of upstreams.
+    #[error(transparent)]
+    Upstreams(#[from] UpstreamsError),
     /// An upstream's name is not known.
     #[error(transparent)]
     Resolve(#[from] ResolveError),

@@ -1,115 +1,425 @@
-//! The upstreams as one shard sees them, and the choice between them.
+//! The upstreams of one group as one shard sees them: which of them may be chosen, and what happened at each.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
+use std::future::{Future, poll_fn};
+use std::net::IpAddr;
+use std::pin::Pin;
 use std::rc::Rc;
+use std::task::Poll;
 use std::time::Duration;
 
 use waterwheel_reactor::{Address, Time};
 
-use super::counters::UpstreamCounters;
-use super::settings::Balance;
+use super::balance::{Candidate, Chooser};
+use super::counters::{UpstreamCounters, UpstreamState, add};
+use super::ejection::Record;
+use super::line::{Line, Waiting};
+use super::settings::Settings;
+use super::upstream_settings::Ejection;
+use crate::mesh::{CountLease, CountLimiter, OpenError, Permit};
+use crate::shard::{Shard, part_of};
 
-/// One upstream of one shard.
+/// An upstream as the settings have it, its name looked up.
+#[derive(Clone, Debug)]
+pub(super) struct Target {
+    pub(super) address: Address,
+    pub(super) weight: u32,
+    /// The most connections over all shards.
+    pub(super) limit: Option<CountLease>,
+}
+
+/// One upstream of one shard. Counts are this shard's own; nothing is shared.
 #[derive(Debug)]
 pub(super) struct Upstream {
     pub(super) address: Address,
+    weight: u32,
+    /// Gives out the places for connections, if they are limited.
+    limiter: Option<CountLimiter>,
     active: Cell<u64>,
-    connected: Cell<u64>,
-    failed: Cell<u64>,
     /// When the last attempt failed, unless one has succeeded since.
     failed_at: Cell<Option<Time>>,
+    /// The checks found it so.
+    down: Cell<bool>,
+    /// When they found it up again.
+    up_since: Cell<Option<Time>>,
+    record: Record,
+    pub(super) counts: Counts,
+}
+
+/// What is only counted.
+#[derive(Debug, Default)]
+pub(super) struct Counts {
+    pub(super) connected: Cell<u64>,
+    pub(super) failed: Cell<u64>,
+    pub(super) early_resets: Cell<u64>,
+    pub(super) retries_refused: Cell<u64>,
+    pub(super) queue_waits: Cell<u64>,
+    pub(super) checks_passed: Cell<u64>,
+    pub(super) checks_failed: Cell<u64>,
 }
 
 /// How long an upstream that could not be connected comes behind the others. Then it is tried again: one attempt in so
 /// long, instead of one for each connection.
 const SHUNNED: Duration = Duration::from_secs(5);
 
-impl Upstream {
-    /// An attempt to connect failed.
-    pub(super) fn fails(&self, now: Time) {
-        self.failed.set(self.failed.get() + 1);
-        self.failed_at.set(Some(now));
-    }
+/// The shortest wait for a place: the other shards may have some to spare, and have to be asked for them.
+const ASKING: Duration = Duration::from_millis(100);
 
-    /// It was connected.
-    pub(super) fn connects(&self) {
-        self.connected.set(self.connected.get() + 1);
-        self.failed_at.set(None);
-    }
+/// All upstreams of one group on one shard. Clones are the same.
+#[derive(Clone, Debug)]
+pub(super) struct Upstreams(Rc<Group>);
 
-    fn has_failed_by(&self, now: Time) -> bool {
-        self.failed_at.get().is_some_and(|at| now.since(at) < SHUNNED)
-    }
-}
-
-/// All upstreams of one shard. Counts are this shard's own; nothing is shared.
 #[derive(Debug)]
-pub(super) struct Upstreams {
-    group: Option<String>,
-    all: Vec<Rc<Upstream>>,
-    balance: Balance,
+struct Group {
+    name: Option<String>,
+    all: Vec<Upstream>,
+    chooser: Chooser,
+    /// Where the next choice begins to look: equals are taken in turn.
     next: Cell<usize>,
+    /// Empty between choices, kept for its memory.
+    candidates: RefCell<Vec<Candidate>>,
+    line: Line,
+    ejection: Option<Ejection>,
+    panic_percent: u32,
+    slow_start: Option<Duration>,
+    queue_timeout: Duration,
 }
 
 /// A connection to an upstream, or the attempt at one, that counts as active.
 #[derive(Debug)]
-pub(super) struct Lease(Rc<Upstream>);
+pub(super) struct Lease {
+    group: Rc<Group>,
+    pub(super) place: usize,
+    /// Where connections are limited. Only its drop is of use.
+    _permit: Option<Permit>,
+}
+
+/// Why nothing was chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Nowhere {
+    /// All that might be chosen have as many connections as they take.
+    Full,
+    /// There is none that might be.
+    Nobody,
+}
+
+/// Who looks for an upstream.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Search<'a> {
+    /// As far as that is known and counts.
+    pub(super) client: Option<IpAddr>,
+    /// Those that failed for it already.
+    pub(super) tried: &'a [usize],
+}
 
 impl Upstreams {
-    /// `first` is where the turn begins: each shard begins elsewhere, so that few connections spread too.
+    /// Those of one group, on this shard. Each shard begins elsewhere, so that few connections spread too.
     pub(super) fn new(
-        group: Option<&str>,
-        addresses: &[Address],
-        balance: Balance,
-        first: usize,
-    ) -> Upstreams {
-        let upstream = |address: &Address| {
-            let address = address.clone();
-            let (active, connected, failed, failed_at) = Default::default();
-            Rc::new(Upstream { address, active, connected, failed, failed_at })
+        name: Option<&str>,
+        targets: &[Target],
+        settings: &Settings,
+        shard: &Shard,
+    ) -> Result<Upstreams, OpenError> {
+        let limiter = |target: &Target| {
+            let limiter = target.limit.as_ref().map(|limit| shard.count_limiter(limit)).transpose()?;
+            // Asks for a first place, so that the first client need not wait for it.
+            drop(limiter.as_ref().map(CountLimiter::try_take));
+            Ok(limiter)
         };
-        Upstreams {
-            group: group.map(str::to_owned),
-            all: addresses.iter().map(upstream).collect(),
-            balance,
-            next: Cell::new(first % addresses.len().max(1)),
+        let limiters = targets.iter().map(limiter).collect::<Result<Vec<_>, OpenError>>()?;
+        let (place, shards, seed) = (shard.id().index(), shard.count(), shard.reactor().seed());
+        Ok(Upstreams::on(name, targets, limiters, settings, (place, shards, seed)))
+    }
+
+    fn on(
+        name: Option<&str>,
+        targets: &[Target],
+        limiters: Vec<Option<CountLimiter>>,
+        settings: &Settings,
+        (shard, shards, seed): (usize, usize, u64),
+    ) -> Upstreams {
+        let upstream = |(target, limiter): (&Target, Option<CountLimiter>)| Upstream {
+            address: target.address.clone(),
+            weight: target.weight,
+            limiter,
+            active: Cell::default(),
+            failed_at: Cell::default(),
+            down: Cell::default(),
+            up_since: Cell::default(),
+            record: Record::default(),
+            counts: Counts::default(),
+        };
+        let addresses: Vec<Address> = targets.iter().map(|target| target.address.clone()).collect();
+        Upstreams(Rc::new(Group {
+            name: name.map(str::to_owned),
+            all: targets.iter().zip(limiters).map(upstream).collect(),
+            chooser: Chooser::new(settings.balance, &addresses, seed),
+            next: Cell::new(shard % targets.len().max(1)),
+            candidates: RefCell::default(),
+            line: Line::new(part_of(settings.queue_length, shard, shards).len().max(1)),
+            ejection: settings.ejection.clone(),
+            panic_percent: settings.panic_percent,
+            slow_start: settings.slow_start,
+            queue_timeout: settings.queue_timeout.max(ASKING),
+        }))
+    }
+
+    pub(super) fn name(&self) -> Option<&str> {
+        self.0.name.as_deref()
+    }
+
+    pub(super) fn all(&self) -> &[Upstream] {
+        &self.0.all
+    }
+
+    /// The upstream to try for a client; counted as active. Those that failed of late come last. Waits for a place, in
+    /// line and no longer than the settings say, where all that may be chosen are full.
+    pub(super) async fn take(&self, shard: &Shard, search: Search<'_>) -> Result<Lease, Nowhere> {
+        let group = &self.0;
+        if group.line.is_empty() {
+            match self.choose(shard.turn_time(), search) {
+                Err(Nowhere::Full) => {}
+                chosen => return chosen,
+            }
+        }
+        let waiting = group.line.join().ok_or(Nowhere::Full)?;
+        // On the heap, so that other connections' tasks are not larger for it.
+        let waits = Box::pin(self.wait(shard, search, &waiting));
+        let lease = shard.timeout(group.queue_timeout, waits).await.unwrap_or(Err(Nowhere::Full))?;
+        add(&lease.counts.queue_waits, 1);
+        Ok(lease)
+    }
+
+    /// Waits until it is first in line, and then for what comes first: a place at one that is full, or another one to
+    /// choose.
+    async fn wait(&self, shard: &Shard, search: Search<'_>, waiting: &Waiting<'_>) -> Result<Lease, Nowhere> {
+        let mut takes: Vec<(usize, Take)> = Vec::new();
+        poll_fn(|cx| {
+            if !waiting.is_first(cx.waker()) {
+                return Poll::Pending;
+            }
+            let now = shard.turn_time();
+            match self.choose(now, search) {
+                Err(Nowhere::Full) => {}
+                chosen => return Poll::Ready(chosen),
+            }
+            let panics = self.0.panics(now);
+            let may = |place: usize| self.0.may(place, now, panics) && !search.tried.contains(&place);
+            for (place, upstream) in self.0.all.iter().enumerate() {
+                let asked = takes.iter().any(|(other, _)| *other == place);
+                if let Some(limiter) = upstream.limiter.clone().filter(|_| may(place) && !asked) {
+                    takes.push((place, Box::pin(take_from(limiter))));
+                }
+            }
+            takes.retain(|(place, _)| may(*place));
+            for (place, take) in &mut takes {
+                if let Poll::Ready(permit) = take.as_mut().poll(cx) {
+                    return Poll::Ready(Ok(self.lease(*place, Some(permit))));
+                }
+            }
+            Poll::Pending
+        })
+        .await
+    }
+
+    /// The same, at once.
+    pub(super) fn choose(&self, now: Time, search: Search<'_>) -> Result<Lease, Nowhere> {
+        let group = &self.0;
+        let mut candidates = group.candidates.borrow_mut();
+        let full = group.gather(now, search.tried, &mut candidates);
+        let chosen = group.chooser.choose(&candidates, search.client);
+        candidates.clear();
+        drop(candidates);
+        let place = chosen.ok_or(if full { Nowhere::Full } else { Nowhere::Nobody })?;
+        let permit = match &group.all[place].limiter {
+            // It had one to spare, but others wait for it, or nobody knows at the moment how many are out.
+            Some(limiter) => Some(limiter.try_take().map_err(|_| Nowhere::Full)?),
+            None => None,
+        };
+        Ok(self.lease(place, permit))
+    }
+
+    fn lease(&self, place: usize, permit: Option<Permit>) -> Lease {
+        let group = &self.0;
+        group.next.set((place + 1) % group.all.len());
+        let active = &group.all[place].active;
+        active.set(active.get() + 1);
+        Lease { group: group.clone(), place, _permit: permit }
+    }
+
+    /// What the checks found: those that are down, by their addresses.
+    pub(super) fn learn(&self, now: Time, down: &BTreeSet<String>) {
+        for upstream in &self.0.all {
+            let is_down = down.contains(&upstream.address.to_string());
+            if upstream.down.replace(is_down) && !is_down {
+                upstream.up_since.set(Some(now));
+                upstream.failed_at.set(None);
+            }
+        }
+        // What is up again may be what somebody waits for.
+        self.0.line.call();
+    }
+
+    pub(super) fn counters(&self, now: Time) -> Vec<UpstreamCounters> {
+        let copy = |upstream: &Upstream| {
+            let counts = &upstream.counts;
+            UpstreamCounters {
+                group: self.0.name.clone(),
+                address: upstream.address.to_string(),
+                state: upstream.state(now),
+                active: upstream.active.get(),
+                connected: counts.connected.get(),
+                failed: counts.failed.get(),
+                early_resets: counts.early_resets.get(),
+                ejections: upstream.record.ejections(),
+                retries_refused: counts.retries_refused.get(),
+                queue_waits: counts.queue_waits.get(),
+                checks_passed: counts.checks_passed.get(),
+                checks_failed: counts.checks_failed.get(),
+            }
+        };
+        self.0.all.iter().map(copy).collect()
+    }
+}
+
+/// Waits for a place at one upstream.
+type Take = Pin<Box<dyn Future<Output = Permit>>>;
+
+/// A place, also where the shard that keeps count of them has to be waited for.
+async fn take_from(limiter: CountLimiter) -> Permit {
+    loop {
+        match limiter.take().await {
+            Ok(permit) => return permit,
+            Err(_) => limiter.kept().await,
+        }
+    }
+}
+
+impl Group {
+    /// Lists those that may be chosen, the best there are, in turn; answers whether some were left out for being full.
+    fn gather(&self, now: Time, tried: &[usize], candidates: &mut Vec<Candidate>) -> bool {
+        let (panics, count, first) = (self.panics(now), self.all.len(), self.next.get());
+        let (mut full, mut shunned) = (false, true);
+        for place in (first..count).chain(0..first) {
+            let upstream = &self.all[place];
+            if !self.may(place, now, panics) || tried.contains(&place) {
+                continue;
+            }
+            if let Some(limiter) = upstream.limiter.as_ref().filter(|limiter| limiter.spare() == 0) {
+                // Asks for more, which is there for who comes next.
+                drop(limiter.try_take());
+                full = true;
+                continue;
+            }
+            let active = upstream.active.get();
+            let worse = upstream.has_failed_by(now);
+            if worse && !shunned {
+                continue;
+            }
+            if !worse && shunned {
+                candidates.clear();
+                shunned = false;
+            }
+            candidates.push(Candidate { place, weight: self.weight(upstream, now), active });
+        }
+        full
+    }
+
+    /// Whether one gets new connections.
+    fn may(&self, place: usize, now: Time, panics: bool) -> bool {
+        match self.all[place].state(now) {
+            UpstreamState::Up => true,
+            UpstreamState::Down | UpstreamState::Ejected => panics,
+            UpstreamState::Draining => false,
         }
     }
 
-    /// Where a new connection begins to look for an upstream.
-    pub(super) fn turn(&self) -> usize {
-        let turn = self.next.get();
-        self.next.set((turn + 1) % self.all.len());
-        turn
+    /// Whether so few are healthy that all are used. None is not few: where nothing may be ill nothing is looked for.
+    fn panics(&self, now: Time) -> bool {
+        let (mut healthy, mut all) = (0, 0);
+        for upstream in &self.all {
+            let state = upstream.state(now);
+            healthy += u64::from(state == UpstreamState::Up);
+            all += u64::from(state != UpstreamState::Draining);
+        }
+        healthy * 100 < u64::from(self.panic_percent) * all
     }
 
-    /// The upstream to try for a connection that began at `turn` and has tried some others; counted as active. Those
-    /// that failed of late come last.
-    pub(super) fn choose(&self, now: Time, turn: usize, tried: &[usize]) -> Option<(usize, Lease)> {
-        let rank = |&place: &usize| {
-            let upstream = &self.all[place];
-            let busy = match self.balance {
-                Balance::RoundRobin => 0,
-                Balance::LeastConnections => upstream.active.get(),
-            };
-            (upstream.has_failed_by(now), busy)
+    /// In hundredths: all of its weight, or what a slow start has come to.
+    fn weight(&self, upstream: &Upstream, now: Time) -> u64 {
+        let whole = u64::from(upstream.weight);
+        let Some(slow) = self.slow_start else { return whole * 100 };
+        let back = upstream.up_since.get().max(upstream.record.back_since(now));
+        let Some(passed) = back.map(|back| now.since(back)).filter(|passed| *passed < slow) else {
+            return whole * 100;
         };
-        let in_turn = (0..self.all.len()).map(|step| (turn + step) % self.all.len());
-        let place = in_turn.filter(|place| !tried.contains(place)).min_by_key(rank)?;
-        let upstream = self.all[place].clone();
-        upstream.active.set(upstream.active.get() + 1);
-        Some((place, Lease(upstream)))
+        // Less than 90 of them.
+        whole * (10 + (passed.as_nanos() * 90 / slow.as_nanos().max(1)) as u64)
     }
 
-    pub(super) fn counters(&self) -> Vec<UpstreamCounters> {
-        let copy = |upstream: &Rc<Upstream>| UpstreamCounters {
-            group: self.group.clone(),
-            address: upstream.address.to_string(),
-            active: upstream.active.get(),
-            connected: upstream.connected.get(),
-            failed: upstream.failed.get(),
-        };
-        self.all.iter().map(copy).collect()
+    /// Ejects one, unless that would be too many at once.
+    fn eject(&self, upstream: &Upstream, now: Time, settings: &Ejection) {
+        let ejected = self.all.iter().filter(|other| other.record.is_ejected(now)).count() + 1;
+        if upstream.record.is_ejected(now)
+            || ejected * 100 > self.all.len() * settings.max_ejected_percent as usize
+        {
+            return;
+        }
+        upstream.record.eject(now, settings);
+        tracing::warn!(upstream = %upstream.address, "it fails too often and is left alone for a while");
+    }
+}
+
+impl Upstream {
+    fn has_failed_by(&self, now: Time) -> bool {
+        self.failed_at.get().is_some_and(|at| now.since(at) < SHUNNED)
+    }
+
+    fn state(&self, now: Time) -> UpstreamState {
+        match () {
+            () if self.weight == 0 => UpstreamState::Draining,
+            () if self.down.get() => UpstreamState::Down,
+            () if self.record.is_ejected(now) => UpstreamState::Ejected,
+            () => UpstreamState::Up,
+        }
+    }
+}
+
+impl Lease {
+    /// The attempt to connect failed.
+    pub(super) fn fails(&self, now: Time) {
+        add(&self.counts.failed, 1);
+        self.failed_at.set(Some(now));
+        if let Some(settings) = &self.group.ejection
+            && self.record.connect_failed(now, settings)
+        {
+            self.group.eject(self, now, settings);
+        }
+    }
+
+    /// It was connected.
+    pub(super) fn connects(&self) {
+        add(&self.counts.connected, 1);
+        self.failed_at.set(None);
+        self.record.connected();
+    }
+
+    /// The connection is over, and the upstream sent something.
+    pub(super) fn answered(&self) {
+        self.record.answered();
+    }
+
+    /// The upstream reset it before it had sent a byte.
+    pub(super) fn was_reset(&self) {
+        add(&self.counts.early_resets, 1);
+        // A connection is on a shard, and its handle is gone with it.
+        let now = Shard::current().map(|shard| shard.turn_time());
+        if let (Some(settings), Some(now)) = (&self.group.ejection, now)
+            && self.record.was_reset(now, settings)
+        {
+            self.group.eject(self, now, settings);
+        }
     }
 }
 
@@ -117,73 +427,15 @@ impl std::ops::Deref for Lease {
     type Target = Upstream;
 
     fn deref(&self) -> &Upstream {
-        &self.0
+        &self.group.all[self.place]
     }
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        self.0.active.set(self.0.active.get() - 1);
+        self.active.set(self.active.get() - 1);
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn three(balance: Balance) -> Upstreams {
-        let at = |port| Address::Inet(([127, 0, 0, 1], port).into());
-        Upstreams::new(None, &[at(1), at(2), at(3)], balance, 0)
-    }
-
-    /// Where the next connection goes, if it may try all.
-    fn next(all: &Upstreams) -> usize {
-        all.choose(Time::ZERO, all.turn(), &[]).unwrap().0
-    }
-
-    fn leases(all: &Upstreams, places: [usize; 2]) -> [Lease; 2] {
-        let others = |place| (0..3).filter(|other| *other != place).collect::<Vec<_>>();
-        places.map(|place| all.choose(Time::ZERO, 0, &others(place)).unwrap().1)
-    }
-
-    #[test]
-    fn round_robin_takes_turns_and_retries_go_on_to_the_next() {
-        let all = three(Balance::RoundRobin);
-        assert_eq!([0; 5].map(|_| next(&all)), [0, 1, 2, 0, 1]);
-        let second = |tried: &[usize]| all.choose(Time::ZERO, 2, tried).map(|(place, _)| place);
-        assert_eq!([second(&[2]), second(&[2, 0]), second(&[2, 0, 1])], [Some(0), Some(1), None]);
-    }
-
-    #[test]
-    fn least_connections_avoids_the_busy_and_counts_what_ended() {
-        let all = three(Balance::LeastConnections);
-        let held = leases(&all, [0, 1]);
-        assert_eq!([0; 3].map(|_| next(&all)), [2, 2, 2]);
-        let more = leases(&all, [2, 2]);
-        drop(held);
-        let chosen = [next(&all), next(&all)];
-        assert_eq!(chosen, [0, 1], "of equals the next in turn");
-        drop(more);
-        assert!(all.counters().iter().all(|upstream| upstream.active == 0));
-    }
-
-    #[test]
-    fn one_that_failed_is_no_favourite_for_having_no_connections() {
-        for balance in [Balance::LeastConnections, Balance::RoundRobin] {
-            let all = three(balance);
-            let dead = leases(&all, [1, 1]);
-            dead[0].fails(Time::ZERO);
-            drop(dead);
-            let _busy = leases(&all, [0, 2]);
-            let places = [0, 1, 2].map(|turn| all.choose(Time::ZERO, turn, &[]).unwrap().0);
-            assert_eq!(places, [0, 2, 2], "{balance}");
-            let last = all.choose(Time::ZERO, 0, &[0, 2]).unwrap().0;
-            assert_eq!(last, 1, "if all others failed too it is tried");
-            let later = all.choose(Time::ZERO + SHUNNED, 1, &[]).unwrap();
-            assert_eq!(later.0, 1, "and when its time is over");
-            later.1.fails(Time::ZERO + SHUNNED);
-            later.1.connects();
-            assert_eq!(all.choose(Time::ZERO + SHUNNED, 1, &[]).unwrap().0, 1, "it is back");
-        }
-    }
-}
+mod tests;

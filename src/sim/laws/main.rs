@@ -17,3 +17,4 @@ mod short;
 mod spoken;
 mod tasked;
 mod traces;
+mod upstreams;

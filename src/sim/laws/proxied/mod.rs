@@ -77,7 +77,7 @@ impl Scene {
         };
         settings.connect_timeout = Duration::from_millis(200 + world.below(6_000));
         settings.retries = world.below(3) as usize;
-        settings.balance = if world.chance(0.5) { Balance::RoundRobin } else { Balance::LeastConnections };
+        settings.balance = Balance::ALL[world.below(4) as usize];
         if world.chance(0.3) {
             settings.connections = SHARDS + world.below(12) as usize;
         }
@@ -199,9 +199,9 @@ impl Scene {
 /// Ways to end, which together with those that still run make up all that were accepted.
 fn ends(total: &Counters) -> u64 {
     let Counters { finished, idle_closed, client_broke, upstream_broke, .. } = total;
-    let Counters { no_upstream, shortage, panicked, cut_short, .. } = total;
+    let Counters { no_upstream, no_place, shortage, panicked, cut_short, .. } = total;
     let first_bytes = total.refused + total.no_route;
-    let ours = no_upstream + shortage + panicked + cut_short + first_bytes;
+    let ours = no_upstream + no_place + shortage + panicked + cut_short + first_bytes;
     finished + idle_closed + client_broke + upstream_broke + ours
 }
 
