@@ -11,6 +11,7 @@ use waterwheel_reactor::{Inspect, Launch, Reactor, Root, Start, Time};
 
 use super::plan::Plan;
 use super::runtime::RunError;
+use super::signal_stream::{self, Board};
 use super::stop::Stopper;
 use super::supervision::{Failures, OnFailure, Supervision};
 use crate::mesh::{Mesh, StopGuard, reopened};
@@ -44,6 +45,8 @@ pub(super) struct Crew<T, M> {
     pub(super) outcomes: Outcomes<T>,
     /// `None`: the reactors know every name there is.
     pub(super) lookups: Option<Arc<Lookups>>,
+    /// `None`: signals are somebody else's.
+    pub(super) board: Option<Arc<Board>>,
     pub(super) listeners: Vec<Listening>,
     pub(super) on_failure: OnFailure,
     pub(super) supervision: Supervision,
@@ -100,6 +103,9 @@ where
         joined.start(&shard);
         if let Some(lookups) = &crew.lookups {
             names::provide(&shard, lookups.clone());
+        }
+        if let Some(board) = &crew.board {
+            signal_stream::provide(&shard, board.clone());
         }
         let main = live(crew.clone(), shard, again.then_some(pause));
         Some(Box::pin(RootFuture::made_at(crew.made, core, main, Box::new(joined))))

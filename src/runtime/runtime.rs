@@ -16,6 +16,7 @@ use super::config::{Config, ConfigError};
 use super::plan::Plan;
 use super::reporter::{Report, Reporter};
 use super::signal::{Signal, SignalError, Signals};
+use super::signal_stream::Board;
 use super::stop::Stopper;
 use super::supervision::OnFailure;
 use crate::mesh::{DeclareError, Mesh, Remote, StopGuard};
@@ -366,7 +367,8 @@ impl Runtime {
         let backend = self.backend.clone();
         // Before any thread is pinned, since its threads inherit the mask.
         let lookups = Some(Arc::new(Lookups::new().map_err(RunError::Threads)?));
-        let (launches, finish) = self.into_launches(lookups, Location::caller(), main);
+        let board = signals.as_ref().map(|(signals, _)| signals.board());
+        let (launches, finish) = self.into_launches(lookups, board, Location::caller(), main);
         let ended = backend.run(launches);
         drop(signals);
         finish(ended)
@@ -376,6 +378,7 @@ impl Runtime {
     pub(crate) fn into_launches<T, F, M>(
         mut self,
         lookups: Option<Arc<Lookups>>,
+        board: Option<Arc<Board>>,
         made: &'static Location<'static>,
         main: M,
     ) -> (Vec<Launch>, Finish<T>)
@@ -396,6 +399,7 @@ impl Runtime {
             drain: self.config.drain,
             outcomes: outcomes.clone(),
             lookups,
+            board,
             listeners: std::mem::take(&mut *self.listeners.lock().unwrap_or_else(PoisonError::into_inner)),
             on_failure: self.config.on_failure.unwrap_or(self.on_failure),
             supervision: self.config.supervision,
@@ -439,8 +443,8 @@ impl Runtime {
             Reporter::start(self.on_report.take(), self.remote()).map_err(RunError::Threads)?;
         let asked = AtomicU8::new(0);
         let signals = Signals::own(move |signal| match signal {
-            Signal::Report => asking.ask(),
-            Signal::Interrupt | Signal::Terminate => match asked.fetch_add(1, Relaxed) {
+            Signal::User1 => asking.ask(),
+            _ => match asked.fetch_add(1, Relaxed) {
                 0 => {
                     stopper.stop(drain);
                     tracing::info!(

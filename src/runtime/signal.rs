@@ -3,39 +3,104 @@
 use std::fmt;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::OnceLock;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::thread::{self, JoinHandle};
 
-use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
+use signal_hook::consts::{
+    SIGABRT, SIGALRM, SIGCHLD, SIGCONT, SIGHUP, SIGINT, SIGKILL, SIGQUIT, SIGSTOP, SIGTERM, SIGTSTP, SIGUSR1,
+    SIGUSR2, SIGWINCH,
+};
 use signal_hook::iterator;
-use waterwheel_os::Disposition;
 
-/// A signal that a runtime acts on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+use super::signal_stream::Board;
+
+/// A signal, by what it is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[non_exhaustive]
 pub enum Signal {
+    /// `SIGHUP`: the terminal is gone; by custom, a service is to read its settings again.
+    Hangup,
     /// `SIGINT`: somebody pressed Ctrl-C.
     Interrupt,
+    /// `SIGQUIT`: somebody pressed Ctrl-\, and wants a core file.
+    Quit,
+    /// `SIGABRT`: the program is to end as if it had found a bug in itself.
+    Abort,
+    /// `SIGKILL`: ends a process, which cannot catch it.
+    Kill,
+    /// `SIGUSR1`: a runtime makes a report.
+    User1,
+    /// `SIGUSR2`: whatever the program says.
+    User2,
+    /// `SIGALRM`: an alarm(2) of the program's.
+    Alarm,
     /// `SIGTERM`: the service manager wants the program to end.
     Terminate,
-    /// `SIGUSR1`: somebody wants a report.
-    Report,
+    /// `SIGCHLD`: something became of a child process.
+    Child,
+    /// `SIGCONT`: goes on after a stop.
+    Continue,
+    /// `SIGSTOP`: stops a process, which cannot catch it.
+    Stop,
+    /// `SIGTSTP`: somebody pressed Ctrl-Z.
+    TerminalStop,
+    /// `SIGWINCH`: the terminal has another size.
+    WindowChange,
 }
 
 impl Signal {
     /// All of them.
-    pub const ALL: [Signal; 3] = [Signal::Interrupt, Signal::Terminate, Signal::Report];
+    pub const ALL: [Signal; 14] = [
+        Signal::Hangup,
+        Signal::Interrupt,
+        Signal::Quit,
+        Signal::Abort,
+        Signal::Kill,
+        Signal::User1,
+        Signal::User2,
+        Signal::Alarm,
+        Signal::Terminate,
+        Signal::Child,
+        Signal::Continue,
+        Signal::Stop,
+        Signal::TerminalStop,
+        Signal::WindowChange,
+    ];
 
-    const fn number(self) -> i32 {
+    /// Those that a runtime acts on itself.
+    pub const OWN: [Signal; 3] = [Signal::Interrupt, Signal::Terminate, Signal::User1];
+
+    /// The system's number for it.
+    pub const fn number(self) -> i32 {
         match self {
+            Signal::Hangup => SIGHUP,
             Signal::Interrupt => SIGINT,
+            Signal::Quit => SIGQUIT,
+            Signal::Abort => SIGABRT,
+            Signal::Kill => SIGKILL,
+            Signal::User1 => SIGUSR1,
+            Signal::User2 => SIGUSR2,
+            Signal::Alarm => SIGALRM,
             Signal::Terminate => SIGTERM,
-            Signal::Report => SIGUSR1,
+            Signal::Child => SIGCHLD,
+            Signal::Continue => SIGCONT,
+            Signal::Stop => SIGSTOP,
+            Signal::TerminalStop => SIGTSTP,
+            Signal::WindowChange => SIGWINCH,
         }
     }
-}
 
-impl Signal {
+    /// The one of this number.
+    pub(super) fn of(number: i32) -> Option<Signal> {
+        Signal::ALL.into_iter().find(|signal| signal.number() == number)
+    }
+
+    /// Whether a process may catch it (signal(7)).
+    pub const fn can_be_caught(self) -> bool {
+        !matches!(self, Signal::Kill | Signal::Stop)
+    }
+
     /// Does what the signal does to a program that does not handle it: ends the process.
     pub(super) fn act_as_by_default(self) {
         if let Err(error) = signal_hook::low_level::emulate_default_handler(self.number()) {
@@ -46,31 +111,54 @@ impl Signal {
 
 impl fmt::Display for Signal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+        f.pad(match self {
+            Signal::Hangup => "SIGHUP",
             Signal::Interrupt => "SIGINT",
+            Signal::Quit => "SIGQUIT",
+            Signal::Abort => "SIGABRT",
+            Signal::Kill => "SIGKILL",
+            Signal::User1 => "SIGUSR1",
+            Signal::User2 => "SIGUSR2",
+            Signal::Alarm => "SIGALRM",
             Signal::Terminate => "SIGTERM",
-            Signal::Report => "SIGUSR1",
+            Signal::Child => "SIGCHLD",
+            Signal::Continue => "SIGCONT",
+            Signal::Stop => "SIGSTOP",
+            Signal::TerminalStop => "SIGTSTP",
+            Signal::WindowChange => "SIGWINCH",
         })
     }
 }
 
 /// Why the signals cannot be had.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum SignalError {
     /// There is one owner per process, and there is one already.
     #[error("another runtime of this process handles its signals already")]
     Owned,
+    /// The runtime leaves signals to somebody else ([`Runtime::without_signals`](super::Runtime::without_signals)), or it
+    /// runs in a simulation, where no signal arrives.
+    #[error("this runtime does not handle the process's signals: it was made without, or it is simulated")]
+    NotOwner,
+    /// The system lets nobody catch it.
+    #[error("{signal} cannot be caught by any program; allowed: every other signal")]
+    Uncatchable {
+        /// Which.
+        signal: Signal,
+    },
     /// The system's reason.
     #[error("cannot handle signals: {0}")]
     System(#[from] io::Error),
 }
 
-/// The process's signals, owned. While it lives, they reach its callback and nothing else; dropping it puts back what
-/// the process did on them before, and leaves no thread and no descriptor.
+/// The process's signals, owned. While it lives, [those that a runtime acts on](Signal::OWN) reach its callback and
+/// whoever [listens](crate::shard::Shard::signals), and nothing else; dropping it puts back what the process did on them
+/// before, and leaves no thread and no descriptor.
 #[derive(Debug)]
 pub struct Signals {
     // Fields are dropped in this order: the claim last, so that the next owner finds everything put back.
-    before: Before,
+    board: Arc<Board>,
     handle: iterator::Handle,
     thread: Option<JoinHandle<()>>,
     _claim: Claim,
@@ -84,66 +172,42 @@ impl Signals {
     /// # Errors
     /// They are owned already, or the system refuses a socket pair or a thread; everything is as before then.
     pub fn own(then: impl Fn(Signal) + Send + 'static) -> Result<Signals, SignalError> {
-        // The crate below never takes its handlers out again, and installs each only once. So they are kept here,
-        // taken out when this is dropped, and put in again by the next owner.
-        static HOOKS: OnceLock<Vec<Disposition>> = OnceLock::new();
         let claim = Claim::make()?;
-        let before = Before(dispositions()?);
-        let mut signals = iterator::Signals::new(Signal::ALL.map(Signal::number))?;
+        let mut signals = iterator::Signals::new(&[] as &[i32])?;
         let handle = signals.handle();
-        let now = dispositions()?;
-        for hook in HOOKS.get_or_init(|| now) {
-            hook.install()?;
-        }
+        let board = Arc::new(Board::new(handle.clone()));
+        let told = board.clone();
         let thread = thread::Builder::new().name("signals".to_owned()).spawn(move || {
-            for number in signals.forever() {
-                let Some(signal) = Signal::ALL.into_iter().find(|signal| signal.number() == number) else {
-                    continue;
-                };
-                if catch_unwind(AssertUnwindSafe(|| then(signal))).is_err() {
+            for signal in signals.forever().filter_map(Signal::of) {
+                let own = Signal::OWN.contains(&signal);
+                if own && catch_unwind(AssertUnwindSafe(|| then(signal))).is_err() {
                     tracing::error!(%signal, "acting on a signal panicked");
                 }
+                told.tell(signal, own);
             }
         })?;
-        Ok(Signals { before, handle, thread: Some(thread), _claim: claim })
+        // From here on dropping it cleans up.
+        let owned = Signals { board, handle, thread: Some(thread), _claim: claim };
+        Signal::OWN.into_iter().try_for_each(|signal| owned.board.catch(signal))?;
+        Ok(owned)
     }
-}
 
-fn dispositions() -> io::Result<Vec<Disposition>> {
-    Signal::ALL.into_iter().map(|signal| Disposition::of(signal.number())).collect()
+    /// Where shards listen.
+    pub(super) fn board(&self) -> Arc<Board> {
+        self.board.clone()
+    }
 }
 
 impl Drop for Signals {
     fn drop(&mut self) {
         // First, so that no signal is swallowed by a thread that is ending.
-        self.before.put_back();
+        self.board.close();
         self.handle.close();
         let Some(thread) = self.thread.take() else { return };
         // The callback may hold the last reference to this: a thread cannot wait for itself.
         if thread.thread().id() != thread::current().id() && thread.join().is_err() {
             tracing::error!("the thread for signals panicked");
         }
-    }
-}
-
-/// What the process did on each signal before there was an owner. Put back when dropped, also if owning failed half
-/// way.
-#[derive(Debug)]
-struct Before(Vec<Disposition>);
-
-impl Before {
-    fn put_back(&mut self) {
-        for disposition in self.0.drain(..) {
-            if let Err(error) = disposition.install() {
-                tracing::error!(%error, ?disposition, "cannot put the handling of a signal back");
-            }
-        }
-    }
-}
-
-impl Drop for Before {
-    fn drop(&mut self) {
-        self.put_back();
     }
 }
 

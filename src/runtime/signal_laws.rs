@@ -3,12 +3,14 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::mpsc::{self, Receiver};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rustix::process::{Signal as Number, getpid, kill_process};
-use waterwheel::runtime::{Signal, SignalError, Signals};
+use waterwheel::runtime::{Config, RunError, Runtime, Signal, SignalError, Signals, reactors};
+use waterwheel::shard::Shard;
 
 const LONG: Duration = Duration::from_secs(30);
 
@@ -24,12 +26,7 @@ fn own() -> (Signals, Receiver<Signal>) {
 }
 
 fn raise(signal: Signal) {
-    let number = match signal {
-        Signal::Interrupt => Number::INT,
-        Signal::Terminate => Number::TERM,
-        Signal::Report => Number::USR1,
-    };
-    kill_process(getpid(), number).unwrap();
+    kill_process(getpid(), Number::from_named_raw(signal.number()).unwrap()).unwrap();
 }
 
 /// What the kernel knows of this process that owning signals could change: the signals with handlers, the open
@@ -60,7 +57,7 @@ fn signal_1_each_signal_reaches_its_owner_in_every_run_of_a_process() {
     // The second round fails where handlers are installed only once and restored at the end.
     for _ in 0..2 {
         let (signals, received) = own();
-        for signal in [Signal::Report, Signal::Terminate, Signal::Interrupt, Signal::Report] {
+        for signal in [Signal::User1, Signal::Terminate, Signal::Interrupt, Signal::User1] {
             raise(signal);
             assert_eq!(received.recv_timeout(LONG), Ok(signal));
         }
@@ -73,8 +70,8 @@ fn signal_1_one_owner_per_process() {
     let _alone = alone();
     let (signals, received) = own();
     assert!(matches!(Signals::own(|_| {}), Err(SignalError::Owned)));
-    raise(Signal::Report);
-    assert_eq!(received.recv_timeout(LONG), Ok(Signal::Report), "the refused one has harmed the owner");
+    raise(Signal::User1);
+    assert_eq!(received.recv_timeout(LONG), Ok(Signal::User1), "the refused one has harmed the owner");
     drop(signals);
     drop(own());
 }
@@ -85,7 +82,7 @@ fn signal_1_nothing_is_left_at_the_end() {
     let before = traces();
     for _ in 0..3 {
         let (signals, received) = own();
-        raise(Signal::Report);
+        raise(Signal::User1);
         received.recv_timeout(LONG).unwrap();
         let during = traces();
         assert_ne!(during.0, before.0, "no handler was installed");
@@ -103,10 +100,99 @@ fn a_callback_that_panics_still_gets_the_next_signal() {
     let (send, received) = mpsc::channel();
     let _signals = Signals::own(move |signal| {
         send.send(signal).unwrap();
-        assert_ne!(signal, Signal::Report, "on purpose");
+        assert_ne!(signal, Signal::User1, "on purpose");
     });
-    for signal in [Signal::Report, Signal::Terminate] {
+    for signal in [Signal::User1, Signal::Terminate] {
         raise(signal);
         assert_eq!(received.recv_timeout(LONG), Ok(signal));
     }
+}
+
+/// On two shards of each reactor, one after the other.
+fn on_each_reactor(main: impl AsyncFn(Shard) -> anyhow::Result<()> + Copy + Send + Sync + 'static) {
+    for reactor in reactors().iter().filter(|backend| backend.probe().is_ok()) {
+        let config = Config::default().reactor(reactor.name()).cores(2);
+        let ended = Runtime::new(config).unwrap().run(move |shard| async move { main(shard).await });
+        ended.unwrap_or_else(|error| panic!("{}: {error}", reactor.name()));
+    }
+}
+
+#[test]
+fn signal_1_shards_hear_of_signals_and_all_is_as_before_when_the_run_is_over() {
+    let _alone = alone();
+    let before = traces().0;
+    on_each_reactor(async |shard| {
+        let mut one = shard.signals(&[Signal::Hangup, Signal::WindowChange])?;
+        let mut two = shard.signals(&[Signal::Hangup])?;
+        // Whoever is the last to listen raises.
+        static LISTENING: AtomicUsize = AtomicUsize::new(0);
+        if LISTENING.fetch_add(1, SeqCst) % 2 == 1 {
+            raise(Signal::Hangup);
+        }
+        assert_eq!(shard.timeout(LONG, one.next()).await?, Signal::Hangup);
+        assert_eq!(shard.timeout(LONG, two.next()).await?, Signal::Hangup);
+        if LISTENING.fetch_add(1, SeqCst) % 2 == 1 {
+            raise(Signal::WindowChange);
+        }
+        assert_eq!(shard.timeout(LONG, one.next()).await?, Signal::WindowChange);
+        let quiet = shard.timeout(Duration::from_millis(20), two.next()).await;
+        assert!(quiet.is_err(), "nobody listens for it here: {quiet:?}");
+        Ok(())
+    });
+    assert_eq!(traces().0, before, "a handler is left");
+}
+
+#[test]
+fn a_signal_that_a_runtime_acts_on_is_heard_too() {
+    let _alone = alone();
+    on_each_reactor(async |shard| {
+        let mut signals = shard.signals(&Signal::OWN)?;
+        static LISTENING: AtomicUsize = AtomicUsize::new(0);
+        if LISTENING.fetch_add(1, SeqCst) % 2 == 1 {
+            raise(Signal::Terminate);
+        }
+        assert_eq!(shard.timeout(LONG, signals.next()).await?, Signal::Terminate);
+        shard.timeout(LONG, shard.stopping()).await?;
+        Ok(())
+    });
+}
+
+#[test]
+fn a_signal_for_a_listener_that_is_gone_does_not_end_the_program() {
+    let _alone = alone();
+    on_each_reactor(async |shard| {
+        drop(shard.signals(&[Signal::Hangup, Signal::User2])?);
+        raise(Signal::Hangup);
+        let mut signals = shard.signals(&[Signal::User2])?;
+        raise(Signal::User2);
+        assert_eq!(shard.timeout(LONG, signals.next()).await?, Signal::User2);
+        Ok(())
+    });
+}
+
+#[test]
+fn who_cannot_have_a_signal_is_told_why() {
+    let _alone = alone();
+    on_each_reactor(async |shard| {
+        let before = traces().0;
+        for signal in [Signal::Kill, Signal::Stop] {
+            let refused = shard.signals(&[Signal::Alarm, signal]).unwrap_err();
+            assert!(matches!(refused, SignalError::Uncatchable { signal: named } if named == signal));
+        }
+        assert_eq!(traces().0, before, "one of them was caught all the same");
+        Ok(())
+    });
+    let runtime = || Runtime::new(Config::default().cores(1)).unwrap();
+    let ended = runtime()
+        .without_signals()
+        .run(|shard| async move { Ok(shard.signals(&[Signal::Hangup]).map(drop)?) });
+    assert!(
+        matches!(&ended, Err(RunError::Main { error, .. })
+        if matches!(error.downcast_ref(), Some(SignalError::NotOwner))),
+        "{ended:?}"
+    );
+    let (signals, _) = own();
+    let ended = runtime().run(async |_| Ok(()));
+    assert!(matches!(ended, Err(RunError::Signals(SignalError::Owned))), "{ended:?}");
+    drop(signals);
 }

@@ -254,7 +254,7 @@ impl Check {
                 }
             }
         };
-        let (launches, finish) = runtime.into_launches(None, made, main);
+        let (launches, finish) = runtime.into_launches(None, None, made, main);
         let ended = Arc::new(Mutex::new(None));
         let told = ended.clone();
         let slot = move || told.lock().unwrap_or_else(PoisonError::into_inner).is_some();

@@ -83,7 +83,7 @@ impl Host {
         assert!(other.contains(&own), "a runtime of another machine was started here: {other}, not {own}");
         let (stopper, remote, drain) = (runtime.stopper(), runtime.remote(), runtime.config().drain);
         let mesh = runtime.mesh().clone();
-        let (launches, finish) = runtime.into_launches(None, Location::caller(), main);
+        let (launches, finish) = runtime.into_launches(None, None, Location::caller(), main);
         let ended: Arc<Mutex<Slot<T>>> = Arc::default();
         let told = ended.clone();
         self.world.inner().launch(
