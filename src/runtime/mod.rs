@@ -7,6 +7,7 @@ mod config;
 mod cpus;
 mod declare;
 mod knob;
+mod listeners;
 mod plan;
 mod protocols;
 mod reporter;
@@ -23,8 +24,10 @@ pub use choose::{Choice, choose, reactors};
 pub use config::{Config, ConfigError};
 pub use cpus::{CpuList, CpuListError};
 pub use knob::Knob;
+pub(crate) use knob::distance;
 #[cfg(feature = "uring")]
 pub use knob::uring::{Feature as UringFeature, Features as UringFeatures};
+pub use listeners::Listeners;
 pub use plan::Plan;
 pub use protocols::Protocols;
 pub use runtime::{RunError, Runtime, StartError};
