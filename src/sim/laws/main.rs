@@ -11,6 +11,7 @@ mod layered;
 mod leased;
 mod ported;
 mod proxied;
+mod reloaded;
 mod restarted;
 mod short;
 mod spoken;
