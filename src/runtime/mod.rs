@@ -24,6 +24,7 @@ pub use choose::{Choice, choose, reactors};
 pub use config::{Config, ConfigError};
 pub use cpus::{CpuList, CpuListError};
 pub use knob::Knob;
+#[cfg(feature = "cli")]
 pub(crate) use knob::distance;
 #[cfg(feature = "uring")]
 pub use knob::uring::{Feature as UringFeature, Features as UringFeatures};
