@@ -54,8 +54,8 @@ pub(super) struct Knobs {
 }
 
 impl Knobs {
-    /// The environment, overridden by the flags that were given.
-    pub(super) fn config(&self) -> Result<Config, Failure> {
+    /// What a file says, overridden by the environment, and that by the flags that were given.
+    pub(super) fn config(&self, file: Config) -> Result<Config, Failure> {
         let flags = [
             (Knob::Cores, "--cores", &self.cores),
             (Knob::Cpus, "--cpus", &self.cpus),
@@ -73,7 +73,7 @@ impl Knobs {
             (Knob::Restarts, "--restarts", &self.restarts),
         ];
         let usage = |error: crate::runtime::ConfigError| Failure::Usage(error.to_string());
-        let mut config = Config::from_env().map_err(usage)?;
+        let mut config = file.with_env().map_err(usage)?;
         for (knob, flag, value) in flags {
             if let Some(value) = value {
                 config.set(knob, flag, value).map_err(usage)?;

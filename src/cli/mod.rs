@@ -1,6 +1,7 @@
 //! The `waterwheel` command: arguments become values, values become one call.
 
 mod demo;
+mod file;
 mod knobs;
 mod lines;
 mod load;
@@ -17,6 +18,7 @@ use std::process::ExitCode;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
+use crate::runtime::Config;
 use knobs::Knobs;
 
 /// Thread-per-core reactors, and the proxies built on them.
@@ -37,8 +39,7 @@ enum Command {
     #[command(subcommand)]
     Load(load::Command),
     /// Proxies.
-    #[command(subcommand)]
-    Proxy(proxy::Command),
+    Proxy(Box<proxy::Proxy>),
     /// The reactors of this build, and which of them can run here.
     Reactors,
     /// Origins: servers to load, and to put behind a proxy.
@@ -49,7 +50,7 @@ enum Command {
 /// How the command ended, as its exit code: 0 as asked, 1 it could not start or run, 2 it was asked for nonsense.
 #[derive(Debug)]
 enum Failure {
-    /// What was asked makes no sense: one line.
+    /// What was asked makes no sense: one line, or one for each error of a file.
     Usage(String),
     /// What was asked could not be done: one line.
     Run(String),
@@ -93,9 +94,14 @@ impl Arguments {
     }
 
     fn run(self) -> Result<ExitCode, Failure> {
-        let config = self.knobs.config()?;
+        let mut command = self.command;
+        let file = match &mut command {
+            Command::Proxy(proxy) => proxy.read()?,
+            _ => Config::default(),
+        };
+        let config = self.knobs.config(file)?;
         output::log(config.log_filter());
-        match self.command {
+        match command {
             Command::Demo(demo) => demo.run(config),
             Command::Load(load) => load.run(config),
             Command::Proxy(proxy) => proxy.run(config),
@@ -117,8 +123,8 @@ fn finish(result: Result<ExitCode, Failure>) -> ExitCode {
 
 impl Failure {
     fn tell(&self) {
-        let (Failure::Usage(line) | Failure::Run(line)) = self;
-        output::err(&format!("waterwheel: {line}\n"));
+        let (Failure::Usage(lines) | Failure::Run(lines)) = self;
+        lines.lines().for_each(|line| output::err(&format!("waterwheel: {line}\n")));
     }
 }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 
+use super::file::{FileArguments, LogArguments};
 use super::upstreams::Upstreams;
 use super::values::{SERVED_MAX, whole};
 use super::{Failure, output};
@@ -12,8 +13,40 @@ use crate::load::units::parse_duration;
 use crate::net::Endpoint;
 use crate::net::proxy_header::{HeaderPolicy, Others, TrustedSource, Version, Wanted};
 use crate::net::quoted::Quoted;
+use crate::proxy::tcp::Reload;
+use crate::proxy::tcp::access::{AccessLog, LogSettings};
 use crate::proxy::tcp::{self, Balance, Group, ProxyError, Route, Settings, Upstream};
 use crate::runtime::{Config, Runtime};
+
+/// Proxies.
+#[derive(Debug, Args)]
+#[command(subcommand_negates_reqs = true)]
+pub(super) struct Proxy {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    file: FileArguments,
+}
+
+impl Proxy {
+    /// Reads the file, if one is given; answers what it says of the runtime.
+    pub(super) fn read(&mut self) -> Result<Config, Failure> {
+        match (&self.command, self.file.is_given()) {
+            (None, _) => self.file.read(),
+            (Some(_), false) => Ok(Config::default()),
+            (Some(_), true) => Err(Failure::Usage(
+                "--config, --check: a file says all there is to say; allowed: without a command".to_owned(),
+            )),
+        }
+    }
+
+    pub(super) fn run(self, config: Config) -> Result<ExitCode, Failure> {
+        match self.command {
+            Some(Command::Tcp(tcp)) => tcp.run(config),
+            None => self.file.run(config),
+        }
+    }
+}
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
@@ -74,6 +107,8 @@ pub(super) struct Tcp {
     /// How long a client's PROXY header and TLS hello may take together, where they are read; more than `0s`.
     #[arg(long, default_value = "5s", value_parser = parse_duration, value_name = "TIME")]
     first_bytes_timeout: Duration,
+    #[command(flatten)]
+    log: LogArguments,
     /// Print counters as JSON.
     #[arg(long)]
     json: bool,
@@ -99,25 +134,8 @@ fn groups(members: Vec<(String, Upstream)>) -> Vec<Group> {
     groups
 }
 
-impl Command {
-    pub(super) fn run(self, config: Config) -> Result<ExitCode, Failure> {
-        let Command::Tcp(tcp) = self;
-        tcp.run(config)
-    }
-}
-
 impl Tcp {
     fn run(self, config: Config) -> Result<ExitCode, Failure> {
-        let json = self.json;
-        let text = move |report: &tcp::Report| {
-            if json { output::json(report) } else { Ok(report.to_string()) }
-        };
-        // What cannot be said now is no reason to stop.
-        let say = move |report| {
-            if let Err(failure) = text(&report).and_then(|text| output::out(&text)) {
-                failure.tell();
-            }
-        };
         let header = self.proxy_protocol.map(|wanted| {
             let others = self.proxy_untrusted;
             HeaderPolicy { others, ..HeaderPolicy::new(wanted, self.proxy_trusted) }
@@ -137,37 +155,67 @@ impl Tcp {
             ..self.upstreams.settings(self.listen)?
         };
         let runtime = Runtime::new(config)?;
-        let ready = |proxy: &tcp::Proxy| {
-            proxy.local().iter().for_each(|at| output::err(&format!("waterwheel: listening on {at}\n")));
-        };
-        match tcp::run(runtime, settings, ready, say) {
-            Ok(report) => {
-                output::last_out(text(&report)?)?;
-                Ok(ExitCode::SUCCESS)
-            }
-            Err(ProxyError::Start(error)) => Err(error.into()),
-            Err(error @ ProxyError::TooFewConnections { .. }) => {
-                Err(Failure::Usage(format!("--connections: {error}")))
-            }
-            Err(ProxyError::Upstreams(error)) => Err(Failure::Usage(format!("--{error}"))),
-            Err(error @ ProxyError::NoTimeToConnect) => {
-                Err(Failure::Usage(format!("--connect-timeout: {error}")))
-            }
-            Err(error @ ProxyError::NoTimeForFirstBytes) => {
-                Err(Failure::Usage(format!("--first-bytes-timeout: {error}")))
-            }
-            Err(error @ ProxyError::UnroutedGroup { .. }) => Err(Failure::Usage(format!("--group: {error}"))),
-            Err(error @ (ProxyError::NoGroup { .. } | ProxyError::RouteTwice { .. })) => {
-                Err(Failure::Usage(format!("--sni: {error}")))
-            }
-            Err(error @ (ProxyError::NoListener | ProxyError::NoUpstream | ProxyError::Itself { .. })) => {
-                Err(Failure::Usage(error.to_string()))
-            }
-            Err(ProxyError::Run { error, report }) => {
-                say(*report);
-                Err(Failure::Run(error.to_string()))
-            }
-            Err(error) => Err(Failure::Run(error.to_string())),
+        let log = self.log.settings(None)?;
+        let proxy = tcp::Proxy::bind(&runtime, settings).map_err(failure)?;
+        serve(runtime, proxy, log, self.json, None, failure)
+    }
+}
+
+/// What an error of flags is told as.
+fn failure(error: ProxyError) -> Failure {
+    let flag = match &error {
+        ProxyError::TooFewConnections { .. } => "--connections: ",
+        ProxyError::NoTimeToConnect => "--connect-timeout: ",
+        ProxyError::NoTimeForFirstBytes => "--first-bytes-timeout: ",
+        ProxyError::UnroutedGroup { .. } => "--group: ",
+        ProxyError::NoGroup { .. } | ProxyError::RouteTwice { .. } => "--sni: ",
+        ProxyError::Upstreams(_) => "--",
+        ProxyError::NoListener | ProxyError::NoUpstream | ProxyError::Itself { .. } => "",
+        _ => {
+            return match error {
+                ProxyError::Start(error) => error.into(),
+                error => Failure::Run(error.to_string()),
+            };
         }
+    };
+    Failure::Usage(format!("{flag}{error}"))
+}
+
+/// Runs proxies that are bound to their end.
+pub(super) fn serve(
+    runtime: Runtime,
+    proxy: tcp::Proxy,
+    log: Option<LogSettings>,
+    json: bool,
+    reload: Option<Reload>,
+    failure: impl Fn(ProxyError) -> Failure,
+) -> Result<ExitCode, Failure> {
+    let text = move |report: &tcp::Report| {
+        if json { output::json(report) } else { Ok(report.to_string()) }
+    };
+    // What cannot be said now is no reason to stop.
+    let say = move |report| {
+        if let Err(failure) = text(&report).and_then(|text| output::out(&text)) {
+            failure.tell();
+        }
+    };
+    if let Some(log) = log {
+        let started = AccessLog::start(&log);
+        let wrong = |error| Failure::Run(format!("cannot write an access log to {}: {error}", log.target));
+        proxy.log_to(started.map_err(wrong)?);
+    }
+    let ready = |proxy: &tcp::Proxy| {
+        proxy.local().iter().for_each(|at| output::err(&format!("waterwheel: listening on {at}\n")));
+    };
+    match tcp::run_all(runtime, proxy, ready, say, reload) {
+        Ok(report) => {
+            output::last_out(text(&report)?)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Err(ProxyError::Run { error, report }) => {
+            say(*report);
+            Err(Failure::Run(error.to_string()))
+        }
+        Err(error) => Err(failure(error)),
     }
 }

@@ -25,6 +25,16 @@ impl Shard {
         if sender.ends.open() { Ok(Mailbox { sender }) } else { Err(OpenError::AlreadyOpen(port.name())) }
     }
 
+    /// The same for a port whose mailbox was dropped here, once nobody sends through it any more: it is of new use.
+    pub(crate) fn open_again<M: Send + 'static>(&self, port: &Port<M>) -> Result<Mailbox<M>, OpenError> {
+        let sender = self.sender(port)?;
+        if sender.ends.open_again() {
+            Ok(Mailbox { sender })
+        } else {
+            Err(OpenError::AlreadyOpen(port.name()))
+        }
+    }
+
     /// The sending half of a port alone; any number of them.
     ///
     /// # Errors

@@ -153,6 +153,11 @@ impl<M> PortShared<M> {
     pub(super) fn close(&self, target: usize) {
         self.closed[target].store(true, Relaxed);
     }
+
+    /// The target has a mailbox again.
+    pub(super) fn open(&self, target: usize) {
+        self.closed[target].store(false, Relaxed);
+    }
 }
 
 impl<M: Send + 'static> AnyPort for PortShared<M> {
@@ -165,7 +170,7 @@ impl<M: Send + 'static> AnyPort for PortShared<M> {
     }
 
     fn reopen(&self, shard: usize) {
-        self.closed[shard].store(false, Relaxed);
+        self.open(shard);
     }
 
     #[cfg(feature = "sim")]

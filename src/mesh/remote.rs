@@ -32,6 +32,15 @@ pub enum TryRunError {
     Closed(Job),
 }
 
+impl TryRunError {
+    /// The job.
+    pub fn into_inner(self) -> Job {
+        match self {
+            TryRunError::Full(job) | TryRunError::Closed(job) => job,
+        }
+    }
+}
+
 impl Remote {
     /// The way into the shards of a mesh.
     pub(crate) fn new(mesh: &Arc<Mesh>) -> Remote {

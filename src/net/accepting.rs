@@ -12,7 +12,7 @@ use std::time::Duration;
 use futures_util::future::{Either, select};
 use waterwheel_os::AcceptTrouble;
 
-use super::listener::{Door, Steering};
+use super::listener::{Door, Listening, Steering};
 use super::offered::Offered;
 use super::places::{Part, Parts};
 use super::queue::{AcceptCounters, CROWD, Queue};
@@ -54,6 +54,8 @@ pub(super) struct Steer {
     pub(super) to: Sender<Offered>,
     pub(super) parts: Arc<Parts>,
     pub(super) counters: Rc<AcceptCounters>,
+    /// As long as somebody may send, the port is of no other use.
+    pub(super) _of: Listening,
 }
 
 impl Steer {
@@ -249,14 +251,14 @@ impl Accepting {
     }
 
     fn hand_over_when_there_is_room(&self, owner: ShardId, incoming: Offered) {
-        let (to, queue, waiting) = (self.steer.to.clone(), self.queue.clone(), self.waiting.clone());
+        let (steer, queue, waiting) = (self.steer.clone(), self.queue.clone(), self.waiting.clone());
         if waiting.get() >= WAITING {
             return queue.counters.count(|counted| &mut counted.crowded);
         }
         waiting.set(waiting.get() + 1);
         let shard = self.shard.clone();
         shard.clone().spawn_detached("hand-off", async move {
-            match select(pin!(to.send(owner, incoming)), shard.stopping()).await {
+            match select(pin!(steer.to.send(owner, incoming)), shard.stopping()).await {
                 Either::Left((Ok(()), _)) => queue.counters.count(|counted| &mut counted.handed_over),
                 Either::Left((Err(closed), _)) => {
                     queue.counters.count(|counted| &mut counted.kept);

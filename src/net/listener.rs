@@ -1,14 +1,17 @@
 //! Listeners: accepted on every shard, steered to the one that owns the connection.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
+use futures_util::future::{Either, select};
+use waterwheel_os::SocketFile;
 use waterwheel_reactor::{Address, Bound, Incoming, Listener};
 
 use super::accepting::{Accepting, Steer};
@@ -34,12 +37,39 @@ pub struct Listening {
 
 struct Shared {
     local: Address,
-    unopened: Mutex<Vec<Option<Bound>>>,
+    unopened: Mutex<Unopened>,
     reserve: Arc<Reserve>,
     handoff: Port<Offered>,
+    /// Where the port goes when nobody sends through it any more.
+    spare: SparePorts,
     steering: Steering,
     parts: Arc<Parts>,
+    /// Of a Unix socket; removed with this at the latest.
+    file: Mutex<Option<SocketFile>>,
 }
+
+/// The parts that no shard serves now.
+#[derive(Default)]
+struct Unopened {
+    /// By shard.
+    parts: Vec<Option<Bound>>,
+    /// The listener is no more: parts that come back are closed.
+    ended: bool,
+}
+
+/// The ports of listeners that are no more, for those to come. Ports cannot be given up, so they are used again: there are
+/// as many as there ever were listeners at once.
+pub(crate) type SparePorts = Arc<Mutex<Vec<Port<Offered>>>>;
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        self.spare.lock().unwrap_or_else(PoisonError::into_inner).push(self.handoff.clone());
+    }
+}
+
+/// How long a shard goes on receiving what others accepted for it, after a listener was closed. It comes within a turn; a
+/// second is long for a busy shard too.
+const HANDED_WITHIN: Duration = Duration::from_secs(1);
 
 /// How connections are to come to their shards.
 #[derive(Clone, Copy, Debug)]
@@ -58,13 +88,42 @@ impl Listening {
     pub(crate) fn new(
         unopened: Vec<Bound>,
         reserve: Arc<Reserve>,
-        handoff: Port<Offered>,
+        (handoff, spare): (Port<Offered>, SparePorts),
         steering: Steering,
+        file: Option<SocketFile>,
     ) -> Option<Listening> {
         let local = unopened.first()?.local.clone();
         let parts = Arc::new(Parts::new(unopened.len(), steering.mode));
-        let unopened = Mutex::new(unopened.into_iter().map(Some).collect());
-        Some(Listening { shared: Arc::new(Shared { local, unopened, reserve, handoff, steering, parts }) })
+        let unopened = unopened.into_iter().map(Some).collect();
+        let unopened = Mutex::new(Unopened { parts: unopened, ended: false });
+        let file = Mutex::new(file);
+        let shared = Shared { local, unopened, reserve, handoff, spare, steering, parts, file };
+        Some(Listening { shared: Arc::new(shared) })
+    }
+
+    fn unopened(&self) -> MutexGuard<'_, Unopened> {
+        self.shared.unopened.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether both are the same one.
+    pub(crate) fn is(&self, other: &Listening) -> bool {
+        Arc::ptr_eq(&self.shared, &other.shared)
+    }
+
+    /// Closes the parts that no shard serves, for good, and removes the file of a Unix socket. Those that are served end
+    /// with their acceptors.
+    pub(crate) fn end(&self) {
+        let mut unopened = self.unopened();
+        unopened.ended = true;
+        let parts = std::mem::take(&mut unopened.parts);
+        drop(unopened);
+        drop(parts);
+        self.remove_file();
+    }
+
+    pub(crate) fn remove_file(&self) {
+        let file = self.shared.file.lock().unwrap_or_else(PoisonError::into_inner).take();
+        drop(file);
     }
 
     /// Where it listens, port 0 resolved.
@@ -81,9 +140,7 @@ impl Listening {
     /// Closes a shard's part if it was never opened: the shard has ended.
     pub(crate) fn give_up(&self, shard: usize) {
         self.shared.parts.set(shard, Part::Closed);
-        let mut all = self.shared.unopened.lock().unwrap_or_else(PoisonError::into_inner);
-        let part = all.get_mut(shard).and_then(Option::take);
-        drop(all);
+        let part = self.unopened().parts.get_mut(shard).and_then(Option::take);
         drop(part);
     }
 }
@@ -109,6 +166,38 @@ pub struct Acceptor {
     spreads: bool,
     steer: Rc<Steer>,
     accepting: Option<Task<()>>,
+    leaving: Leaving,
+}
+
+/// Ends an acceptor while its shard goes on: [`Acceptor::leaving`].
+#[derive(Clone, Debug, Default)]
+pub struct Leaving {
+    inner: Rc<LeavingInner>,
+}
+
+#[derive(Debug, Default)]
+struct LeavingInner {
+    asked: Cell<bool>,
+    waiting: RefCell<Option<Waker>>,
+}
+
+impl Leaving {
+    /// Closes this shard's part of the listener; clients that wait in its backlog are reset. Connections that were accepted
+    /// are served, also those that other shards are handing over; [`Acceptor::serve_in`] returns a second later, if nobody
+    /// waits for a place any more.
+    pub fn leave(&self) {
+        self.inner.asked.set(true);
+        let waiting = self.inner.waiting.take();
+        waiting.into_iter().for_each(Waker::wake);
+    }
+
+    fn poll(&self, cx: &Context<'_>) -> Poll<()> {
+        if self.inner.asked.get() {
+            return Poll::Ready(());
+        }
+        *self.inner.waiting.borrow_mut() = Some(cx.waker().clone());
+        Poll::Pending
+    }
 }
 
 impl Shard {
@@ -119,19 +208,18 @@ impl Shard {
     pub fn accept_on(&self, listening: &Listening) -> io::Result<Acceptor> {
         let bound = self.take_part(listening)?;
         let handoff = &listening.shared.handoff;
-        let mailbox = self.open(handoff).map_err(|error: OpenError| io::Error::other(error))?;
+        let mailbox = self.open_again(handoff).map_err(|error: OpenError| io::Error::other(error))?;
         let steering = listening.shared.steering;
         let stays = Rc::new(Cell::new(false));
         let (own, steer, accepting) = self.accept_by(listening, bound, mailbox.sender(), steering, stays)?;
         let accepting = Some(self.spawn("accept", accepting.run()));
         let spreads = steering.mode.spreads() && self.count() > 1;
-        Ok(Acceptor { shard: self.clone(), mailbox, own, own_first: false, spreads, steer, accepting })
+        let (shard, own_first, leaving) = (self.clone(), false, Leaving::default());
+        Ok(Acceptor { shard, mailbox, own, own_first, spreads, steer, accepting, leaving })
     }
 
     fn take_part(&self, listening: &Listening) -> io::Result<Bound> {
-        let mut all = listening.shared.unopened.lock().unwrap_or_else(PoisonError::into_inner);
-        let part = all.get_mut(self.id().index()).and_then(Option::take);
-        drop(all);
+        let part = listening.unopened().parts.get_mut(self.id().index()).and_then(Option::take);
         part.ok_or_else(|| {
             io::Error::other(format!("{} is served by {:?} already", listening.local(), self.id()))
         })
@@ -149,7 +237,8 @@ impl Shard {
         let Shared { parts, reserve, .. } = &*listening.shared;
         let own = Queue::new(parts.clone(), self.id().index());
         let counters = own.counters.clone();
-        let steer = Rc::new(Steer { steering, to, parts: parts.clone(), counters });
+        let (parts, _of) = (parts.clone(), listening.clone());
+        let steer = Rc::new(Steer { steering, to, parts, counters, _of });
         let door = Door::new(listener, listening.clone(), self.clone(), stays);
         let accepting = Accepting::new(self.clone(), door, own.clone(), steer.clone(), reserve.clone());
         Ok((own, steer, accepting))
@@ -215,8 +304,9 @@ impl Drop for Door {
             return;
         }
         if let Poll::Ready(bound) = self.listener.poll_close(&mut Context::from_waker(Waker::noop())) {
-            let mut all = self.listening.shared.unopened.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some(part) = all.get_mut(self.shard.id().index()) {
+            let mut unopened = self.listening.unopened();
+            let ended = unopened.ended;
+            if let Some(part) = unopened.parts.get_mut(self.shard.id().index()).filter(|_| !ended) {
                 *part = Some(bound);
             }
         }
@@ -341,11 +431,51 @@ impl Acceptor {
                 drop(place);
             });
         };
-        while let Some(accepted) = self.next(Some(places)).await {
+        let (shard, leaving) = (self.shard.clone(), self.leaving.clone());
+        while let Some(next) = until(poll_fn(|cx| leaving.poll(cx)), self.next(Some(places))).await {
             // If it failed that was counted, and the next one may be fine.
-            accepted.into_iter().for_each(|connection| start(&self.shard, connection));
+            match next {
+                Some(accepted) => accepted.into_iter().for_each(|connection| start(&shard, connection)),
+                None => return self.stop_in(places, start).await,
+            }
         }
-        // The shard stops. Who was accepted before is served, as far as there are places; once more in the next turn,
+        self.leave_in(places, start).await;
+    }
+
+    /// The listener is left: serves who was accepted by then, as far as the shard goes on.
+    async fn leave_in(mut self, places: &Places, start: impl Fn(&Shard, Connection)) {
+        self.end_accepting();
+        let (mut over, mut is_over) = (self.shard.sleep(HANDED_WITHIN), false);
+        let mut stopping = self.shard.stopping();
+        let mut received = pin!(self.mailbox.receive());
+        loop {
+            let next = poll_fn(|cx| {
+                if Pin::new(&mut stopping).poll(cx).is_ready() {
+                    return Poll::Ready(None);
+                }
+                // Nobody sends more, so that the lanes bound what waits here.
+                while let Poll::Ready((_, incoming)) = received.as_mut().poll(cx) {
+                    received.set(self.mailbox.receive());
+                    self.own.counters.count(|counted| &mut counted.taken_over);
+                    self.own.push(incoming);
+                }
+                is_over = is_over || Pin::new(&mut over).poll(cx).is_ready();
+                *self.own.taker.borrow_mut() = Some(cx.waker().clone());
+                if is_over && self.own.len() == 0 {
+                    return Poll::Ready(None);
+                }
+                let has_place = places.poll_left(cx).is_ready();
+                let next = if has_place { self.own.pop() } else { None };
+                next.map_or(Poll::Pending, |incoming| Poll::Ready(Some(incoming)))
+            });
+            let Some(incoming) = next.await else { return };
+            self.adopt(incoming).into_iter().for_each(|connection| start(&self.shard, connection));
+        }
+    }
+
+    /// The shard stops: see [`serve_in`](Acceptor::serve_in).
+    async fn stop_in(mut self, places: &Places, start: impl Fn(&Shard, Connection)) {
+        // Who was accepted before is served, as far as there are places; once more in the next turn,
         // when what other shards sent in this one has come.
         self.end_accepting();
         for _ in 0..2 {
@@ -366,9 +496,22 @@ impl Acceptor {
         }
     }
 
+    /// Ends it before its shard stops.
+    pub fn leaving(&self) -> Leaving {
+        self.leaving.clone()
+    }
+
     /// Its counters, which outlive it.
     pub fn counters(&self) -> Rc<AcceptCounters> {
         self.own.counters.clone()
+    }
+}
+
+/// What a future gives, unless another is ready first.
+async fn until<F: Future>(end: impl Future<Output = ()>, future: F) -> Option<F::Output> {
+    match select(pin!(end), pin!(future)).await {
+        Either::Left(_) => None,
+        Either::Right((output, _)) => Some(output),
     }
 }
 

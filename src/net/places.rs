@@ -19,7 +19,7 @@ pub struct Places {
 }
 
 struct Inner {
-    most: usize,
+    most: Cell<usize>,
     taken: Cell<usize>,
     /// Connections that wait in the acceptors' queues: each will need a place.
     queued: Cell<usize>,
@@ -33,7 +33,15 @@ impl Places {
     /// So many places. With none, a shard only hands connections on to others.
     pub fn new(most: usize) -> Places {
         let (waiters, queues) = Default::default();
+        let most = Cell::new(most);
         Places { inner: Rc::new(Inner { most, taken: Cell::new(0), queued: Cell::new(0), waiters, queues }) }
+    }
+
+    /// So many from now on. If more are taken, the next ones wait until fewer are.
+    pub fn set_most(&self, most: usize) {
+        self.inner.most.set(most);
+        self.inner.tell();
+        self.inner.waiters.borrow_mut().drain(..).for_each(Waker::wake);
     }
 
     /// How many are taken now.
@@ -50,22 +58,22 @@ impl Places {
 
     /// Whether a place is left.
     pub(super) fn are_left(&self) -> bool {
-        self.inner.taken.get() < self.inner.most
+        self.inner.taken.get() < self.inner.most.get()
     }
 
     /// Whether more wait than there are places left.
     pub(super) fn are_short(&self) -> bool {
-        self.inner.taken.get().saturating_add(self.inner.queued.get()) > self.inner.most
+        self.inner.taken.get().saturating_add(self.inner.queued.get()) > self.inner.most.get()
     }
 
     /// Whether one more may be accepted, and find a place behind those that wait already.
     pub(super) fn are_left_for_more(&self) -> bool {
-        self.inner.taken.get().saturating_add(self.inner.queued.get()) < self.inner.most
+        self.inner.taken.get().saturating_add(self.inner.queued.get()) < self.inner.most.get()
     }
 
     /// Ready when a place is left.
     pub(super) fn poll_left(&self, cx: &Context<'_>) -> Poll<()> {
-        self.poll_below(cx, self.inner.most)
+        self.poll_below(cx, self.inner.most.get())
     }
 
     /// Waits until all are free.
@@ -86,7 +94,10 @@ impl Places {
 
     /// A queue whose connections will take places here.
     pub(super) fn join(&self, queue: &Rc<Queue>) {
-        self.inner.queues.borrow_mut().push(Rc::downgrade(queue));
+        let mut queues = self.inner.queues.borrow_mut();
+        // Those of acceptors that are gone.
+        queues.retain(|queue| queue.strong_count() > 0);
+        queues.push(Rc::downgrade(queue));
     }
 
     /// So many more wait in a queue, or fewer.
@@ -107,7 +118,11 @@ impl Inner {
 impl fmt::Debug for Places {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Inner { most, taken, queued, .. } = &*self.inner;
-        f.debug_struct("Places").field("most", most).field("taken", taken).field("queued", queued).finish()
+        f.debug_struct("Places")
+            .field("most", &most.get())
+            .field("taken", taken)
+            .field("queued", queued)
+            .finish()
     }
 }
 

@@ -10,6 +10,7 @@ use futures_util::future::select;
 use waterwheel_reactor::{Inspect, Launch, Reactor, Root, Start, Time};
 
 use super::blocking::{self, Workers};
+use super::listeners::Listeners;
 use super::plan::Plan;
 use super::runtime::RunError;
 use super::signal_stream::{self, Board};
@@ -55,7 +56,7 @@ pub(super) struct Crew<T, M> {
     pub(super) outcomes: Outcomes<T>,
     /// `None`: a simulated world.
     pub(super) threads: Option<Threads>,
-    pub(super) listeners: Vec<Listening>,
+    pub(super) listeners: Listeners,
     pub(super) on_failure: OnFailure,
     pub(super) supervision: Supervision,
     pub(super) main: M,
@@ -174,7 +175,7 @@ where
         // In the next turn it has heard of a stop.
         shard.yield_now().await;
         if !pause.is_zero() {
-            keep_clients(&shard, &crew.listeners, pause).await;
+            keep_clients(&shard, &crew.listeners.open(), pause).await;
         }
         if shard.phase() != Phase::Running {
             return;
@@ -204,7 +205,7 @@ struct Part<T, M> {
 impl<T, M> Drop for Part<T, M> {
     fn drop(&mut self) {
         // Clients that the kernel gave to a part that nobody opened would wait for ever.
-        self.crew.listeners.iter().for_each(|listening| listening.give_up(self.shard));
+        self.crew.listeners.open().iter().for_each(|listening| listening.give_up(self.shard));
         if !self.started {
             tracing::error!(
                 shard = self.shard,

@@ -192,12 +192,28 @@ impl Config {
         N: AsRef<OsStr>,
         V: AsRef<OsStr>,
     {
+        Config::default().with_vars(vars)
+    }
+
+    /// The environment over this configuration: what it does not set stays.
+    ///
+    /// # Errors
+    /// As [`Config::from_env`].
+    pub fn with_env(self) -> Result<Config, ConfigError> {
+        self.with_vars(std::env::vars_os())
+    }
+
+    fn with_vars<N, V>(self, vars: impl IntoIterator<Item = (N, V)>) -> Result<Config, ConfigError>
+    where
+        N: AsRef<OsStr>,
+        V: AsRef<OsStr>,
+    {
         let ours: BTreeMap<String, OsString> = vars
             .into_iter()
             .map(|(name, value)| (name.as_ref().to_string_lossy().into_owned(), value.as_ref().to_owned()))
             .filter(|(name, _)| name.starts_with(PREFIX) && !is_service_link(name))
             .collect();
-        let mut config = Config::default();
+        let mut config = self;
         for (name, value) in ours {
             let text = value.to_string_lossy();
             let Some(knob) = Knob::ALL.into_iter().find(|knob| knob.variable() == name) else {

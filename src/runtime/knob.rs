@@ -217,7 +217,7 @@ pub(crate) fn nearest(name: &str) -> Option<&'static str> {
 }
 
 /// How many letters must be inserted, deleted or replaced to turn one text into the other (Levenshtein 1966).
-fn distance(one: &str, other: &str) -> usize {
+pub(crate) fn distance(one: &str, other: &str) -> usize {
     let other = other.as_bytes();
     let mut row: Vec<usize> = (0..=other.len()).collect();
     for (above, letter) in one.bytes().enumerate() {

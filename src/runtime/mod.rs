@@ -8,6 +8,7 @@ mod config;
 mod cpus;
 mod declare;
 mod knob;
+mod listeners;
 mod plan;
 mod protocols;
 mod reporter;
@@ -25,8 +26,11 @@ pub use choose::{Choice, choose, reactors};
 pub use config::{Config, ConfigError};
 pub use cpus::{CpuList, CpuListError};
 pub use knob::Knob;
+#[cfg(feature = "cli")]
+pub(crate) use knob::distance;
 #[cfg(feature = "uring")]
 pub use knob::uring::{Feature as UringFeature, Features as UringFeatures};
+pub use listeners::Listeners;
 pub use plan::Plan;
 pub use protocols::Protocols;
 pub use runtime::{RunError, Runtime, StartError};

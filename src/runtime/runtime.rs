@@ -4,28 +4,26 @@ use std::future::Future;
 use std::panic::Location;
 use std::sync::atomic::AtomicU8;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use waterwheel_os::SocketFile;
-use waterwheel_reactor::{Address, Backend, Bound, Ended, Handle, Launch, ListenOptions, UnixName};
+use waterwheel_reactor::{Backend, Ended, Launch, ListenOptions};
 
 use super::blocking::Pool;
 use super::boot::{self, Crew, Outcome, Threads};
 use super::choose::{Choice, choose};
 use super::config::{Config, ConfigError};
+use super::listeners::{Files, Listeners};
 use super::plan::Plan;
 use super::reporter::{Report, Reporter};
 use super::signal::{Signal, SignalError, Signals};
+use super::signal_stream::Board;
 use super::stop::Stopper;
 use super::supervision::OnFailure;
 use crate::mesh::{DeclareError, Mesh, Remote, StopGuard};
-use crate::net::reserve::Reserve;
-
-use crate::net::Steering;
 use crate::net::{Endpoint, EndpointError, Listening, Lookups, ResolveError};
 use crate::shard::Shard;
-use crate::steer::{Mode, program, random_seed};
+use crate::steer::random_seed;
 
 /// All shards of a program: one pinned thread per core, each with a reactor of the chosen kind.
 ///
@@ -41,13 +39,7 @@ pub struct Runtime {
     stopper: Stopper,
     /// From the start, so that whoever asks a runtime that never ran is told that it has ended.
     guards: Vec<StopGuard>,
-    /// Every listener, so that the parts of shards that end are given up.
-    listeners: Mutex<Vec<Listening>>,
-    /// The spare descriptors of all listeners; taken with the first.
-    reserve: OnceLock<Arc<Reserve>>,
-    /// Of Unix listeners; removed with the runtime, whether it ran or not.
-    files: Mutex<Vec<SocketFile>>,
-    seed: u32,
+    listeners: Files,
     signals: bool,
     /// Unless the configuration says something else.
     on_failure: OnFailure,
@@ -177,7 +169,7 @@ impl Runtime {
         let guards = (0..mesh.shards()).map(|shard| StopGuard::new(&mesh, shard)).collect();
         let stopper = Stopper::new(&mesh);
         let seed = config.steer_seed.unwrap_or_else(random_seed);
-        let (listeners, files, reserve) = Default::default();
+        let listeners = Files(Listeners::new(&config, &plan, &backend, &mesh, seed));
         Runtime {
             config,
             plan,
@@ -187,9 +179,6 @@ impl Runtime {
             stopper,
             guards,
             listeners,
-            reserve,
-            files,
-            seed,
             signals: true,
             on_failure: OnFailure::Ignore,
             on_report: None,
@@ -260,80 +249,12 @@ impl Runtime {
     /// # Errors
     /// As [`listen`](Runtime::listen).
     pub fn listen_with(&self, endpoint: &Endpoint, options: &ListenOptions) -> Result<Listening, StartError> {
-        let refused = |error| StartError::Listen { endpoint: endpoint.clone(), error };
-        let addresses = self.resolve_blocking(endpoint)?;
-        let Some((address, others)) = addresses.split_first() else {
-            return Err(refused(std::io::ErrorKind::AddrNotAvailable.into()));
-        };
-        let bounds = self.backend.bind(address, options, self.shards()).map_err(refused)?;
-        self.keep_file(bounds.first());
-        if bounds.len() != self.shards() {
-            return Err(refused(std::io::Error::other("the backend did not bind a socket for each shard")));
-        }
-        let placed = self.steer(address, &bounds);
-        // Port names live as long as the program; there is one per listener.
-        let name: &'static str = format!("hand-off of {endpoint} #{}", bounds[0].local).leak();
-        let handoff = self.port_with(name, Listening::HAND_OFF)?;
-        let reserve = self.reserve().map_err(refused)?;
-        let steering = Steering { mode: self.config.steer, seed: self.seed, placed };
-        let listening = Listening::new(bounds, reserve, handoff, steering)
-            .ok_or_else(|| refused(std::io::Error::other("the backend bound nothing")))?;
-        self.listeners.lock().unwrap_or_else(PoisonError::into_inner).push(listening.clone());
-        for other in others {
-            tracing::warn!("{endpoint} is {other} too, which is not listened on unless it is given itself");
-        }
-        Ok(listening)
+        self.listeners.0.listen(endpoint, options)
     }
 
-    /// Lets the kernel place connections where they belong, and says whether it does. If not, shards hand them over.
-    fn steer(&self, at: &Address, bounds: &[Bound]) -> bool {
-        let Config { steer: mode, steer_program: true, .. } = self.config else { return false };
-        if at.inet().is_none() || bounds.first().is_none_or(|bound| !bound.options.reuse_port) {
-            return false;
-        }
-        match program(mode, self.seed, self.shards(), &self.plan.shards) {
-            Some(program) => match self.backend.steer(bounds, &program) {
-                Ok(()) => return true,
-                Err(error) if mode == Mode::Cpu => {
-                    tracing::warn!(
-                        "the kernel places connections to {at} as in mode kernel, not by cpu: {error}"
-                    );
-                }
-                Err(error) => {
-                    tracing::info!(
-                        "the kernel cannot place connections to {at}, shards hand them over: {error}"
-                    );
-                }
-            },
-            None if self.shards() > 1 && matches!(mode, Mode::Flow | Mode::Source | Mode::Cpu) => {
-                tracing::info!(
-                    "too many shards for the kernel to place connections to {at}: they hand them over"
-                );
-            }
-            None => {}
-        }
-        false
-    }
-
-    /// The spare descriptors, one for each shard.
-    fn reserve(&self) -> std::io::Result<Arc<Reserve>> {
-        if let Some(reserve) = self.reserve.get() {
-            return Ok(reserve.clone());
-        }
-        let fresh = Arc::new(Reserve::new(self.shards(), || self.backend.spare())?);
-        Ok(self.reserve.get_or_init(|| fresh).clone())
-    }
-
-    /// Remembers the file that was made for a Unix socket, if one was.
-    fn keep_file(&self, bound: Option<&Bound>) {
-        let Some(Bound { local: Address::Unix(UnixName::Path(path)), handle: Handle::Os(_), .. }) = bound
-        else {
-            return;
-        };
-        match SocketFile::of(path) {
-            Ok(file) => self.files.lock().unwrap_or_else(PoisonError::into_inner).push(file),
-            Err(error) => tracing::warn!("{} will not be removed at the end: {error}", path.display()),
-        }
+    /// Binds listeners while the shards run, too.
+    pub fn listeners(&self) -> Listeners {
+        self.listeners.0.clone()
     }
 
     /// What is done about a shard that fails, unless an operator or [`Config::on_failure`] says something else. Of a
@@ -401,7 +322,7 @@ impl Runtime {
             drain: self.config.drain,
             outcomes: outcomes.clone(),
             threads,
-            listeners: std::mem::take(&mut *self.listeners.lock().unwrap_or_else(PoisonError::into_inner)),
+            listeners: self.listeners(),
             on_failure: self.config.on_failure.unwrap_or(self.on_failure),
             supervision: self.config.supervision,
             main,
@@ -421,11 +342,6 @@ impl Runtime {
     #[cfg(feature = "sim")]
     pub(crate) fn mesh(&self) -> &Arc<Mesh> {
         &self.mesh
-    }
-
-    /// The addresses of an endpoint; may block.
-    pub(crate) fn resolve_blocking(&self, endpoint: &Endpoint) -> Result<Vec<Address>, ResolveError> {
-        endpoint.resolve_with(|host, port| self.backend.lookup(host, port))
     }
 
     /// What runs where, and why.

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`endpoint`] | where to listen or connect |
 //! | [`environment`] | the environment of a process, as `/proc/PID/environ` has it: `NAME=VALUE`, a zero byte, and so on |
+//! | [`file`] | the file of a proxy, in TOML |
 //! | [`flags`] | the value of a flag: rates, times, sizes, thresholds, networks, names of servers |
 //! | [`header`] | a PROXY header, and what follows |
 //! | [`hello`] | a line whose bytes say how the rest is cut, then what a TLS client says |
@@ -30,6 +31,7 @@
 
 pub mod endpoint;
 pub mod environment;
+pub mod file;
 pub mod flags;
 pub mod header;
 pub mod hello;

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 #[path = "../src/lib.rs"]
 mod properties;
 
-use properties::{endpoint, environment, flags, header, hello, response, target};
+use properties::{endpoint, environment, file, flags, header, hello, response, target};
 
 fn corpus() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("shards/fuzz/corpus")
@@ -45,6 +45,11 @@ fn environments() {
 }
 
 #[test]
+fn files() {
+    feed("file", file::property);
+}
+
+#[test]
 fn flag_values() {
     feed("flags", flags::property);
 }
@@ -73,7 +78,7 @@ fn load_targets() {
 fn no_corpus_is_left_out() {
     assert_eq!(
         names("."),
-        ["endpoint", "environment", "flags", "header", "hello", "response", "target"]
+        ["endpoint", "environment", "file", "flags", "header", "hello", "response", "target"]
             .map(String::from)
             .into()
     );

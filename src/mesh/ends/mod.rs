@@ -182,6 +182,25 @@ impl<M: Send + 'static> Ends<M> {
         self.receiving.replace(Receiving::Open) == Receiving::NotYet
     }
 
+    /// Begins to receive, also if a mailbox was dropped before: what was sent to that one is failed first, and nobody may be
+    /// sending to it any more. False if there is a mailbox.
+    pub(in crate::mesh) fn open_again(&self) -> bool {
+        match self.receiving.get() {
+            Receiving::Open => return false,
+            Receiving::NotYet => {}
+            Receiving::Closed => {
+                for source in 0..self.ledger.mesh.shards() {
+                    self.incoming.borrow_mut().look(source, &self.port, &self.ledger);
+                    // At most a lane of them.
+                    while self.fail_from(source) {}
+                }
+                self.port.open(self.ledger.id);
+            }
+        }
+        self.receiving.set(Receiving::Open);
+        true
+    }
+
     /// Ends receiving: what is here and what still comes is failed, and senders are told.
     pub(in crate::mesh) fn close(&self) {
         self.receiving.set(Receiving::Closed);

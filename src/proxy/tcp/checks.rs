@@ -15,7 +15,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::counters::add;
-use super::serve::State;
+use super::part::Current;
 use super::upstream_settings::{CHECK_BYTES_MAX, Checks};
 use super::upstreams::Upstream;
 use crate::mesh::{DeclareError, OpenError, Replica, Replicated, Version};
@@ -27,7 +27,7 @@ use futures_util::future::{join_all, select, select_all};
 use rand_core::{Rng, SeedableRng};
 use rand_pcg::Pcg64Mcg;
 
-/// The addresses of the upstreams that are down, by the names of their groups.
+/// The addresses of the upstreams that are down, of all proxies, by the paths of their groups.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Down(BTreeSet<(Option<String>, String)>);
 
@@ -36,7 +36,7 @@ const AFTER_A_PANIC: Duration = Duration::from_secs(1);
 
 /// What the shards tell each other of the upstreams.
 pub(super) fn declare(runtime: &Runtime, listener: &str) -> Result<Replicated<Down>, DeclareError> {
-    // Names live as long as the program; there is one per proxy, and no two listen at one address.
+    // Names live as long as the program; there is one for all proxies, and no two listen at one address.
     let name: &'static str = format!("health of the upstreams behind {listener}").leak();
     runtime.replicated(name, Down::default())
 }
@@ -54,16 +54,16 @@ impl Drop for Checking {
 /// Begins to follow what is known, and to check whenever it is this shard's turn.
 pub(super) fn begin(
     shard: &Shard,
-    state: &Rc<State>,
+    current: &Rc<Current>,
     health: &Replicated<Down>,
     checks: &Checks,
 ) -> Result<Checking, OpenError> {
     let replica = shard.replica(health)?;
-    let following = shard.spawn("health, learning", follow(shard.clone(), state.clone(), replica.clone()));
-    let hello = state.plan.settings.send_header.map(hello).unwrap_or_default();
+    let following = shard.spawn("health, learning", follow(shard.clone(), current.clone(), replica.clone()));
+    let hello = current.plan.settings.send_header.map(hello).unwrap_or_default();
     let checker = Rc::new(Checker {
         shard: shard.clone(),
-        state: state.clone(),
+        current: current.clone(),
         replica,
         checks: checks.clone(),
         hello,
@@ -80,13 +80,13 @@ fn hello(version: HeaderVersion) -> Vec<u8> {
 }
 
 /// Lets this shard's upstreams know what is published.
-async fn follow(shard: Shard, state: Rc<State>, replica: Replica<Down>) {
+async fn follow(shard: Shard, current: Rc<Current>, replica: Replica<Down>) {
     let mut known = Version::FIRST;
     loop {
         let (version, down) = replica.newer_than(known).await;
         known = version;
-        for upstreams in &state.upstreams {
-            let own = down.0.iter().filter(|(group, _)| group.as_deref() == upstreams.name());
+        for upstreams in &current.upstreams {
+            let own = down.0.iter().filter(|(group, _)| group.as_deref() == upstreams.path());
             let own = own.map(|(_, address)| address.clone()).collect();
             upstreams.learn(shard.now(), &own);
         }
@@ -95,7 +95,7 @@ async fn follow(shard: Shard, state: Rc<State>, replica: Replica<Down>) {
 
 struct Checker {
     shard: Shard,
-    state: Rc<State>,
+    current: Rc<Current>,
     replica: Replica<Down>,
     checks: Checks,
     /// Goes before everything.
@@ -145,15 +145,35 @@ impl Checker {
     }
 
     async fn check_all(self: Rc<Self>) {
-        let all = || self.state.upstreams.iter();
+        let all = || self.current.upstreams.iter();
+        self.forget_others();
         let count: usize = all().map(|upstreams| upstreams.all().len()).sum();
-        let each = all().flat_map(|upstreams| upstreams.all().iter().map(|one| (upstreams.name(), one)));
+        let each = all().flat_map(|upstreams| upstreams.all().iter().map(|one| (upstreams.path(), one)));
         let loops = each.enumerate().map(|(number, (group, upstream))| {
             // Spread over the interval, so that not all of them are connected to at once.
             let lead = self.checks.interval.mul_f64(number as f64 / count as f64);
             self.check_one(group, upstream, lead)
         });
         join_all(loops).await;
+    }
+
+    /// Of this proxy's upstreams those are forgotten that it has no more.
+    fn forget_others(&self) {
+        let proxy = self.current.plan.name.as_deref();
+        let is_own = |path: &Option<String>| {
+            let first = path.as_deref().and_then(|path| path.split('/').next());
+            proxy.is_none() || first == proxy
+        };
+        let has = |(path, address): &(Option<String>, String)| {
+            let mut groups = self.current.upstreams.iter().filter(|group| group.path() == path.as_deref());
+            groups.any(|group| group.all().iter().any(|upstream| upstream.address.to_string() == *address))
+        };
+        let known = self.replica.value();
+        if known.0.iter().any(|key| is_own(&key.0) && !has(key)) {
+            let mut down = (*known).clone();
+            down.0.retain(|key| !is_own(&key.0) || has(key));
+            self.replica.publish(down);
+        }
     }
 
     /// Checks one upstream for ever.
@@ -209,7 +229,7 @@ impl Checker {
 
     /// One check: connect, send, and find what is expected.
     async fn check(&self, upstream: &Upstream) -> io::Result<()> {
-        let (shard, options) = (&self.shard, &self.state.plan.options);
+        let (shard, options) = (&self.shard, &self.current.plan.options);
         let checked = shard.timeout(self.checks.timeout, async {
             let mut connection = shard.connect(&upstream.address, options).await?;
             let asked = self.ask(&mut connection).await;

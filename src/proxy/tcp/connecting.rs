@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use super::counters::add;
 use super::first::First;
-use super::serve::State;
+use super::part::{Current, Part};
 use super::settings::Balance;
 use super::upstreams::{Lease, Nowhere, Search};
 use crate::net::Connection;
@@ -25,12 +25,13 @@ pub(super) enum Unconnected {
 
 /// Connects to an upstream: the chosen one, then others, as often as the settings and the budget allow.
 pub(super) async fn connect(
-    state: &State,
+    part: &Part,
+    current: &Current,
     first: &First,
     client: &Connection,
 ) -> Result<(Connection, Lease), Unconnected> {
-    let (settings, shard) = (&state.plan.settings, client.shard());
-    let upstreams = &state.upstreams[first.group];
+    let (settings, shard) = (&current.plan.settings, client.shard());
+    let upstreams = &current.upstreams[first.group];
     let who = if settings.balance == Balance::Rendezvous { address(first, client) } else { None };
     let (mut tried, mut failed): (Vec<usize>, Option<(io::Error, Lease)>) = (Vec::new(), None);
     while tried.len() <= settings.retries {
@@ -38,8 +39,8 @@ pub(super) async fn connect(
             if tried.len() == upstreams.all().len() {
                 break;
             }
-            if !state.budget.take(shard.turn_time(), state.cells.active.get()) {
-                add(&state.cells.retries_refused, 1);
+            if !current.budget.take(shard.turn_time(), part.cells.active.get()) {
+                add(&part.cells.retries_refused, 1);
                 add(&before.counts.retries_refused, 1);
                 break;
             }
@@ -51,9 +52,9 @@ pub(super) async fn connect(
             Err(nowhere) => return Err(unconnected(last, nowhere)),
         };
         if last.is_some() {
-            add(&state.cells.retries, 1);
+            add(&part.cells.retries, 1);
         }
-        let connecting = shard.connect(&lease.address, &state.plan.options);
+        let connecting = shard.connect(&lease.address, &current.plan.options);
         let error = match shard.timeout(settings.connect_timeout, connecting).await {
             Ok(Ok(connection)) => {
                 lease.connects();
@@ -64,7 +65,7 @@ pub(super) async fn connect(
             Err(elapsed) => elapsed.into(),
         };
         lease.fails(shard.turn_time());
-        add(&state.cells.connect_failed, 1);
+        add(&part.cells.connect_failed, 1);
         tracing::debug!(upstream = %lease.address, "connecting failed: {error}");
         tried.push(lease.place);
         failed = Some((error, lease));

@@ -81,6 +81,24 @@ pub struct Counters {
 }
 
 impl Cells {
+    /// What a way to end is called: as its counter.
+    pub(super) fn name(&self, end: &Cell<u64>) -> &'static str {
+        let ends = [
+            (&self.finished, "finished"),
+            (&self.idle_closed, "idle_closed"),
+            (&self.client_broke, "client_broke"),
+            (&self.upstream_broke, "upstream_broke"),
+            (&self.no_upstream, "no_upstream"),
+            (&self.no_place, "no_place"),
+            (&self.refused, "refused"),
+            (&self.no_route, "no_route"),
+            (&self.shortage, "shortage"),
+            (&self.panicked, "panicked"),
+            (&self.cut_short, "cut_short"),
+        ];
+        ends.into_iter().find(|(cell, _)| std::ptr::eq(*cell, end)).map_or("unknown", |(_, name)| name)
+    }
+
     pub(super) fn copy(&self) -> Counters {
         Counters {
             accepted: self.accepted.get(),
@@ -162,6 +180,8 @@ impl fmt::Display for UpstreamState {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct UpstreamCounters {
+    /// The name of its proxy, if that has one.
+    pub proxy: Option<String>,
     /// Its group's name, if it has one.
     pub group: Option<String>,
     /// Where it is.
@@ -188,16 +208,36 @@ pub struct UpstreamCounters {
     pub checks_failed: u64,
 }
 
+impl UpstreamCounters {
+    pub(super) fn of(self, proxy: Option<&str>) -> UpstreamCounters {
+        UpstreamCounters { proxy: proxy.map(str::to_owned), ..self }
+    }
+}
+
+/// One proxy of several, on one shard.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct ProxyCounters {
+    /// Its name.
+    pub name: String,
+    /// What it counted.
+    pub counters: Counters,
+}
+
 /// All that one shard counted.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct ShardReport {
     /// Its number.
     pub shard: usize,
-    /// The proxy's own counters.
+    /// By which version of the settings new connections are served: 0, and one more with each change.
+    pub version: u64,
+    /// The proxies' own counters, summed.
     pub counters: Counters,
     /// The listeners' counters, summed.
     pub accepting: AcceptStats,
+    /// Each proxy that has a name, as of now.
+    pub proxies: Vec<ProxyCounters>,
     /// The upstreams'.
     pub upstreams: Vec<UpstreamCounters>,
     /// Tasks and turns.
@@ -235,14 +275,33 @@ impl Report {
         Report { schema: 1, reactor, total, shards, undelivered, silent }
     }
 
+    /// A line per proxy, if there are several, summed over the shards.
+    fn fmt_proxies(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let proxies = self.shards.first().map_or(&[][..], |shard| &shard.proxies);
+        for ProxyCounters { name, .. } in proxies.iter().filter(|_| proxies.len() > 1) {
+            let own = self.shards.iter().flat_map(|shard| &shard.proxies).filter(|one| one.name == *name);
+            let sum = own.map(|one| one.counters).fold(Counters::default(), std::ops::Add::add);
+            let Counters { accepted, active, finished, bytes_up, bytes_down, .. } = sum;
+            writeln!(
+                f,
+                "proxy {name}: accepted {accepted}, active {active}, finished {finished}, bytes up {bytes_up}, down {bytes_down}"
+            )?;
+        }
+        Ok(())
+    }
+
     /// A line per upstream, summed over the shards.
     fn fmt_upstreams(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (place, upstream) in
             self.shards.first().map_or(&[][..], |shard| &shard.upstreams).iter().enumerate()
         {
-            let each = || self.shards.iter().filter_map(|shard| shard.upstreams.get(place));
+            // A shard may be a version behind.
+            let same = |one: &&UpstreamCounters| one.address == upstream.address;
+            let each = || self.shards.iter().filter_map(|shard| shard.upstreams.get(place)).filter(same);
             let sum = |of: fn(&UpstreamCounters) -> u64| -> u64 { each().map(of).sum() };
-            let group = upstream.group.as_ref().map_or(String::new(), |name| format!(" of {name}"));
+            let path: Vec<&str> =
+                [&upstream.proxy, &upstream.group].into_iter().flatten().map(|name| &**name).collect();
+            let group = if path.is_empty() { String::new() } else { format!(" of {}", path.join("/")) };
             write!(
                 f,
                 "upstream {}{group}: {}, active {}, connected {}, failed {}",
@@ -339,6 +398,7 @@ impl fmt::Display for Report {
                 "reset for want of a place: {no_place}, retries: {retries}, and refused: {retries_refused}"
             )?;
         }
+        self.fmt_proxies(f)?;
         self.fmt_upstreams(f)?;
         for shard in &self.silent {
             writeln!(f, "shard {shard} did not answer")?;

@@ -17,6 +17,10 @@ pub(super) struct First {
     pub(super) group: usize,
     /// Who a believed header says that the client is.
     pub(super) client: Option<IpAddr>,
+    /// The same with the port; for the log.
+    pub(super) source: Option<Address>,
+    /// The server's name that was asked for; for the log.
+    pub(super) sni: Option<String>,
     /// What the upstream is told first; usually nothing.
     pub(super) header: Vec<u8>,
 }
@@ -55,8 +59,8 @@ pub(super) async fn read(
         Some(policy) => policy.read(client, deadline).await?,
         None => None,
     };
-    let source = said.as_ref().and_then(ProxyHeader::source);
-    let believed = source.and_then(Address::inet).map(|source| source.ip());
+    let source = said.as_ref().and_then(ProxyHeader::source).cloned();
+    let believed = source.as_ref().and_then(Address::inet).map(|source| source.ip());
     let (mut group, mut hello) = (0, ClientHello::default());
     if !routes.is_empty() {
         hello = match peek_client_hello(client, HELLO_BYTES_MAX, deadline).await {
@@ -67,8 +71,8 @@ pub(super) async fn read(
         let default = (!settings.upstreams.is_empty()).then_some(0);
         group = place.or(default).ok_or_else(|| Refusal::NoRoute { name: hello.name.clone() })?;
     }
-    let header = settings.send_header.map(|version| told(version, client, said, hello.name));
-    Ok(First { group, client: believed, header: header.unwrap_or_default() })
+    let header = settings.send_header.map(|version| told(version, client, said, hello.name.clone()));
+    Ok(First { group, client: believed, source, sni: hello.name, header: header.unwrap_or_default() })
 }
 
 /// What an upstream is told: what a believed header said, else what this connection says by itself.

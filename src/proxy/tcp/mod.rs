@@ -1,23 +1,31 @@
 //! A TCP proxy: listeners, upstreams, and what happens in between.
 
+pub mod access;
 mod balance;
 mod budget;
+mod change;
 mod checks;
 mod connecting;
 mod counters;
 mod ejection;
+mod entry;
 mod first;
 mod itself;
 mod line;
+mod part;
+mod plan;
+mod proxy;
 mod routes;
 mod serve;
 mod settings;
 mod upstream_settings;
 mod upstreams;
 
-pub use counters::{Counters, Report, ShardReport, UpstreamCounters, UpstreamState};
+pub use change::{Change, ChangeError};
+pub use counters::{Counters, ProxyCounters, Report, ShardReport, UpstreamCounters, UpstreamState};
+pub use plan::Named;
+pub use proxy::{Proxy, Reload, run, run_all};
 pub use routes::{Group, NamePattern, Route};
-pub use serve::{Proxy, run};
 pub use settings::{Balance, ProxyError, Settings};
 pub use upstream_settings::{
     CHECK_BYTES_MAX, CONNECTIONS_MAX, Checks, Ejection, ParseUpstreamError, RetryBudget, Upstream,

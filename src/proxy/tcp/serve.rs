@@ -2,389 +2,89 @@
 
 use std::future::Future;
 use std::io;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::rc::Rc;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
-use futures_util::future::select;
-use waterwheel_reactor::{Address, ConnectOptions, ListenOptions, Side, StreamOptions};
+use waterwheel_reactor::Side;
 
-use super::budget::Budget;
-use super::checks::{self, Down};
 use super::connecting::{Unconnected, connect};
-use super::counters::{Cells, Report, ShardReport, add};
+use super::counters::{Cells, add};
+use super::entry::Entry;
 use super::first::{self, First, Refusal};
-use super::itself::reaches;
-use super::routes::Routes;
-use super::settings::{ProxyError, Settings};
-use super::upstream_settings::Upstream;
-use super::upstreams::{Target, Upstreams};
-use crate::mesh::{CountLease, OpenError, Remote, Replicated};
-use crate::net::{AcceptCounters, AcceptStats, Connection, End, Endpoint, Listening, PeekError, Places};
-use crate::runtime::{OnFailure, Runtime, StartError};
-use crate::shard::{Shard, ShardId};
-
-/// How long the asking thread waits for a shard's counters.
-const ANSWER_WITHIN: Duration = Duration::from_secs(1);
-
-/// TCP keep-alive is on where the idle limit is longer than this, or none: asking costs packets, and setting it up
-/// three system calls for each connection to an upstream.
-const KEEPALIVE_WANTED: Duration = Duration::from_secs(600);
-/// A silent peer is asked after so long, then at each tenth of it.
-const KEEPALIVE: Duration = Duration::from_secs(120);
-
-/// A proxy that is bound and checked, but does not run yet.
-#[derive(Clone, Debug)]
-pub struct Proxy {
-    plan: Arc<Plan>,
-}
-
-#[derive(Debug)]
-pub(super) struct Plan {
-    pub(super) settings: Settings,
-    listeners: Vec<Listening>,
-    /// Those without a name, then each group's.
-    upstreams: Vec<Vec<Target>>,
-    /// What the checks found, if there are any.
-    health: Option<Replicated<Down>>,
-    routes: Routes,
-    /// For connections to upstreams.
-    pub(super) options: ConnectOptions,
-    reactor: &'static str,
-    /// By shard: what it had counted when it ended.
-    last: Mutex<Vec<Option<ShardReport>>>,
-}
-
-/// What one shard of the proxy shares among its connections.
-#[derive(Debug)]
-pub(super) struct State {
-    pub(super) plan: Arc<Plan>,
-    /// By the place of their group.
-    pub(super) upstreams: Vec<Upstreams>,
-    pub(super) budget: Budget,
-    pub(super) cells: Cells,
-    accepting: Vec<Rc<AcceptCounters>>,
-}
-
-impl Proxy {
-    /// Resolves the upstreams and binds the listeners. Clients may connect from here on.
-    ///
-    /// # Errors
-    /// No listener or no upstream, a limit of no connections or no time, a name that is not known, a port in use, or an
-    /// upstream that is the proxy itself.
-    pub fn bind(runtime: &Runtime, settings: Settings) -> Result<Proxy, ProxyError> {
-        if settings.listen.is_empty() {
-            return Err(ProxyError::NoListener);
-        }
-        if settings.upstreams.is_empty() && settings.routes.is_empty() {
-            return Err(ProxyError::NoUpstream);
-        }
-        let (connections, shards) = (settings.connections, runtime.shards());
-        if connections < shards {
-            return Err(ProxyError::TooFewConnections { connections, shards });
-        }
-        if settings.connect_timeout.is_zero() {
-            return Err(ProxyError::NoTimeToConnect);
-        }
-        if settings.first_bytes_timeout.is_zero() {
-            return Err(ProxyError::NoTimeForFirstBytes);
-        }
-        if settings.header.as_ref().is_some_and(|policy| policy.trusted.is_empty()) {
-            return Err(ProxyError::NoTrustedSource);
-        }
-        settings.check_upstreams()?;
-        let routes = Routes::new(&settings)?;
-        let groups = settings.all_upstreams().map(|upstreams| resolve(runtime, upstreams));
-        let groups = groups.collect::<Result<Vec<_>, _>>()?;
-        let stream = StreamOptions { keepalive: keepalive(settings.idle_timeout), ..Default::default() };
-        let options = ConnectOptions { stream, ..Default::default() };
-        let mut listeners = Vec::new();
-        for listen in &settings.listen {
-            let listening = runtime.listen_with(listen, &ListenOptions { stream, ..Default::default() })?;
-            let mut all = groups.iter().flatten();
-            if let Some((upstream, _)) = all.find(|(_, to)| reaches(&to.address, listening.local())) {
-                return Err(ProxyError::Itself { upstream: (*upstream).clone(), listener: listen.clone() });
-            }
-            listeners.push(listening);
-        }
-        let targets = |group: Vec<(_, Target)>| group.into_iter().map(|(_, target)| target).collect();
-        let upstreams = groups.into_iter().map(targets).collect();
-        let health = match &settings.checks {
-            Some(_) => {
-                let first = listeners[0].local().to_string();
-                Some(checks::declare(runtime, &first).map_err(StartError::from)?)
-            }
-            None => None,
-        };
-        let reactor = runtime.choice().reactor;
-        let last = Mutex::new(vec![None; shards]);
-        let plan = Plan { settings, listeners, upstreams, health, routes, options, reactor, last };
-        Ok(Proxy { plan: Arc::new(plan) })
-    }
-
-    /// Where it listens, ports resolved, in the order of the settings.
-    pub fn local(&self) -> Vec<Address> {
-        self.plan.listeners.iter().map(|listening| listening.local().clone()).collect()
-    }
-
-    /// Serves this shard's part until the shard is asked to stop and its connections have ended; answers what it
-    /// counted.
-    ///
-    /// # Errors
-    /// A listener that the reactor refuses.
-    pub async fn serve(&self, shard: &Shard) -> anyhow::Result<ShardReport> {
-        self.serve_from(shard, || {}).await
-    }
-
-    /// The same; `begun` is called once this shard serves and answers when it is asked for a report.
-    async fn serve_from(&self, shard: &Shard, begun: impl FnOnce()) -> anyhow::Result<ShardReport> {
-        let plan = &self.plan;
-        let mut acceptors = Vec::new();
-        for listening in &plan.listeners {
-            acceptors.push(shard.accept_on(listening)?);
-        }
-        let state = Rc::new(State {
-            plan: plan.clone(),
-            upstreams: plan.groups(shard)?,
-            budget: Budget::new(plan.settings.retry_budget.as_ref(), shard.count(), shard.now()),
-            cells: Cells::default(),
-            accepting: acceptors.iter().map(|acceptor| acceptor.counters()).collect(),
-        });
-        shard.keep(state.clone());
-        let last = Last { state: state.clone(), shard, written: Default::default() };
-        let _checking = match (&plan.settings.checks, &plan.health) {
-            (Some(checks), Some(health)) => Some(checks::begin(shard, &state, health, checks)?),
-            _ => None,
-        };
-        begun();
-        let places = Places::new(shard.part_of(plan.settings.connections).len());
-        let serving = acceptors.into_iter().map(|acceptor| {
-            let state = state.clone();
-            let places = places.clone();
-            async move { acceptor.serve_in(&places, move |client| serve_client(state.clone(), client)).await }
-        });
-        // Whatever still runs when the drain's time is up is cut short, and counted so.
-        select(futures_util::future::join_all(serving), pin!(shard.time_up())).await;
-        Ok(last.write())
-    }
-
-    /// What this shard has counted so far in its life; `None` if it does not serve yet.
-    pub fn shard_report(&self, shard: &Shard) -> Option<ShardReport> {
-        shard.kept::<State>().map(|state| state.report(shard))
-    }
-
-    /// What all shards have counted so far, asked for from a thread that is no shard. A shard that has ended is there
-    /// with what it had counted by then; one that does not answer within a second is named as silent.
-    pub fn report(&self, remote: &Remote, shards: usize) -> Report {
-        let (answer, answers) = flume::bounded(shards);
-        for shard in 0..shards {
-            let answer = answer.clone();
-            // A shard that has ended, or is too busy to hear, is silent: the table says so.
-            let _ = remote.try_run(ShardId::new(shard), move |shard| {
-                if let Some(state) = shard.kept::<State>() {
-                    let _ = answer.try_send(state.report(shard));
-                }
-            });
-        }
-        drop(answer);
-        let mut reports: Vec<ShardReport> = Vec::new();
-        while let Ok(report) = answers.recv_timeout(ANSWER_WITHIN) {
-            reports.push(report);
-        }
-        self.with_last(reports)
-    }
-
-    /// Adds what the shards had counted that have ended. Those of which nothing is known are named as silent.
-    fn with_last(&self, mut reports: Vec<ShardReport>) -> Report {
-        let all = self.plan.last();
-        for last in all.iter().flatten() {
-            if reports.iter().all(|report| report.shard != last.shard) {
-                reports.push(last.clone());
-            }
-        }
-        reports.sort_by_key(|report| report.shard);
-        let silent =
-            (0..all.len()).filter(|shard| reports.iter().all(|report| report.shard != *shard)).collect();
-        Report::new(self.plan.reactor, reports, self.undelivered(), silent)
-    }
-
-    /// The report of a run that has ended.
-    pub fn final_report(&self, shards: Vec<ShardReport>) -> Report {
-        Report::new(self.plan.reactor, shards, self.undelivered(), Vec::new())
-    }
-
-    fn undelivered(&self) -> u64 {
-        self.plan.listeners.iter().map(Listening::undelivered).sum()
-    }
-}
-
-/// The addresses of upstreams, each with what stands for it in the settings.
-fn resolve<'s>(
-    runtime: &Runtime,
-    upstreams: &'s [Upstream],
-) -> Result<Vec<(&'s Endpoint, Target)>, ProxyError> {
-    let mut resolved = Vec::new();
-    for Upstream { endpoint, weight, connections } in upstreams {
-        endpoint.check_target().map_err(StartError::from)?;
-        let addresses = runtime.resolve_blocking(endpoint)?;
-        if let [_, _, ..] = addresses[..] {
-            let all = addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-            tracing::info!("upstream {endpoint} is {} upstreams: {all}", addresses.len());
-        }
-        for address in addresses {
-            let limit = connections.map(|most| limit(runtime, &address, most)).transpose()?;
-            resolved.push((endpoint, Target { address, weight: *weight, limit }));
-        }
-    }
-    Ok(resolved)
-}
-
-/// A limit of connections to one upstream, over all shards.
-fn limit(runtime: &Runtime, address: &Address, most: usize) -> Result<CountLease, StartError> {
-    static NUMBER: AtomicUsize = AtomicUsize::new(1);
-    // Names live as long as the program. Several proxies, or groups, may have an upstream at one address.
-    let number = NUMBER.fetch_add(1, Relaxed);
-    let name: &'static str = format!("connections to {address} #{number}").leak();
-    Ok(runtime.count_lease(name, most as u64)?)
-}
-
-/// Runs a proxy until it is stopped by a signal, and answers what it counted. `ready` is called, on one of the shards,
-/// once all of them serve; `report` on each SIGUSR1.
-///
-/// # Errors
-/// As [`Proxy::bind`] and [`Runtime::run`].
-pub fn run(
-    runtime: Runtime,
-    settings: Settings,
-    ready: impl FnOnce(&Proxy) + Send + 'static,
-    report: impl Fn(Report) + Send + 'static,
-) -> Result<Report, ProxyError> {
-    let proxy = Proxy::bind(&runtime, settings)?;
-    let (asked, shards, serving) = (proxy.clone(), runtime.shards(), proxy.clone());
-    let runtime = runtime.on_report(move |remote| report(asked.report(remote, shards)));
-    // Whoever hears that it is ready may stop it or ask it for a report: the signals are handled by then.
-    let (ready, begun) = (Mutex::new(Some(ready)), AtomicUsize::new(0));
-    let tell = Arc::new(move |proxy: &Proxy| {
-        if begun.fetch_add(1, Relaxed) + 1 == shards
-            && let Some(ready) = ready.lock().unwrap_or_else(PoisonError::into_inner).take()
-        {
-            ready(proxy);
-        }
-    });
-    let reports = runtime.on_failure(OnFailure::Restart).run(move |shard| {
-        let (proxy, tell) = (serving.clone(), tell.clone());
-        async move { proxy.serve_from(&shard, || tell(&proxy)).await }
-    });
-    match reports {
-        Ok(reports) => Ok(proxy.final_report(reports)),
-        Err(error) => Err(ProxyError::Run { error, report: Box::new(proxy.with_last(Vec::new())) }),
-    }
-}
-
-/// Where the idle limit does not end a connection whose peer is gone without a word, the kernel asks.
-fn keepalive(idle: Option<Duration>) -> Option<Duration> {
-    idle.is_none_or(|limit| limit > KEEPALIVE_WANTED).then_some(KEEPALIVE)
-}
-
-impl State {
-    fn report(&self, shard: &Shard) -> ShardReport {
-        let accepting = self.accepting.iter().map(|counters| counters.copy());
-        ShardReport {
-            shard: shard.id().index(),
-            counters: self.cells.copy(),
-            accepting: accepting.fold(AcceptStats::default(), std::ops::Add::add),
-            upstreams: self.upstreams.iter().flat_map(|group| group.counters(shard.now())).collect(),
-            tasks: shard.stats(),
-            messages: shard.mesh_stats(),
-        }
-    }
-}
-
-impl Plan {
-    /// Each group as a shard sees it.
-    fn groups(&self, shard: &Shard) -> Result<Vec<Upstreams>, OpenError> {
-        let names = self.settings.groups.iter().map(|group| Some(&*group.name));
-        let groups = std::iter::once(None).chain(names).zip(&self.upstreams);
-        groups.map(|(name, all)| Upstreams::new(name, all, &self.settings, shard)).collect()
-    }
-
-    fn last(&self) -> MutexGuard<'_, Vec<Option<ShardReport>>> {
-        self.last.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Leaves a shard's report behind when its part ends, however that comes about.
-struct Last<'a> {
-    state: Rc<State>,
-    shard: &'a Shard,
-    written: std::cell::Cell<bool>,
-}
-
-impl Last<'_> {
-    fn write(&self) -> ShardReport {
-        let mut report = self.state.report(self.shard);
-        report.counters.cut_short += std::mem::take(&mut report.counters.active);
-        let mut all = self.state.plan.last();
-        let last = &mut all[report.shard];
-        // Once, since what is counted after that is no connection's; and instead of a life before.
-        if !self.written.replace(true) {
-            *last = None;
-        }
-        last.get_or_insert(report).clone()
-    }
-}
-
-impl Drop for Last<'_> {
-    fn drop(&mut self) {
-        self.write();
-    }
-}
+use super::part::Part;
+use crate::net::{Connection, End, PeekError};
 
 /// Counts a connection as active, and unless another end was counted as cut short, or as ended by a panic.
 struct Open {
-    state: Rc<State>,
+    part: Rc<Part>,
     ended: bool,
+    /// What the log is told, if there is one.
+    entry: Option<Box<Entry>>,
 }
 
 impl Open {
-    fn new(state: Rc<State>) -> Open {
-        add(&state.cells.accepted, 1);
-        add(&state.cells.active, 1);
-        Open { state, ended: false }
+    fn new(part: Rc<Part>, client: Option<&Connection>) -> Open {
+        add(&part.cells.accepted, 1);
+        add(&part.cells.active, 1);
+        let entry = part.log.as_ref().zip(client).map(|(log, client)| {
+            Box::new(Entry::new(log.clone(), client, part.name(), part.cells.accepted.get()))
+        });
+        Open { part, ended: false, entry }
     }
 
     fn end(mut self, how: impl FnOnce(&Cells) -> &std::cell::Cell<u64>) {
         self.ended = true;
-        add(how(&self.state.cells), 1);
+        let end = how(&self.part.cells);
+        add(end, 1);
+        if let Some(entry) = &mut self.entry {
+            entry.record.end = self.part.cells.name(end);
+        }
+    }
+
+    /// Has something written down for the log.
+    fn note(&mut self, note: impl FnOnce(&mut Entry)) {
+        if let Some(entry) = &mut self.entry {
+            note(entry);
+        }
     }
 }
 
 impl Drop for Open {
     fn drop(&mut self) {
-        let cells = &self.state.cells;
+        let cells = &self.part.cells;
         cells.active.set(cells.active.get() - 1);
         if !self.ended {
-            add(if std::thread::panicking() { &cells.panicked } else { &cells.cut_short }, 1);
+            let end = if std::thread::panicking() { &cells.panicked } else { &cells.cut_short };
+            add(end, 1);
+            let name = cells.name(end);
+            self.note(|entry| entry.record.end = name);
+        }
+        if let Some(entry) = self.entry.take() {
+            entry.write();
         }
     }
 }
 
-async fn serve_client(state: Rc<State>, mut client: Connection) -> anyhow::Result<()> {
-    let open = Open::new(state.clone());
-    let settings = &state.plan.settings;
+pub(super) async fn serve_client(part: Rc<Part>, mut client: Connection) -> anyhow::Result<()> {
+    let mut open = Open::new(part.clone(), Some(&client));
+    // To its end, whatever comes meanwhile.
+    let current = part.current();
+    let settings = &current.plan.settings;
     // On the heap, so that other connections' tasks are not larger for it.
     let first = match settings.asks_first() {
-        true => Box::pin(first::read(settings, &state.plan.routes, &mut client)).await,
+        true => Box::pin(first::read(settings, &current.plan.routes, &mut client)).await,
         false => Ok(First::default()),
     };
     let first = match first {
         Ok(first) => first,
         Err(refusal) => return turn_away(open, client, refusal),
     };
-    let (mut upstream, lease) = match connect(&state, &first, &client).await {
-        Ok(connected) => connected,
+    open.note(|entry| entry.heard(&first, current.upstreams[first.group].name()));
+    let (mut upstream, lease) = match connect(&part, &current, &first, &client).await {
+        Ok((upstream, lease)) => {
+            open.note(|entry| entry.connected(&lease));
+            (upstream, lease)
+        }
         Err(error) => {
             // The upstream's refusal is passed on as what it was: a reset.
             client.abort();
@@ -414,8 +114,9 @@ async fn serve_client(state: Rc<State>, mut client: Connection) -> anyhow::Resul
     let exchange = std::future::poll_fn(|cx| {
         let polled = Pin::new(&mut pump).poll(cx);
         let (forth, back) = pump.moved();
-        add(&state.cells.bytes_up, forth - std::mem::replace(&mut up, forth));
-        add(&state.cells.bytes_down, back - std::mem::replace(&mut down, back));
+        add(&part.cells.bytes_up, forth - std::mem::replace(&mut up, forth));
+        add(&part.cells.bytes_down, back - std::mem::replace(&mut down, back));
+        open.note(|entry| (entry.record.bytes_up, entry.record.bytes_down) = (forth, back));
         polled
     })
     .await;
@@ -435,7 +136,10 @@ async fn serve_client(state: Rc<State>, mut client: Connection) -> anyhow::Resul
 }
 
 /// Ends a connection for its first bytes.
-fn turn_away(open: Open, client: Connection, refusal: Refusal) -> anyhow::Result<()> {
+fn turn_away(mut open: Open, client: Connection, refusal: Refusal) -> anyhow::Result<()> {
+    if let Refusal::NoRoute { name } = &refusal {
+        open.note(|entry| entry.record.sni.clone_from(name));
+    }
     match refusal.peek() {
         // As those who only look whether somebody listens.
         Some(PeekError::Ended { bytes: 0 }) => {
@@ -453,34 +157,19 @@ fn turn_away(open: Open, client: Connection, refusal: Refusal) -> anyhow::Result
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::proxy::tcp::plan::Plan;
     use std::panic::{AssertUnwindSafe, catch_unwind};
 
     #[test]
     fn a_panic_is_not_taken_for_the_end_of_the_drain() {
-        let plan = Plan {
-            settings: Settings::new(Vec::new(), Vec::new()),
-            listeners: Vec::new(),
-            upstreams: Vec::new(),
-            health: None,
-            routes: Routes::default(),
-            options: ConnectOptions::default(),
-            reactor: "none",
-            last: Mutex::default(),
-        };
-        let state = Rc::new(State {
-            upstreams: Vec::new(),
-            plan: Arc::new(plan),
-            budget: Budget::new(None, 1, waterwheel_reactor::Time::ZERO),
-            cells: Cells::default(),
-            accepting: Vec::new(),
-        });
+        let part = Part::of(Plan::default());
         let panics = || {
-            let _open = Open::new(state.clone());
+            let _open = Open::new(part.clone(), None);
             panic!("planned: while a connection is served");
         };
         assert!(catch_unwind(AssertUnwindSafe(panics)).is_err());
-        drop(Open::new(state.clone()));
-        let counters = state.cells.copy();
+        drop(Open::new(part.clone(), None));
+        let counters = part.cells.copy();
         assert_eq!((counters.panicked, counters.cut_short, counters.active), (1, 1, 0));
     }
 }

@@ -71,6 +71,13 @@ pub struct Settings {
     pub first_bytes_timeout: Duration,
 }
 
+impl Default for Settings {
+    /// Without any endpoint, which nobody can run.
+    fn default() -> Settings {
+        Settings::new(Vec::new(), Vec::new())
+    }
+}
+
 impl Settings {
     /// With the defaults.
     pub fn new(listen: Vec<Endpoint>, upstreams: Vec<Endpoint>) -> Settings {
@@ -238,6 +245,14 @@ pub enum ProxyError {
     /// A setting of upstreams.
     #[error(transparent)]
     Upstreams(#[from] UpstreamsError),
+    /// One of several proxies.
+    #[error("proxy {}: {error}", Quoted(.name))]
+    Of {
+        /// Its name.
+        name: String,
+        /// What is wrong with it.
+        error: Box<ProxyError>,
+    },
     /// An upstream's name is not known.
     #[error(transparent)]
     Resolve(#[from] ResolveError),
@@ -253,4 +268,14 @@ pub enum ProxyError {
         /// What was counted all the same.
         report: Box<Report>,
     },
+}
+
+impl ProxyError {
+    /// Of the proxy of this name, if it has one.
+    pub(super) fn of(self, name: Option<String>) -> ProxyError {
+        match name {
+            Some(name) => ProxyError::Of { name, error: Box::new(self) },
+            None => self,
+        }
+    }
 }

@@ -29,13 +29,26 @@ pub(super) struct Target {
     pub(super) limit: Option<CountLease>,
 }
 
-/// One upstream of one shard. Counts are this shard's own; nothing is shared.
+impl PartialEq for Target {
+    fn eq(&self, other: &Target) -> bool {
+        let limit = |target: &Target| target.limit.as_ref().map(CountLease::limit);
+        (&self.address, self.weight, limit(self)) == (&other.address, other.weight, limit(other))
+    }
+}
+
+/// One upstream of one shard, in one version of the settings. Counts are this shard's own; nothing is shared.
 #[derive(Debug)]
 pub(super) struct Upstream {
     pub(super) address: Address,
     weight: u32,
     /// Gives out the places for connections, if they are limited.
     limiter: Option<CountLimiter>,
+    known: Rc<Known>,
+}
+
+/// What is known of an upstream, in all versions that have it.
+#[derive(Debug, Default)]
+pub(super) struct Known {
     active: Cell<u64>,
     /// When the last attempt failed, unless one has succeeded since.
     failed_at: Cell<Option<Time>>,
@@ -73,6 +86,8 @@ pub(super) struct Upstreams(Rc<Group>);
 #[derive(Debug)]
 struct Group {
     name: Option<String>,
+    /// What tells it from the groups of other proxies: `web`, `web/shop`.
+    path: Option<String>,
     all: Vec<Upstream>,
     chooser: Chooser,
     /// Where the next choice begins to look: equals are taken in turn.
@@ -91,6 +106,8 @@ struct Group {
 pub(super) struct Lease {
     group: Rc<Group>,
     pub(super) place: usize,
+    /// How long it was waited for.
+    pub(super) waited: Duration,
     /// Where connections are limited. Only its drop is of use.
     _permit: Option<Permit>,
 }
@@ -114,12 +131,14 @@ pub(super) struct Search<'a> {
 }
 
 impl Upstreams {
-    /// Those of one group, on this shard. Each shard begins elsewhere, so that few connections spread too.
+    /// Those of one group of a proxy, on this shard. Each shard begins elsewhere, so that few connections spread too. What
+    /// was known of them `before` is known again.
     pub(super) fn new(
-        name: Option<&str>,
+        (proxy, name): (Option<&str>, Option<&str>),
         targets: &[Target],
         settings: &Settings,
         shard: &Shard,
+        before: Option<&Upstreams>,
     ) -> Result<Upstreams, OpenError> {
         let limiter = |target: &Target| {
             let limiter = target.limit.as_ref().map(|limit| shard.count_limiter(limit)).transpose()?;
@@ -129,30 +148,32 @@ impl Upstreams {
         };
         let limiters = targets.iter().map(limiter).collect::<Result<Vec<_>, OpenError>>()?;
         let (place, shards, seed) = (shard.id().index(), shard.count(), shard.reactor().seed());
-        Ok(Upstreams::on(name, targets, limiters, settings, (place, shards, seed)))
+        Ok(Upstreams::on((proxy, name), targets, limiters, settings, (place, shards, seed), before))
     }
 
     fn on(
-        name: Option<&str>,
+        (proxy, name): (Option<&str>, Option<&str>),
         targets: &[Target],
         limiters: Vec<Option<CountLimiter>>,
         settings: &Settings,
         (shard, shards, seed): (usize, usize, u64),
+        before: Option<&Upstreams>,
     ) -> Upstreams {
-        let upstream = |(target, limiter): (&Target, Option<CountLimiter>)| Upstream {
-            address: target.address.clone(),
-            weight: target.weight,
-            limiter,
-            active: Cell::default(),
-            failed_at: Cell::default(),
-            down: Cell::default(),
-            up_since: Cell::default(),
-            record: Record::default(),
-            counts: Counts::default(),
+        // Each is taken once, for an address may stand there twice.
+        let mut known: Vec<&Upstream> = before.map_or_else(Vec::new, |before| before.all().iter().collect());
+        let upstream = |(target, limiter): (&Target, Option<CountLimiter>)| {
+            let place = known.iter().position(|known| known.address == target.address);
+            let known = place.map_or_else(Rc::default, |place| known.swap_remove(place).known.clone());
+            Upstream { address: target.address.clone(), weight: target.weight, limiter, known }
+        };
+        let path = match (proxy, name) {
+            (Some(proxy), Some(name)) => Some(format!("{proxy}/{name}")),
+            (one, other) => one.or(other).map(str::to_owned),
         };
         let addresses: Vec<Address> = targets.iter().map(|target| target.address.clone()).collect();
         Upstreams(Rc::new(Group {
             name: name.map(str::to_owned),
+            path,
             all: targets.iter().zip(limiters).map(upstream).collect(),
             chooser: Chooser::new(settings.balance, &addresses, seed),
             next: Cell::new(shard % targets.len().max(1)),
@@ -167,6 +188,16 @@ impl Upstreams {
 
     pub(super) fn name(&self) -> Option<&str> {
         self.0.name.as_deref()
+    }
+
+    /// What tells it from the groups of other proxies.
+    pub(super) fn path(&self) -> Option<&str> {
+        self.0.path.as_deref()
+    }
+
+    /// Nobody checks them any more, or not yet: none is down.
+    pub(super) fn unchecked(&self) {
+        self.0.all.iter().for_each(|upstream| upstream.down.set(false));
     }
 
     pub(super) fn all(&self) -> &[Upstream] {
@@ -184,9 +215,11 @@ impl Upstreams {
             }
         }
         let waiting = group.line.join().ok_or(Nowhere::Full)?;
+        let since = shard.turn_time();
         // On the heap, so that other connections' tasks are not larger for it.
         let waits = Box::pin(self.wait(shard, search, &waiting));
-        let lease = shard.timeout(group.queue_timeout, waits).await.unwrap_or(Err(Nowhere::Full))?;
+        let mut lease = shard.timeout(group.queue_timeout, waits).await.unwrap_or(Err(Nowhere::Full))?;
+        lease.waited = shard.turn_time().since(since);
         add(&lease.counts.queue_waits, 1);
         Ok(lease)
     }
@@ -245,7 +278,7 @@ impl Upstreams {
         group.next.set((place + 1) % group.all.len());
         let active = &group.all[place].active;
         active.set(active.get() + 1);
-        Lease { group: group.clone(), place, _permit: permit }
+        Lease { group: group.clone(), place, waited: Duration::ZERO, _permit: permit }
     }
 
     /// What the checks found: those that are down, by their addresses.
@@ -265,6 +298,7 @@ impl Upstreams {
         let copy = |upstream: &Upstream| {
             let counts = &upstream.counts;
             UpstreamCounters {
+                proxy: None,
                 group: self.0.name.clone(),
                 address: upstream.address.to_string(),
                 state: upstream.state(now),
@@ -420,6 +454,14 @@ impl Lease {
         {
             self.group.eject(self, now, settings);
         }
+    }
+}
+
+impl std::ops::Deref for Upstream {
+    type Target = Known;
+
+    fn deref(&self) -> &Known {
+        &self.known
     }
 }
 

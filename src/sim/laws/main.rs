@@ -12,6 +12,7 @@ mod layered;
 mod leased;
 mod ported;
 mod proxied;
+mod reloaded;
 mod restarted;
 mod short;
 mod spoken;

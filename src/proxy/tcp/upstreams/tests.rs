@@ -18,7 +18,7 @@ fn group(weights: &[u32], change: impl FnOnce(&mut Settings)) -> Upstreams {
         limit: None,
     };
     let targets: Vec<Target> = weights.iter().enumerate().map(target).collect();
-    Upstreams::on(None, &targets, vec![None; targets.len()], &settings, (0, 1, 0))
+    Upstreams::on((None, None), &targets, vec![None; targets.len()], &settings, (0, 1, 0), None)
 }
 
 fn choose(all: &Upstreams, now: Time, tried: &[usize]) -> Result<Lease, Nowhere> {
@@ -151,4 +151,37 @@ fn an_ejection_is_followed_by_a_slow_start_too() {
     of(&all, 0, start()).fails(start());
     assert_eq!(count(&places(&all, start() + SECOND * 9, 100), 0), 0);
     assert_eq!(count(&places(&all, start() + SECOND * 10, 1_100), 0), 100);
+}
+
+#[test]
+fn what_is_known_of_an_upstream_is_known_in_the_next_version() {
+    let settings = |change: fn(&mut Settings)| {
+        let mut settings = Settings::new(Vec::new(), Vec::new());
+        change(&mut settings);
+        settings
+    };
+    let target =
+        |port, weight| Target { address: Address::Inet(([127, 0, 0, 1], port).into()), weight, limit: None };
+    let make = |targets: &[Target], settings: &Settings, before: Option<&Upstreams>| {
+        Upstreams::on((Some("web"), None), targets, vec![None; targets.len()], settings, (0, 1, 0), before)
+    };
+    let checked = settings(|settings| settings.checks = Some(Default::default()));
+    let first = make(&[target(1, 1), target(2, 1)], &checked, None);
+    let held = choose(&first, start(), &[1]).unwrap();
+    held.connects();
+    first.learn(start(), &down(&[2]));
+    // They change places.
+    let second = make(&[target(2, 1), target(1, 5), target(3, 1)], &checked, Some(&first));
+    let counters = second.counters(start());
+    assert_eq!((counters[1].active, counters[1].connected), (1, 1), "{counters:?}");
+    assert_eq!(counters[0].state, UpstreamState::Down);
+    drop(held);
+    let again = choose(&second, start(), &[0, 2]).unwrap();
+    assert_eq!(first.counters(start())[0].active, 1, "both versions count the same");
+    drop(again);
+    // Without checks nobody would find it up again.
+    let third = make(&[target(2, 1)], &settings(|_| ()), Some(&second));
+    third.unchecked();
+    assert_eq!(third.counters(start())[0].state, UpstreamState::Up);
+    assert_eq!(third.path(), Some("web"));
 }

@@ -1,0 +1,189 @@
+//! The table of one proxy.
+
+use std::time::Duration;
+
+use super::ProxyTable;
+use super::fault::quoted;
+use super::table::Table;
+use crate::net::Endpoint;
+use crate::net::proxy_header::{HeaderPolicy, Others, TrustedSource, Version, Wanted};
+use crate::net::units::parse_duration;
+use crate::proxy::tcp::{
+    Balance, Checks, Ejection, Group, NamePattern, RetryBudget, Route, Settings, Upstream,
+};
+
+/// Reads all of a proxy's table; the settings that it says nothing of are as by default.
+pub(super) fn read(name: String, table: Table<'_, '_>) -> Option<ProxyTable> {
+    let (place, places) = (table.head(), table.places());
+    let plain = Settings::default();
+    let settings = Settings {
+        listen: table.read_all("listen", str::parse::<Endpoint>),
+        upstreams: upstreams(&table),
+        balance: table.read("balance", str::parse::<Balance>).unwrap_or_default(),
+        connect_timeout: time(&table, "connect-timeout", plain.connect_timeout),
+        retries: count(&table, "retries", plain.retries, 0..=1_000),
+        retry_budget: Some(retry_budget(&table)),
+        checks: checks(&table),
+        ejection: ejection(&table),
+        panic_percent: count(&table, "panic-percent", plain.panic_percent, 0..=100),
+        slow_start: table.read("slow-start", parse_duration),
+        queue_timeout: time(&table, "queue-timeout", plain.queue_timeout),
+        queue_length: count(&table, "queue-length", plain.queue_length, 0..=1_000_000),
+        idle_timeout: idle_timeout(&table, plain.idle_timeout),
+        connections: count(&table, "connections", plain.connections, 1..=1 << 30),
+        header: header(&table),
+        send_header: table.read("send-proxy", str::parse::<Version>),
+        groups: groups(&table),
+        routes: routes(&table),
+        first_bytes_timeout: time(&table, "first-bytes-timeout", plain.first_bytes_timeout),
+    };
+    if !table.has("listen") {
+        table.missing("listen", "it is missing; allowed: endpoints as in tcp:0.0.0.0:443, at least one");
+    }
+    if !table.has("upstream") && !table.has("sni") {
+        table.missing("upstream", "it is missing; allowed: endpoints as in tcp:10.0.0.1:80, at least one");
+    }
+    table.finish();
+    Some(ProxyTable { name, settings, place, places })
+}
+
+fn time(table: &Table<'_, '_>, key: &str, plain: Duration) -> Duration {
+    table.read(key, parse_duration).unwrap_or(plain)
+}
+
+/// A whole number within bounds.
+fn count<T>(table: &Table<'_, '_>, key: &str, plain: T, allowed: std::ops::RangeInclusive<u64>) -> T
+where
+    T: TryFrom<u64>,
+{
+    table.read(key, |text| whole(text, &allowed)).unwrap_or(plain)
+}
+
+fn whole<T: TryFrom<u64>>(text: &str, allowed: &std::ops::RangeInclusive<u64>) -> Result<T, String> {
+    let digits = text.bytes().all(|byte| byte.is_ascii_digit());
+    let number = text.parse::<u64>().ok().filter(|number| digits && allowed.contains(number));
+    let number = number.and_then(|number| T::try_from(number).ok());
+    let (least, most) = (allowed.start(), allowed.end());
+    number.ok_or_else(|| format!("not a whole number in its bounds; allowed: {least} to {most}"))
+}
+
+/// Zero is never, as with the flag.
+fn idle_timeout(table: &Table<'_, '_>, plain: Option<Duration>) -> Option<Duration> {
+    match table.read("idle-timeout", parse_duration) {
+        Some(limit) => Some(limit).filter(|limit| !limit.is_zero()),
+        None => plain,
+    }
+}
+
+fn upstreams(table: &Table<'_, '_>) -> Vec<Upstream> {
+    table.read_all_or("upstream", str::parse::<Upstream>, |upstream| {
+        let endpoint = upstream.read("endpoint", str::parse::<Endpoint>);
+        let plain = |endpoint| Upstream::new(endpoint);
+        let weight = upstream.read("weight", |text| whole(text, &(0..=256)));
+        let connections = upstream.read("connections", |text| whole(text, &(1..=1 << 30)));
+        if !upstream.has("endpoint") {
+            upstream.missing("endpoint", "it is missing; allowed: one as in tcp:10.0.0.1:80");
+        }
+        upstream.finish();
+        let plain = plain(endpoint?);
+        Some(Upstream { weight: weight.unwrap_or(plain.weight), connections, ..plain })
+    })
+}
+
+fn retry_budget(table: &Table<'_, '_>) -> RetryBudget {
+    let plain = RetryBudget::default();
+    RetryBudget {
+        percent: count(table, "retry-percent", plain.percent, 0..=100),
+        per_second: count(table, "retry-rate", plain.per_second, 0..=1_000_000),
+    }
+}
+
+/// Keys that mean nothing without another one.
+fn needs(table: &Table<'_, '_>, needed: &str, keys: &[&str]) {
+    let told = format!("it means nothing without {needed}; allowed: both");
+    keys.iter().for_each(|key| table.useless(key, &told));
+}
+
+fn checks(table: &Table<'_, '_>) -> Option<Checks> {
+    const OTHERS: [&str; 7] = [
+        "check-fast-interval",
+        "check-jitter",
+        "check-timeout",
+        "check-rise",
+        "check-fall",
+        "check-send",
+        "check-expect",
+    ];
+    if !table.has("check-interval") {
+        needs(table, "check-interval", &OTHERS);
+        return None;
+    }
+    let plain = Checks::default();
+    let interval = time(table, "check-interval", plain.interval);
+    let bytes = |key| {
+        let text = table.read(key, |text| Ok::<_, String>(text.as_bytes().to_vec()));
+        text.unwrap_or_default()
+    };
+    Some(Checks {
+        interval,
+        fast_interval: time(table, "check-fast-interval", plain.fast_interval.min(interval)),
+        jitter_percent: count(table, "check-jitter", plain.jitter_percent, 0..=50),
+        timeout: time(table, "check-timeout", plain.timeout),
+        rise: count(table, "check-rise", plain.rise, 1..=1_000),
+        fall: count(table, "check-fall", plain.fall, 1..=1_000),
+        send: bytes("check-send"),
+        expect: bytes("check-expect"),
+    })
+}
+
+fn ejection(table: &Table<'_, '_>) -> Option<Ejection> {
+    if !table.has("eject-after") {
+        needs(table, "eject-after", &["eject-time", "eject-time-max", "max-ejected"]);
+        return None;
+    }
+    let plain = Ejection::default();
+    let time_first = time(table, "eject-time", plain.time);
+    Some(Ejection {
+        failures: count(table, "eject-after", plain.failures, 1..=1_000),
+        time: time_first,
+        time_max: time(table, "eject-time-max", plain.time_max),
+        max_ejected_percent: count(table, "max-ejected", plain.max_ejected_percent, 0..=100),
+    })
+}
+
+fn header(table: &Table<'_, '_>) -> Option<HeaderPolicy> {
+    const OTHERS: [&str; 2] = ["proxy-trusted", "proxy-untrusted"];
+    if !table.has("proxy-protocol") {
+        needs(table, "proxy-protocol", &OTHERS);
+        return None;
+    }
+    let wanted = table.read("proxy-protocol", str::parse::<Wanted>);
+    let trusted = table.read_all("proxy-trusted", str::parse::<TrustedSource>);
+    let others = table.read("proxy-untrusted", str::parse::<Others>).unwrap_or_default();
+    Some(HeaderPolicy { others, ..HeaderPolicy::new(wanted?, trusted) })
+}
+
+fn groups(table: &Table<'_, '_>) -> Vec<Group> {
+    let Some(groups) = table.table("group") else { return Vec::new() };
+    let read = |(name, group): (String, Table<'_, '_>)| {
+        let upstreams = upstreams(&group);
+        if !group.has("upstream") {
+            group
+                .missing("upstream", "it is missing; allowed: endpoints as in tcp:10.0.0.1:80, at least one");
+        }
+        group.finish();
+        Group { name, upstreams }
+    };
+    groups.tables(Some("group")).into_iter().map(read).collect()
+}
+
+fn routes(table: &Table<'_, '_>) -> Vec<Route> {
+    let Some(routes) = table.table("sni") else { return Vec::new() };
+    routes.pairs(|pattern, group| {
+        let pattern = pattern.parse::<NamePattern>()?;
+        if group.is_empty() {
+            return Err(format!("{} is no name of a group; allowed: one of [group.NAME]", quoted(group)));
+        }
+        Ok(Route { pattern, group: group.to_owned() })
+    })
+}

@@ -1,0 +1,237 @@
+//! From one version of the settings to the next, on all shards or on none.
+//!
+//! Whatever can fail comes first: names are looked up and listeners bound by whoever asks, then each shard opens its part
+//! of what is new. Only when all have done so is the version the newest, and each shard is told to go by it. A connection
+//! goes by the version that its shard had when it began, to its end.
+//!
+//! A shard that fails in between begins again with whatever is the newest then.
+
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::{AcqRel, Release};
+use std::time::Duration;
+
+use futures_util::future::join_all;
+
+use super::part::State;
+use super::plan::{Bound, Named, Plan, Version};
+use super::proxy::{Proxy, Shared};
+use super::settings::ProxyError;
+use crate::mesh::{CallPort, OpenError, Remote};
+use crate::net::Listening;
+use crate::shard::{Shard, ShardId};
+
+/// How long a shard may take to open its part of what is new. It is a few system calls; a shard that is stuck in a turn
+/// holds the change up, and nothing else.
+const PREPARED_WITHIN: Duration = Duration::from_secs(5);
+/// How long an outside thread waits for all of it.
+const CHANGED_WITHIN: Duration = Duration::from_secs(20);
+
+/// What shards are told; the answer is why it cannot be done.
+pub(super) type Orders = CallPort<Order, Result<(), String>>;
+
+/// What a shard is to do.
+#[derive(Clone, Debug)]
+pub(super) enum Order {
+    /// Open what is new in it.
+    Prepare(Arc<Version>),
+    /// Go by it.
+    Commit(Arc<Version>),
+    /// The version of this number does not come.
+    Abandon(u64),
+}
+
+/// Why the settings stay as they were.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ChangeError {
+    /// Another change is under way, or came in between.
+    #[error("another change came first")]
+    Overtaken,
+    /// A shard cannot open what is new.
+    #[error("shard {shard}: {wrong}")]
+    Refused {
+        /// Which shard.
+        shard: usize,
+        /// Why.
+        wrong: String,
+    },
+    /// A shard did not answer in time.
+    #[error("shard {shard} does not answer")]
+    Silent {
+        /// Which shard.
+        shard: usize,
+    },
+    /// There is no shard left that could do it.
+    #[error("the shards have ended")]
+    Ended,
+    /// The settings themselves, or what they ask for.
+    #[error(transparent)]
+    Proxy(#[from] ProxyError),
+}
+
+/// Other settings, checked, looked up and bound: what [`Proxy::change`] makes real. Dropped instead, it closes what was
+/// bound.
+#[derive(Debug)]
+#[must_use = "nothing changes unless it is made real"]
+pub struct Change {
+    shared: Arc<Shared>,
+    version: Arc<Version>,
+    added: Vec<Listening>,
+    removed: Vec<Listening>,
+}
+
+impl Change {
+    /// How many listeners it adds, and how many it removes.
+    pub fn listeners(&self) -> (usize, usize) {
+        (self.added.len(), self.removed.len())
+    }
+}
+
+impl Drop for Change {
+    fn drop(&mut self) {
+        self.added.iter().for_each(|listening| self.shared.listeners.close(listening));
+    }
+}
+
+impl Proxy {
+    /// Checks other settings, looks their upstreams up and binds the listeners that are new. May wait for a name, so it is
+    /// not for a shard. Nothing changes yet.
+    ///
+    /// A listener whose endpoint stays in its proxy is kept as it is, with the clients that wait in its backlog.
+    ///
+    /// # Errors
+    /// As [`Proxy::bind_all`].
+    pub fn prepare(&self, wanted: Vec<Named>) -> Result<Change, ProxyError> {
+        let newest = self.shared.newest();
+        let (listeners, limits) = (&self.shared.listeners, &self.shared.limits);
+        limits.begin();
+        let mut bound = Bound { listeners, bound: Vec::new() };
+        let mut plans = Vec::new();
+        let old: Vec<&Listening> = newest.plans.iter().flat_map(|plan| &plan.listeners).collect();
+        for named in wanted {
+            let name = named.0.clone();
+            let before = newest.plans.iter().find(|plan| plan.name == name);
+            let plan = Plan::bind(listeners, limits, named, before.map(|plan| &**plan));
+            let plan = plan.map_err(|error| error.of(name))?;
+            let new = plan.listeners.iter().filter(|new| !old.iter().any(|old| old.is(new)));
+            bound.bound.extend(new.cloned());
+            // Nothing of it has to be learnt anew.
+            plans.push(match before.filter(|before| before.is_like(&plan)) {
+                Some(before) => before.clone(),
+                None => Arc::new(plan),
+            });
+        }
+        if plans.is_empty() {
+            return Err(ProxyError::NoListener);
+        }
+        let is_kept = |old: &Listening| plans.iter().flat_map(|plan| &plan.listeners).any(|new| new.is(old));
+        let removed = old.into_iter().filter(|old| !is_kept(old)).cloned().collect();
+        let version = Arc::new(Version { number: newest.number + 1, plans });
+        let added = std::mem::take(&mut bound.bound);
+        Ok(Change { shared: self.shared.clone(), version, added, removed })
+    }
+
+    /// Makes a change real on all shards, or on none; answers the version's number. New connections go by it from then on.
+    ///
+    /// # Errors
+    /// What is new could not be opened everywhere, or another change came first: all is as it was before.
+    pub async fn change(&self, shard: &Shard, mut change: Change) -> Result<u64, ChangeError> {
+        let _alone = Alone::enter(&self.shared)?;
+        let number = change.version.number;
+        if number != self.version() + 1 {
+            return Err(ChangeError::Overtaken);
+        }
+        if let Err(error) = self.tell_all(shard, &Order::Prepare(change.version.clone())).await {
+            // Who cannot hear it now hears it later, or forgets by itself.
+            let _ = self.tell_all(shard, &Order::Abandon(number)).await;
+            return Err(error);
+        }
+        // From here on nothing brings it back.
+        self.shared.set_newest(change.version.clone());
+        change.added.clear();
+        if let Err(error) = self.tell_all(shard, &Order::Commit(change.version.clone())).await {
+            tracing::error!("version {number} of the settings is late on a shard: {error}");
+        }
+        for listening in std::mem::take(&mut change.removed) {
+            self.shared.listeners.close(&listening);
+        }
+        Ok(number)
+    }
+
+    /// Checks, binds and makes real, for a thread that is no shard and may wait.
+    ///
+    /// # Errors
+    /// Why all is as it was before.
+    pub fn change_from_outside(&self, remote: &Remote, wanted: Vec<Named>) -> Result<u64, ChangeError> {
+        let change = self.prepare(wanted)?;
+        let (answer, answered) = flume::bounded(1);
+        let proxy = self.clone();
+        let mut job: crate::mesh::Job = Box::new(move |shard: &Shard| {
+            let own = shard.clone();
+            shard.spawn_detached("change of settings", async move {
+                let _ = answer.try_send(proxy.change(&own, change).await);
+            });
+        });
+        for shard in (0..remote.shards()).map(ShardId::new) {
+            match remote.try_run(shard, job) {
+                Ok(()) => {
+                    let silent = ChangeError::Silent { shard: shard.index() };
+                    return answered.recv_timeout(CHANGED_WITHIN).unwrap_or(Err(silent));
+                }
+                Err(error) => job = error.into_inner(),
+            }
+        }
+        Err(ChangeError::Ended)
+    }
+
+    /// Tells all shards at once. One that has ended has nothing to do: it begins again with the newest version.
+    async fn tell_all(&self, shard: &Shard, order: &Order) -> Result<(), ChangeError> {
+        let caller = shard.caller(&self.shared.orders).map_err(|_| ChangeError::Ended)?;
+        let calls = shard.ids().map(|to| {
+            let call = shard.timeout(PREPARED_WITHIN, caller.call(to, order.clone()));
+            async move {
+                let shard = to.index();
+                match call.await {
+                    Ok(Ok(Ok(())) | Err(_)) => Ok(()),
+                    Ok(Ok(Err(wrong))) => Err(ChangeError::Refused { shard, wrong }),
+                    Err(_) => Err(ChangeError::Silent { shard }),
+                }
+            }
+        });
+        join_all(calls).await.into_iter().collect()
+    }
+}
+
+/// There is one change at a time.
+struct Alone<'a>(&'a Shared);
+
+impl Alone<'_> {
+    fn enter(shared: &Shared) -> Result<Alone<'_>, ChangeError> {
+        if shared.changing.swap(true, AcqRel) { Err(ChangeError::Overtaken) } else { Ok(Alone(shared)) }
+    }
+}
+
+impl Drop for Alone<'_> {
+    fn drop(&mut self) {
+        self.0.changing.store(false, Release);
+    }
+}
+
+/// Lets a shard do what it is told.
+pub(super) fn obey(shard: &Shard, orders: &Orders, state: &Rc<State>) -> Result<(), OpenError> {
+    let (own, state) = (shard.clone(), state.clone());
+    shard.serve(orders, move |_, order| {
+        let done = match order {
+            Order::Prepare(version) => state.prepare(&own, &version),
+            Order::Commit(version) => state.commit(&own, &version),
+            Order::Abandon(number) => {
+                state.abandon(Some(number));
+                Ok(())
+            }
+        };
+        std::future::ready(done.map_err(|error: io::Error| error.to_string()))
+    })?;
+    Ok(())
+}

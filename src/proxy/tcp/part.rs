@@ -1,0 +1,409 @@
+//! What one shard has of the proxies: their counters, their listeners, and the version that new connections go by.
+
+use std::cell::{Cell, RefCell};
+use std::future::{Future, poll_fn};
+use std::io;
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Poll, Waker};
+use std::time::Duration;
+
+use super::access::{AccessLog, ShardLog};
+use super::budget::Budget;
+use super::checks::{self, Checking, Down};
+use super::counters::{Cells, Counters, ProxyCounters, ShardReport};
+use super::plan::{Plan, Version};
+use super::serve::serve_client;
+use super::upstreams::Upstreams;
+use crate::mesh::{OpenError, Replicated};
+use crate::net::{AcceptCounters, AcceptStats, Acceptor, Leaving, Listening, Places};
+use crate::shard::{Phase, Shard, Task};
+
+/// One proxy on one shard, over all versions.
+#[derive(Debug)]
+pub(super) struct Part {
+    name: Option<String>,
+    pub(super) cells: Cells,
+    /// Where connections are told of that have ended.
+    pub(super) log: Option<Rc<ShardLog>>,
+    /// What a new connection goes by, to its end.
+    current: RefCell<Rc<Current>>,
+    /// The current version's.
+    checking: RefCell<Option<Checking>>,
+    places: Places,
+    doors: RefCell<Vec<Door>>,
+    /// Of the doors that are no more.
+    accepted: Cell<AcceptStats>,
+}
+
+/// One version of one proxy on one shard. Lives until the last connection that began with it has ended.
+#[derive(Debug)]
+pub(super) struct Current {
+    pub(super) plan: Arc<Plan>,
+    /// By the place of their group.
+    pub(super) upstreams: Vec<Upstreams>,
+    pub(super) budget: Budget,
+}
+
+/// A listener at work.
+#[derive(Debug)]
+struct Door {
+    listening: Listening,
+    counters: Rc<AcceptCounters>,
+    leaving: Leaving,
+}
+
+impl Part {
+    fn new(
+        shard: &Shard,
+        current: Rc<Current>,
+        health: &Replicated<Down>,
+        log: Option<Rc<ShardLog>>,
+    ) -> Rc<Part> {
+        let plan = current.plan.clone();
+        let checking = RefCell::new(current.check(shard, health));
+        let places = Places::new(shard.part_of(plan.settings.connections).len());
+        let (cells, doors, accepted) = Default::default();
+        let (name, current) = (plan.name.clone(), RefCell::new(current));
+        Rc::new(Part { name, cells, log, current, checking, places, doors, accepted })
+    }
+
+    /// Its name, if it is one of several.
+    pub(super) fn name(&self) -> Option<&str> {
+        self.name.as_deref()
+    }
+
+    /// The version that a connection that begins now goes by.
+    pub(super) fn current(&self) -> Rc<Current> {
+        self.current.borrow().clone()
+    }
+
+    /// From now on connections go by this. Of upstreams that were there before all is kept that was learnt of them.
+    fn change(&self, shard: &Shard, current: Rc<Current>, health: &Replicated<Down>) {
+        if Rc::ptr_eq(&self.current(), &current) {
+            return;
+        }
+        // Those of before end first.
+        drop(self.checking.take());
+        self.checking.replace(current.check(shard, health));
+        self.places.set_most(shard.part_of(current.plan.settings.connections).len());
+        let before = self.current.replace(current);
+        drop(before);
+    }
+
+    /// Nobody comes any more.
+    fn end(&self) {
+        self.leave_others(&[]);
+        drop(self.checking.take());
+    }
+
+    fn has(&self, listening: &Listening) -> bool {
+        self.doors.borrow().iter().any(|door| door.listening.is(listening))
+    }
+
+    /// Leaves the listeners that are not among these.
+    fn leave_others(&self, kept: &[Listening]) {
+        let doors = self.doors.borrow();
+        let others = doors.iter().filter(|door| !kept.iter().any(|kept| kept.is(&door.listening)));
+        others.for_each(|door| door.leaving.leave());
+    }
+
+    /// Serves the clients of a listener until it is left or the shard stops.
+    fn serve(self: &Rc<Part>, listening: &Listening, acceptor: Acceptor) -> Serving {
+        let (counters, leaving) = (acceptor.counters(), acceptor.leaving());
+        let door = Door { listening: listening.clone(), counters, leaving };
+        self.doors.borrow_mut().push(door);
+        let (part, listening) = (self.clone(), listening.clone());
+        Box::pin(async move {
+            let serving = part.clone();
+            acceptor.serve_in(&part.places, move |client| serve_client(serving.clone(), client)).await;
+            part.forget(&listening);
+        })
+    }
+
+    /// The counters of a door outlive it.
+    fn forget(&self, listening: &Listening) {
+        let mut doors = self.doors.borrow_mut();
+        if let Some(place) = doors.iter().position(|door| door.listening.is(listening)) {
+            let door = doors.swap_remove(place);
+            self.accepted.set(self.accepted.get() + door.counters.copy());
+        }
+    }
+
+    fn accepting(&self) -> AcceptStats {
+        let doors = self.doors.borrow();
+        doors.iter().map(|door| door.counters.copy()).fold(self.accepted.get(), std::ops::Add::add)
+    }
+
+    /// Nothing of it is left but its counters.
+    fn is_over(&self) -> bool {
+        self.doors.borrow().is_empty() && self.cells.active.get() == 0
+    }
+
+    #[cfg(test)]
+    pub(super) fn of(plan: Plan) -> Rc<Part> {
+        let budget = Budget::new(None, 1, waterwheel_reactor::Time::ZERO);
+        let current = Current { plan: Arc::new(plan), upstreams: Vec::new(), budget };
+        let (cells, checking, doors, accepted) = Default::default();
+        let current = RefCell::new(Rc::new(current));
+        let (name, log) = (None, None);
+        Rc::new(Part { name, cells, log, current, checking, places: Places::new(1), doors, accepted })
+    }
+}
+
+impl Current {
+    fn new(shard: &Shard, plan: &Arc<Plan>, before: &[Upstreams]) -> Result<Current, OpenError> {
+        let budget = Budget::new(plan.settings.retry_budget.as_ref(), shard.count(), shard.now());
+        Ok(Current { plan: plan.clone(), upstreams: plan.groups(shard, before)?, budget })
+    }
+
+    /// Begins its checks, if it has any.
+    fn check(self: &Rc<Current>, shard: &Shard, health: &Replicated<Down>) -> Option<Checking> {
+        let Some(checks) = &self.plan.settings.checks else {
+            // Nobody would ever find them up again.
+            self.upstreams.iter().for_each(Upstreams::unchecked);
+            return None;
+        };
+        let begun = checks::begin(shard, self, health, checks);
+        begun.inspect_err(|error| tracing::error!("upstreams are not checked: {error}")).ok()
+    }
+}
+
+type Serving = Pin<Box<dyn Future<Output = ()>>>;
+
+/// All proxies on one shard.
+#[derive(Debug)]
+pub(super) struct State {
+    /// What the checks found, of all proxies.
+    health: Replicated<Down>,
+    log: Option<Rc<ShardLog>>,
+    /// The version's number.
+    version: Cell<u64>,
+    /// In the version's order.
+    parts: RefCell<Vec<Rc<Part>>>,
+    /// Not in the version any more, but there are connections left.
+    leaving: RefCell<Vec<Rc<Part>>>,
+    /// What those had counted of which nothing is left.
+    gone: Cell<(Counters, AcceptStats)>,
+    prepared: RefCell<Option<Prepared>>,
+    arriving: RefCell<Arriving>,
+}
+
+/// Listeners on their way to the task that serves them.
+#[derive(Default)]
+struct Arriving {
+    serving: Vec<Serving>,
+    waker: Option<Waker>,
+}
+
+impl std::fmt::Debug for Arriving {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Arriving").field(&self.serving.len()).finish()
+    }
+}
+
+/// The new listeners of a version that may come: opened, and not served.
+#[derive(Debug)]
+struct Prepared {
+    number: u64,
+    opened: Opened,
+    /// Gives it up.
+    forgetting: Option<Task<()>>,
+}
+
+/// What was prepared and never comes is given up after so long: whoever asked for it has failed.
+const FORGOTTEN_AFTER: Duration = Duration::from_secs(30);
+
+/// What a version has and the one before had not.
+#[derive(Debug, Default)]
+struct Opened {
+    /// In the version's order.
+    currents: Vec<Rc<Current>>,
+    acceptors: Vec<(Listening, Acceptor)>,
+}
+
+impl Drop for Prepared {
+    fn drop(&mut self) {
+        self.forgetting.take().into_iter().for_each(Task::cancel);
+    }
+}
+
+impl State {
+    /// Opens all that a version has.
+    pub(super) fn begin(
+        shard: &Shard,
+        version: &Version,
+        health: &Replicated<Down>,
+        log: Option<&AccessLog>,
+    ) -> io::Result<Rc<State>> {
+        let state = State {
+            health: health.clone(),
+            log: log.map(|log| log.on(shard)),
+            version: Cell::new(version.number),
+            parts: RefCell::default(),
+            leaving: RefCell::default(),
+            gone: Cell::default(),
+            prepared: RefCell::default(),
+            arriving: RefCell::default(),
+        };
+        let state = Rc::new(state);
+        let opened = state.open(shard, version)?;
+        state.take(shard, version, opened);
+        Ok(state)
+    }
+
+    /// Opens what this shard does not have of a version.
+    fn open(&self, shard: &Shard, version: &Version) -> io::Result<Opened> {
+        let parts = self.parts.borrow();
+        let current = |plan: &Arc<Plan>| {
+            let before = parts.iter().find(|part| part.name == plan.name).map(|part| part.current());
+            match before {
+                Some(before) if Arc::ptr_eq(&before.plan, plan) => Ok(before),
+                Some(before) => Current::new(shard, plan, &before.upstreams).map(Rc::new),
+                None => Current::new(shard, plan, &[]).map(Rc::new),
+            }
+        };
+        let currents = version.plans.iter().map(current).collect::<Result<Vec<_>, OpenError>>();
+        let currents = currents.map_err(io::Error::other)?;
+        let mut acceptors = Vec::new();
+        for listening in version.plans.iter().flat_map(|plan| &plan.listeners) {
+            if !parts.iter().any(|part| part.has(listening)) {
+                acceptors.push((listening.clone(), shard.accept_on(listening)?));
+            }
+        }
+        Ok(Opened { currents, acceptors })
+    }
+
+    /// Opens what a version adds, so that nothing can go wrong when it comes.
+    pub(super) fn prepare(self: &Rc<State>, shard: &Shard, version: &Version) -> io::Result<()> {
+        let number = version.number;
+        if number <= self.version.get() {
+            return Ok(());
+        }
+        self.abandon(None);
+        let opened = self.open(shard, version)?;
+        let (over, state) = (shard.sleep(FORGOTTEN_AFTER), Rc::downgrade(self));
+        let forgetting = shard.spawn("forget a change", async move {
+            over.await;
+            if let Some(state) = state.upgrade() {
+                state.abandon(Some(number));
+            }
+        });
+        self.prepared.replace(Some(Prepared { number, opened, forgetting: Some(forgetting) }));
+        Ok(())
+    }
+
+    /// The version of this number, or whichever was prepared, does not come.
+    pub(super) fn abandon(&self, number: Option<u64>) {
+        let meant = |prepared: &mut Prepared| number.is_none_or(|number| prepared.number == number);
+        let prepared = self.prepared.borrow_mut().take_if(meant);
+        drop(prepared);
+    }
+
+    /// From now on clients are served by this version.
+    pub(super) fn commit(&self, shard: &Shard, version: &Version) -> io::Result<()> {
+        if version.number <= self.version.get() {
+            return Ok(());
+        }
+        let prepared = self.prepared.borrow_mut().take_if(|prepared| prepared.number == version.number);
+        // Not prepared: this shard has begun again in between.
+        let opened = match prepared {
+            Some(mut prepared) => std::mem::take(&mut prepared.opened),
+            None => self.open(shard, version)?,
+        };
+        self.take(shard, version, opened);
+        self.version.set(version.number);
+        Ok(())
+    }
+
+    fn take(&self, shard: &Shard, version: &Version, opened: Opened) {
+        let Opened { currents, mut acceptors } = opened;
+        let mut before = self.parts.take();
+        let mut serving = Vec::new();
+        let parts: Vec<Rc<Part>> = version
+            .plans
+            .iter()
+            .zip(currents)
+            .map(|(plan, current)| {
+                let known = before.iter().position(|part| part.name == plan.name);
+                let part = match known {
+                    Some(place) => before.swap_remove(place),
+                    None => Part::new(shard, current.clone(), &self.health, self.log.clone()),
+                };
+                part.change(shard, current, &self.health);
+                part.leave_others(&plan.listeners);
+                let of_plan =
+                    |(listening, _): &mut (Listening, _)| plan.listeners.iter().any(|own| own.is(listening));
+                let own = acceptors.extract_if(.., of_plan);
+                serving.extend(own.map(|(listening, acceptor)| part.serve(&listening, acceptor)));
+                part
+            })
+            .collect();
+        before.iter().for_each(|part| part.end());
+        self.leaving.borrow_mut().extend(before);
+        self.parts.replace(parts);
+        self.sweep();
+        let mut arriving = self.arriving.borrow_mut();
+        arriving.serving.extend(serving);
+        arriving.waker.take().into_iter().for_each(Waker::wake);
+    }
+
+    /// Keeps only the counters of what is over.
+    fn sweep(&self) {
+        let over: Vec<Rc<Part>> = self.leaving.borrow_mut().extract_if(.., |part| part.is_over()).collect();
+        for part in over {
+            let (counters, accepting) = self.gone.get();
+            self.gone.set((counters + part.cells.copy(), accepting + part.accepting()));
+        }
+    }
+
+    /// Serves until the shard stops and all connections have ended, or its time is up.
+    pub(super) async fn serve(&self, shard: &Shard) {
+        let mut time_up = pin!(shard.time_up());
+        let mut serving: Vec<Serving> = Vec::new();
+        poll_fn(|cx| {
+            let mut arriving = self.arriving.borrow_mut();
+            serving.append(&mut arriving.serving);
+            arriving.waker = Some(cx.waker().clone());
+            drop(arriving);
+            serving.retain_mut(|door| door.as_mut().poll(cx).is_pending());
+            let over = time_up.as_mut().poll(cx).is_ready();
+            if over || (serving.is_empty() && shard.phase() != Phase::Running) {
+                Poll::Ready(())
+            } else {
+                Poll::Pending
+            }
+        })
+        .await;
+        self.abandon(None);
+    }
+
+    pub(super) fn report(&self, shard: &Shard) -> ShardReport {
+        self.sweep();
+        let (parts, leaving) = (self.parts.borrow(), self.leaving.borrow());
+        let (mut counters, mut accepting) = self.gone.get();
+        for part in parts.iter().chain(&*leaving) {
+            (counters, accepting) = (counters + part.cells.copy(), accepting + part.accepting());
+        }
+        let named = parts
+            .iter()
+            .filter_map(|part| Some(ProxyCounters { name: part.name.clone()?, counters: part.cells.copy() }));
+        let upstreams = parts.iter().flat_map(|part| {
+            let current = part.current();
+            let all: Vec<_> =
+                current.upstreams.iter().flat_map(|group| group.counters(shard.now())).collect();
+            all.into_iter().map(|counters| counters.of(part.name.as_deref()))
+        });
+        ShardReport {
+            shard: shard.id().index(),
+            version: self.version.get(),
+            counters,
+            accepting,
+            proxies: named.collect(),
+            upstreams: upstreams.collect(),
+            tasks: shard.stats(),
+            messages: shard.mesh_stats(),
+        }
+    }
+}

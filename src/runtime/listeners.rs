@@ -1,0 +1,222 @@
+//! Listeners of a runtime: bound before its shards run, and while they do.
+
+use std::fmt;
+use std::io;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use waterwheel_os::SocketFile;
+use waterwheel_reactor::{Address, Backend, Bound, Handle, ListenOptions, UnixName};
+
+use super::config::Config;
+use super::plan::Plan;
+use super::runtime::StartError;
+use crate::mesh::{CountLease, DeclareError, Mesh, Port};
+use crate::net::reserve::Reserve;
+use crate::net::{Endpoint, Listening, ResolveError, SparePorts, Steering};
+use crate::steer::{Mode, program};
+
+/// Binds endpoints for all shards of a runtime, from any thread, before they run and while they do. Cheap to clone.
+///
+/// A listener that is bound while shards run is given to them as everything else is: by a message. Each then calls
+/// [`Shard::accept_on`](crate::shard::Shard::accept_on). One that is of no use any more is [closed](Listeners::close)
+/// here, and [left](crate::net::Leaving) by each shard.
+#[derive(Clone)]
+pub struct Listeners {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    backend: Arc<dyn Backend>,
+    mesh: Arc<Mesh>,
+    mode: Mode,
+    seed: u32,
+    /// Whether the kernel may be given a program that places connections.
+    program: bool,
+    /// The CPU of each shard.
+    cpus: Vec<Option<usize>>,
+    /// The spare descriptors of all listeners; taken with the first.
+    reserve: OnceLock<Arc<Reserve>>,
+    /// Every listener that was not closed, so that the parts of shards that end are given up.
+    all: Mutex<Vec<Listening>>,
+    spare: SparePorts,
+    /// Numbers the ports, whose names are told apart so.
+    ports: AtomicUsize,
+}
+
+impl Listeners {
+    pub(super) fn new(
+        config: &Config,
+        plan: &Plan,
+        backend: &Arc<dyn Backend>,
+        mesh: &Arc<Mesh>,
+        seed: u32,
+    ) -> Listeners {
+        let (reserve, all, spare, ports) = Default::default();
+        let inner = Inner {
+            backend: backend.clone(),
+            mesh: mesh.clone(),
+            mode: config.steer,
+            seed,
+            program: config.steer_program,
+            cpus: plan.shards.clone(),
+            reserve,
+            all,
+            spare,
+            ports,
+        };
+        Listeners { inner: Arc::new(inner) }
+    }
+
+    /// Binds an endpoint for all shards. Clients may connect from here on; they are served once a shard accepts. May wait
+    /// for a name to be looked up, so it is not for a shard.
+    ///
+    /// # Errors
+    /// The endpoint's name is unknown, or the system refuses it: port in use, no permission.
+    pub fn listen(&self, endpoint: &Endpoint, options: &ListenOptions) -> Result<Listening, StartError> {
+        let refused = |error| StartError::Listen { endpoint: endpoint.clone(), error };
+        let addresses = self.resolve(endpoint)?;
+        let Some((address, others)) = addresses.split_first() else {
+            return Err(refused(io::ErrorKind::AddrNotAvailable.into()));
+        };
+        let shards = self.inner.mesh.shards();
+        let bounds = self.inner.backend.bind(address, options, shards).map_err(refused)?;
+        let file = file_of(bounds.first());
+        if bounds.len() != shards {
+            return Err(refused(io::Error::other("the backend did not bind a socket for each shard")));
+        }
+        let placed = self.steer(address, &bounds);
+        let handoff = self.port(endpoint, &bounds[0])?;
+        let reserve = self.reserve().map_err(refused)?;
+        let Inner { mode, seed, spare, .. } = &*self.inner;
+        let steering = Steering { mode: *mode, seed: *seed, placed };
+        let listening = Listening::new(bounds, reserve, (handoff, spare.clone()), steering, file)
+            .ok_or_else(|| refused(io::Error::other("the backend bound nothing")))?;
+        self.all().push(listening.clone());
+        for other in others {
+            tracing::warn!("{endpoint} is {other} too, which is not listened on unless it is given itself");
+        }
+        Ok(listening)
+    }
+
+    /// Closes a listener for the shards that do not serve it, and for those that begin again: those that serve it are to
+    /// leave it. The file of a Unix socket is removed.
+    pub fn close(&self, listening: &Listening) {
+        self.all().retain(|other| !other.is(listening));
+        listening.end();
+    }
+
+    /// The addresses of an endpoint; may wait, so it is not for a shard.
+    ///
+    /// # Errors
+    /// The name is not known.
+    pub fn resolve(&self, endpoint: &Endpoint) -> Result<Vec<Address>, ResolveError> {
+        endpoint.resolve_with(|host, port| self.inner.backend.lookup(host, port))
+    }
+
+    /// Connections that a shard handed over to one that had ended, or had left the listener, when they came, and that were
+    /// reset: of all listeners that there are or were.
+    pub fn undelivered(&self) -> u64 {
+        let open: u64 = self.all().iter().map(Listening::undelivered).sum();
+        let spare = self.inner.spare.lock().unwrap_or_else(PoisonError::into_inner);
+        open + spare.iter().map(Port::undelivered).sum::<u64>()
+    }
+
+    /// Declares a limit while the shards run, too: see [`Runtime::count_lease`](super::Runtime::count_lease).
+    pub(crate) fn count_lease(&self, name: &'static str, limit: u64) -> Result<CountLease, DeclareError> {
+        CountLease::declare(&self.inner.mesh, name, limit)
+    }
+
+    /// How many shards there are.
+    pub fn shards(&self) -> usize {
+        self.inner.mesh.shards()
+    }
+
+    /// Those that were not closed.
+    pub(super) fn open(&self) -> Vec<Listening> {
+        self.all().clone()
+    }
+
+    fn all(&self) -> MutexGuard<'_, Vec<Listening>> {
+        self.inner.all.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A port over which connections of a new listener go to their shards.
+    fn port(&self, endpoint: &Endpoint, bound: &Bound) -> Result<Port<crate::net::Offered>, StartError> {
+        let spare = self.inner.spare.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        if let Some(spare) = spare {
+            return Ok(spare);
+        }
+        // Port names live as long as the program; there are as many as listeners at once.
+        let number = self.inner.ports.fetch_add(1, Relaxed);
+        let name: &'static str = format!("hand-off of {endpoint} #{} #{number}", bound.local).leak();
+        Ok(Port::declare(&self.inner.mesh, name, Listening::HAND_OFF)?)
+    }
+
+    /// Lets the kernel place connections where they belong, and says whether it does. If not, shards hand them over.
+    fn steer(&self, at: &Address, bounds: &[Bound]) -> bool {
+        let Inner { backend, mode, seed, cpus, program: wanted, .. } = &*self.inner;
+        let shards = self.shards();
+        if !wanted || at.inet().is_none() || bounds.first().is_none_or(|bound| !bound.options.reuse_port) {
+            return false;
+        }
+        match program(*mode, *seed, shards, cpus) {
+            Some(program) => match backend.steer(bounds, &program) {
+                Ok(()) => return true,
+                Err(error) if *mode == Mode::Cpu => {
+                    tracing::warn!(
+                        "the kernel places connections to {at} as in mode kernel, not by cpu: {error}"
+                    );
+                }
+                Err(error) => {
+                    tracing::info!(
+                        "the kernel cannot place connections to {at}, shards hand them over: {error}"
+                    );
+                }
+            },
+            None if shards > 1 && matches!(mode, Mode::Flow | Mode::Source | Mode::Cpu) => {
+                tracing::info!(
+                    "too many shards for the kernel to place connections to {at}: they hand them over"
+                );
+            }
+            None => {}
+        }
+        false
+    }
+
+    /// The spare descriptors, one for each shard.
+    fn reserve(&self) -> io::Result<Arc<Reserve>> {
+        let reserve = &self.inner.reserve;
+        if let Some(reserve) = reserve.get() {
+            return Ok(reserve.clone());
+        }
+        let fresh = Arc::new(Reserve::new(self.shards(), || self.inner.backend.spare())?);
+        Ok(reserve.get_or_init(|| fresh).clone())
+    }
+}
+
+/// The file that was made for a Unix socket, if one was.
+fn file_of(bound: Option<&Bound>) -> Option<SocketFile> {
+    let Some(Bound { local: Address::Unix(UnixName::Path(path)), handle: Handle::Os(_), .. }) = bound else {
+        return None;
+    };
+    let unremoved =
+        |error: &io::Error| tracing::warn!("{} will not be removed at the end: {error}", path.display());
+    SocketFile::of(path).inspect_err(unremoved).ok()
+}
+
+impl fmt::Debug for Listeners {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Listeners").field(&*self.all()).finish()
+    }
+}
+
+/// Removes the files of Unix sockets when the runtime goes, whether it ran or not.
+#[derive(Debug)]
+pub(super) struct Files(pub(super) Listeners);
+
+impl Drop for Files {
+    fn drop(&mut self) {
+        self.0.open().iter().for_each(Listening::remove_file);
+    }
+}

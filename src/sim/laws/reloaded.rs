@@ -1,0 +1,286 @@
+//! The proxy's settings change again and again while clients come, listeners among them, some of them impossible, and with
+//! shards that die in the midst: no connection is lost, each is served wholly by one version, and nothing is left of those
+//! that are over.
+
+use std::cell::{Cell, RefCell};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use futures_util::future::{join, join_all};
+use waterwheel::net::Connection;
+use waterwheel::proxy::tcp::{Change, ChangeError, Named, Proxy, Report, Settings, ShardReport};
+use waterwheel::reactor::{Address, ConnectOptions, ListenOptions};
+use waterwheel::runtime::{Config, OnFailure, Supervision};
+use waterwheel::shard::ShardId;
+use waterwheel::sim::{Check, Host, Rule, Running, Verdict, World};
+use waterwheel::steer::Mode;
+
+const SHARDS: usize = 3;
+/// Where the proxy listens in every version.
+const KEPT: u16 = 80;
+/// Where it listens in some.
+const SOMETIMES: u16 = 81;
+/// Where somebody else listens.
+const TAKEN: u16 = 82;
+const ORIGIN: u16 = 7;
+/// How long clients come.
+const WORK: Duration = Duration::from_millis(1_500);
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Answers every byte with its own.
+fn origin(host: &Host, tag: u8) -> anyhow::Result<()> {
+    let runtime = host.runtime(1);
+    let listening = runtime.listen(&format!("tcp:{}", host.at(ORIGIN)))?;
+    drop(host.start(runtime, move |shard| {
+        let listening = listening.clone();
+        async move {
+            let serve = move |mut connection: Connection| async move {
+                let mut buffer = [0; 64];
+                loop {
+                    match connection.read(&mut buffer).await? {
+                        0 => return Ok(connection.close().await?),
+                        count => connection.write_all(&vec![tag; count]).await?,
+                    }
+                }
+            };
+            shard.accept_on(&listening)?.serve(1_000, serve).await;
+            Ok(())
+        }
+    }));
+    Ok(())
+}
+
+struct Scene {
+    world: World,
+    host: Host,
+    proxy: Proxy,
+    running: Running<ShardReport>,
+    origins: Vec<Address>,
+    /// The origins of the versions, from the first on, and whether the last of them is still on its way.
+    tags: RefCell<Vec<u8>>,
+    arrived: Cell<usize>,
+    panics: bool,
+}
+
+/// All connections of a version go to one origin, so that a client sees which version it is.
+fn settings(host: &Host, origin: &Address, ports: &[u16], places: usize) -> Vec<Named> {
+    let endpoint = |text: String| text.parse().expect("an endpoint");
+    let listen = ports.iter().map(|port| endpoint(format!("tcp:{}", host.at(*port)))).collect();
+    let upstream = endpoint(origin.to_string());
+    vec![(Some("only".to_owned()), Settings { connections: places, ..Settings::new(listen, vec![upstream]) })]
+}
+
+impl Scene {
+    fn start(world: &World) -> anyhow::Result<Scene> {
+        let (host, panics) = (world.host("proxy"), world.chance(0.3));
+        let mut origins = Vec::new();
+        for tag in 0..3 {
+            let one = world.host(&format!("origin{tag}"));
+            origin(&one, tag)?;
+            origins.push(Address::Inet(one.at(ORIGIN)));
+        }
+        let pause = Duration::from_micros(world.below(3_000));
+        let supervision =
+            Supervision { restarts: 1_000, pause, pause_most: pause * 2, ..Supervision::default() };
+        let steer = [Mode::Flow, Mode::Source, Mode::Kernel, Mode::Least][world.below(4) as usize];
+        let config = Config::default().cores(SHARDS).steer(steer).steer_program(world.chance(0.5));
+        let config = config.on_failure(OnFailure::Restart).supervision(supervision);
+        let runtime = host.runtime_with(config)?;
+        let proxy = Proxy::bind_all(&runtime, settings(&host, &origins[0], &[KEPT], 1_000))?;
+        let serving = proxy.clone();
+        let running = host.start(runtime, move |shard| {
+            let serving = serving.clone();
+            async move { serving.serve(&shard).await }
+        });
+        let (tags, arrived) = (RefCell::new(vec![0]), Cell::new(0));
+        Ok(Scene { world: world.clone(), host, proxy, running, origins, tags, arrived, panics })
+    }
+
+    /// Makes a change real, asked for on one of the shards.
+    async fn make(&self, change: Change) -> anyhow::Result<Result<u64, ChangeError>> {
+        let (answer, proxy) = (Arc::new(Mutex::new(None)), self.proxy.clone());
+        let told = answer.clone();
+        let by = ShardId::new(self.world.below(SHARDS as u64) as usize);
+        let asked = self.running.remote().try_run(by, move |shard| {
+            let own = shard.clone();
+            shard.spawn_detached("reload", async move {
+                let result = proxy.change(&own, change).await;
+                *told.lock().unwrap_or_else(PoisonError::into_inner) = Some(result);
+            });
+        });
+        ensure!(asked.is_ok() || self.panics, "{asked:?}");
+        let until = self.world.now() + Duration::from_secs(20);
+        loop {
+            if let Some(result) = answer.lock().unwrap_or_else(PoisonError::into_inner).take() {
+                return Ok(result);
+            }
+            // The shard that was asked has died.
+            let alone = Arc::strong_count(&answer) == 1;
+            if alone && self.panics {
+                return Ok(Err(ChangeError::Ended));
+            }
+            ensure!(self.world.now() < until, "a change never ends");
+            self.world.sleep(Duration::from_millis(1)).await;
+        }
+    }
+
+    /// To another version, or one that cannot be.
+    async fn reload(&self, origin: usize, ports: &[u16], places: usize) -> anyhow::Result<bool> {
+        let (before, open) = (self.proxy.version(), self.host.descriptors());
+        let wanted = settings(&self.host, &self.origins[origin], ports, places);
+        let change = match self.proxy.prepare(wanted) {
+            Ok(change) => change,
+            Err(error) => {
+                ensure!(ports.contains(&TAKEN), "a change that could be is refused: {error}");
+                ensure!(error.to_string().contains("82"), "the port is not named: {error}");
+                ensure!(self.proxy.version() == before, "a change that cannot be has an effect");
+                ensure!(self.panics || self.host.descriptors() <= open + 40, "it leaves sockets");
+                return Ok(false);
+            }
+        };
+        ensure!(!ports.contains(&TAKEN), "a port that is taken is taken");
+        self.tags.borrow_mut().push(origin as u8);
+        match self.make(change).await? {
+            Ok(number) => {
+                ensure!(number == before + 1 && self.proxy.version() == number, "version {number}");
+                self.arrived.set(self.tags.borrow().len() - 1);
+                Ok(true)
+            }
+            Err(error) => {
+                ensure!(self.panics, "a change that could be is not made: {error}");
+                // A shard that died in the midst may have begun with it.
+                Ok(false)
+            }
+        }
+    }
+
+    async fn client(&self) -> anyhow::Result<()> {
+        let (world, until) = (&self.world, self.world.now() + WORK);
+        while self.world.now() < until {
+            let door = if world.chance(0.8) { KEPT } else { SOMETIMES };
+            let since = self.arrived.get();
+            match self.visit(door).await? {
+                None => ensure!(self.panics || door == SOMETIMES, "a client at the kept port is lost"),
+                Some(tag) => {
+                    let tags = self.tags.borrow();
+                    let fits = self.panics || tags[since..].contains(&tag);
+                    ensure!(fits, "served by {tag}, of {tags:?} from {since} on");
+                }
+            }
+            world.sleep(Duration::from_micros(world.below(60_000))).await;
+        }
+        Ok(())
+    }
+
+    /// Who answers, the same one to the end; `None`: nobody does.
+    async fn visit(&self, door: u16) -> anyhow::Result<Option<u8>> {
+        let to = Address::Inet(self.host.at(door));
+        let shard = self.world.shard();
+        let Ok(mut connection) = shard.connect(&to, &ConnectOptions::default()).await else {
+            return Ok(None);
+        };
+        let mut first = None;
+        for _ in 0..1 + self.world.below(4) {
+            let mut answer = [0];
+            let asked = async {
+                connection.write_all(&[1]).await?;
+                connection.read_exact(&mut answer).await
+            };
+            let asked = shard.timeout(PATIENCE, asked).await.context("a client is left to wait")?;
+            if let Err(error) = asked {
+                ensure!(first.is_none() || self.panics, "cut in the middle: {error}");
+                return Ok(None);
+            }
+            let [tag] = answer;
+            ensure!(*first.get_or_insert(tag) == tag, "served by {first:?} and then by {tag}");
+            self.world.sleep(Duration::from_micros(self.world.below(30_000))).await;
+        }
+        let closed = connection.close().await;
+        ensure!(closed.is_ok() || self.panics, "{closed:?}");
+        Ok(first)
+    }
+
+    async fn reloads(&self) -> anyhow::Result<u32> {
+        let (world, until, mut made) = (&self.world, self.world.now() + WORK, 0);
+        while world.now() < until {
+            let origin = world.below(3) as usize;
+            let ports: &[u16] = [&[KEPT][..], &[SOMETIMES, KEPT], &[KEPT, TAKEN]][world.below(3) as usize];
+            let places = SHARDS + world.below(40) as usize;
+            made += u32::from(self.reload(origin, ports, places).await?);
+            // Longer than a port that was left stays bound, now and then.
+            world.sleep(Duration::from_micros(world.below(300_000))).await;
+        }
+        Ok(made)
+    }
+
+    /// Descriptors, and tasks of each shard.
+    async fn belongings(&self) -> (usize, Vec<(usize, u64)>) {
+        let alive = Arc::new(Mutex::new(Vec::new()));
+        for shard in (0..SHARDS).map(ShardId::new) {
+            let alive = alive.clone();
+            let asked = self.running.remote().try_run(shard, move |shard| {
+                let mut alive = alive.lock().unwrap_or_else(PoisonError::into_inner);
+                alive.push((shard.id().index(), shard.stats().alive));
+            });
+            drop(asked);
+        }
+        self.world.sleep(Duration::from_millis(400)).await;
+        let mut alive = std::mem::take(&mut *alive.lock().unwrap_or_else(PoisonError::into_inner));
+        alive.sort_unstable();
+        (self.host.descriptors(), alive)
+    }
+}
+
+fn adds_up(report: &Report) -> anyhow::Result<()> {
+    let total = &report.total;
+    ensure!(total.accepted == total.finished, "{total:?}");
+    let sum = |of: fn(&ShardReport) -> u64| report.shards.iter().map(of).sum::<u64>();
+    let came = sum(|shard| shard.accepting.accepted + shard.accepting.taken_over);
+    let went = sum(|shard| shard.accepting.handed_over + shard.accepting.dropped + shard.accepting.crowded);
+    ensure!(came == went + total.accepted, "{came} came, {went} went, {} were served", total.accepted);
+    ensure!(report.undelivered == 0, "{} were handed to nobody", report.undelivered);
+    Ok(())
+}
+
+async fn scene(world: World) -> anyhow::Result<()> {
+    let scene = Scene::start(&world)?;
+    // Somebody else's port.
+    let other = scene.host.runtime(1);
+    let alone = ListenOptions { reuse_port: false, ..ListenOptions::default() };
+    let _taken = other.listen_with(&format!("tcp:{}", scene.host.at(TAKEN)).parse()?, &alone)?;
+    world.sleep(Duration::from_millis(50)).await;
+    // So that what is made once is there.
+    scene.reload(1, &[KEPT, SOMETIMES], 1_000).await?;
+    scene.reload(0, &[KEPT], 1_000).await?;
+    world.sleep(Duration::from_secs(3)).await;
+    let before = scene.belongings().await;
+    if scene.panics {
+        world.allow_panics();
+        let rule = Rule::new(Verdict::Panic).to(("proxy", world.below(SHARDS as u64) as usize)).with(0.002);
+        world.rule(rule.at_most(1 + world.below(3)));
+    }
+    let clients = join_all((0..8).map(|_| scene.client()));
+    let (clients, reloads) = join(clients, scene.reloads()).await;
+    clients.into_iter().collect::<anyhow::Result<Vec<()>>>()?;
+    ensure!(reloads? > 0 || scene.panics, "nothing ever changed");
+    world.end_rules();
+    world.sleep(Duration::from_secs(3)).await;
+    // Whatever happened, the next change comes, and to every shard.
+    ensure!(scene.reload(0, &[KEPT], 1_000).await?, "the last change did not come");
+    for _ in 0..8 {
+        ensure!(scene.visit(KEPT).await? == Some(0), "not all shards know the last version");
+    }
+    world.sleep(Duration::from_secs(40)).await;
+    let after = scene.belongings().await;
+    ensure!(after == before || scene.panics, "{after:?} is left, of {before:?}");
+    scene.running.stop(Duration::from_secs(5));
+    let panics = scene.panics;
+    let reports = scene.running.await.context("the proxy")?;
+    if panics { Ok(()) } else { adds_up(&scene.proxy.final_report(reports)) }
+}
+
+#[test]
+fn settings_change_under_load_and_no_connection_is_lost() {
+    Check::new().seeds(150).run(scene);
+}
