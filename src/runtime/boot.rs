@@ -93,6 +93,7 @@ where
         let id = ShardId::new(shard);
         let member = joined.member().clone();
         let foreign = crew.stopper.foreign(shard);
+        foreign.heartbeat().begin_life(waterwheel_os::thread_number());
         let core = Core::new(id, crew.mesh.shards(), reactor, member, foreign, crew.budgets);
         let known: Rc<dyn Inspect> = core.clone();
         core.reactor().inspect(Rc::downgrade(&known));

@@ -17,6 +17,7 @@ mod signal;
 mod stop;
 mod supervision;
 mod topology;
+mod watch;
 
 pub use choose::{Choice, choose, reactors};
 pub use config::{Config, ConfigError};

@@ -18,6 +18,7 @@ use super::reporter::{Report, Reporter};
 use super::signal::{Signal, SignalError, Signals};
 use super::stop::Stopper;
 use super::supervision::OnFailure;
+use super::watch::Watch;
 use crate::mesh::{DeclareError, Mesh, Remote, StopGuard};
 use crate::net::reserve::Reserve;
 
@@ -116,7 +117,7 @@ pub enum RunError {
     /// Reactors failed or roots panicked.
     #[error("{}", list(.0))]
     Reactors(Vec<Ended>),
-    /// The system has no thread to give, for looking names up or for reports.
+    /// The system has no thread to give, for looking names up, for reports, or for watching for stalls.
     #[error("cannot start a thread: {0}")]
     Threads(std::io::Error),
     /// The signals cannot be had.
@@ -366,8 +367,12 @@ impl Runtime {
         let backend = self.backend.clone();
         // Before any thread is pinned, since its threads inherit the mask.
         let lookups = Some(Arc::new(Lookups::new().map_err(RunError::Threads)?));
+        let limit = self.config.stall;
+        let watch = limit.map(|limit| Watch::start(&self.stopper, limit)).transpose();
+        let watch = watch.map_err(RunError::Threads)?;
         let (launches, finish) = self.into_launches(lookups, Location::caller(), main);
         let ended = backend.run(launches);
+        drop(watch);
         drop(signals);
         finish(ended)
     }

@@ -31,6 +31,11 @@ impl Stopper {
         self.shards.iter().any(|shard| shard.stop_wish().is_some())
     }
 
+    /// What other threads leave for each shard.
+    pub(super) fn all(&self) -> Arc<[Arc<Foreign>]> {
+        self.shards.clone()
+    }
+
     /// What other threads leave for one shard.
     pub(crate) fn foreign(&self, shard: usize) -> Arc<Foreign> {
         self.shards[shard].clone()

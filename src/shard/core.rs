@@ -279,6 +279,7 @@ impl Core {
 
     pub(super) fn begin_turn(&self) {
         self.in_turn.set(true);
+        self.foreign.heartbeat().begin_turn();
         let now = self.reactor.now();
         self.turn_began.set(now);
         self.groups.charge_from(now);
@@ -362,6 +363,7 @@ impl Core {
         let Some(body) = task.as_mut().filter(|_| Slab::is_current(entry, key)) else { return };
         body.clear();
         self.mark.set(entry.mark.get());
+        self.foreign.heartbeat().poll(entry.kind.get());
         self.gives_way.set(false);
         self.stats.polls.set(self.stats.polls.get() + 1);
         let mut cx = Context::from_waker(&body.waker);
@@ -469,16 +471,37 @@ impl Core {
         now.since(self.turn_began.get()) >= self.budgets.turn
     }
 
-    /// Reports a turn that kept everybody else waiting for too long.
-    pub(super) fn report_stall(&self, limit: Duration) {
+    /// The turn's work is done: says so to who watches, and reports it if it kept everybody else waiting for too long.
+    pub(super) fn look_at_length(&self) {
+        self.foreign.heartbeat().end_turn();
+        let Some(limit) = self.budgets.stall else { return };
         let length = self.reactor.now().since(self.turn_began.get());
         if length > limit {
-            self.stats.stalls.set(self.stats.stalls.get() + 1);
-            tracing::warn!(
-                shard = self.id.index(),
-                length_ms = length.as_millis(),
-                "a turn stalled the shard"
-            );
+            self.report_stall(length);
+        }
+    }
+
+    /// Turns that the watch told of while they lasted are told of again with their whole length; of others, one a second.
+    #[cold]
+    fn report_stall(&self, length: Duration) {
+        const EVERY: Duration = Duration::from_secs(1);
+        let stats = &self.stats;
+        stats.stalls.set(stats.stalls.get() + 1);
+        let (told, now) = (self.foreign.heartbeat().was_told(), self.turn_began.get());
+        if told.is_none() && stats.stall_told.get().is_some_and(|last| now.since(last) < EVERY) {
+            return stats.stalls_untold.set(stats.stalls_untold.get() + 1);
+        }
+        stats.stall_told.set(Some(now));
+        let (shard, length_ms) = (self.id.index(), length.as_millis());
+        let before = match stats.stalls_untold.replace(0) {
+            0 => String::new(),
+            untold => format!(", and {untold} more since the last report"),
+        };
+        match told.flatten() {
+            Some(kind) => {
+                tracing::warn!(shard, length_ms, task = kind.name, spawned = %kind.spawned, "a turn stalled the shard{before}");
+            }
+            None => tracing::warn!(shard, length_ms, "a turn stalled the shard{before}"),
         }
     }
 }

@@ -86,9 +86,7 @@ impl RootFuture {
         core.between().ring();
         core.end_turn();
         core.stats.turns.set(core.stats.turns.get() + 1);
-        if let Some(limit) = core.budgets.stall {
-            core.report_stall(limit);
-        }
+        core.look_at_length();
         // Said also where the main task has heard of it by itself: what still runs is cut short.
         let late = self.out_of_time(now);
         if late && !self.over.get() {

@@ -21,6 +21,7 @@ use super::between::RingForeign;
 #[cfg(loom)]
 use super::broken::{Break, broken, order};
 use super::core::Core;
+use super::heartbeat::{Heartbeat, KindId, Kinds};
 use super::schedule::GroupId;
 use super::sync::{AtomicBool, AtomicU64, Mutex};
 
@@ -144,6 +145,7 @@ pub(crate) struct Foreign {
     /// 0: none; `u64::MAX`: at once; else the nanoseconds that a drain may take.
     stop: AtomicU64,
     bell: Arc<dyn RingForeign>,
+    heartbeat: Heartbeat,
 }
 
 /// How a shard was asked to stop.
@@ -157,7 +159,17 @@ pub(crate) enum StopWish {
 
 impl Foreign {
     pub(crate) fn new(bell: Arc<dyn RingForeign>) -> Foreign {
-        Foreign { woken: Mutex::new(Vec::new()), stop: AtomicU64::new(0), bell }
+        Foreign {
+            woken: Mutex::new(Vec::new()),
+            stop: AtomicU64::new(0),
+            bell,
+            heartbeat: Heartbeat::default(),
+        }
+    }
+
+    /// What the shard shows of its turns.
+    pub(crate) fn heartbeat(&self) -> &Heartbeat {
+        &self.heartbeat
     }
 
     /// Asks the shard to stop, from any thread; may be called before it runs and after it ended. A later wish only
@@ -255,6 +267,8 @@ pub(super) struct Entry {
     spawned: Cell<Option<&'static Location<'static>>>,
     /// Which port's handler this task runs, so that a nested call can be refused; 0: none.
     pub(super) mark: Cell<u32>,
+    /// For who watches the shard's turns.
+    pub(super) kind: Cell<KindId>,
     generation: Cell<u32>,
     /// To end after the poll it is in.
     cancelled: Cell<bool>,
@@ -274,6 +288,7 @@ pub(super) struct Slab {
     /// Entries that were ever used.
     used: usize,
     live: usize,
+    kinds: Kinds,
 }
 
 /// Names one task for good: a slot and which of its tasks.
@@ -332,6 +347,7 @@ impl Slab {
         entry.name.set(name);
         entry.spawned.set(Some(spawned));
         entry.mark.set(mark);
+        entry.kind.set(self.kinds.id(foreign.heartbeat(), name, spawned));
         entry.body.replace(Some(body));
         self.live += 1;
         key

@@ -13,6 +13,7 @@
 //! | signals put back as they were, and one that is not raised | [`Disposition`], [`without_sigpipe`] |
 //! | seeding random choices | [`random_seed`] |
 //! | sleeping to the microsecond | [`sleep_exactly`] |
+//! | what another thread of the process does | [`thread_number`], [`ThreadState`] |
 //! | kernels without `epoll_pwait2` | [`wait_plainly`] |
 //! | containers that kill for io_uring | [`survives_io_uring`] |
 //!
@@ -41,6 +42,7 @@ mod sigpipe;
 mod stream;
 #[cfg(test)]
 mod tests;
+mod threads;
 mod timer;
 mod trouble;
 
@@ -65,5 +67,6 @@ pub use sigpipe::without_sigpipe;
 pub use stream::{
     SLICES_MAX, abort, receive, send, send_last, send_vectored, shutdown_write, unacknowledged,
 };
+pub use threads::{ThreadState, thread_number};
 pub use timer::sleep_exactly;
 pub use trouble::{AcceptTrouble, is_shortage};
