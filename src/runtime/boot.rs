@@ -9,6 +9,7 @@ use std::time::Duration;
 use futures_util::future::select;
 use waterwheel_reactor::{Inspect, Launch, Reactor, Root, Start, Time};
 
+use super::lifecycle::{Course, Shared};
 use super::plan::Plan;
 use super::runtime::RunError;
 use super::stop::Stopper;
@@ -17,7 +18,8 @@ use crate::mesh::{Mesh, StopGuard, reopened};
 use crate::net::{Listening, Lookups, lingered, names};
 use crate::shard::core::Core;
 use crate::shard::root::RootFuture;
-use crate::shard::{Budgets, Phase, Shard, ShardId};
+use crate::shard::stopping::Step;
+use crate::shard::{Budgets, Shard, ShardId};
 
 /// How the main future of a shard came out.
 #[derive(Debug)]
@@ -37,6 +39,7 @@ pub(super) type Outcomes<T> = Arc<Mutex<Vec<Outcome<T>>>>;
 
 /// What all launches share.
 pub(super) struct Crew<T, M> {
+    pub(super) lifecycle: Shared,
     pub(super) mesh: Arc<Mesh>,
     pub(super) stopper: Stopper,
     pub(super) budgets: Budgets,
@@ -162,12 +165,13 @@ where
         if !pause.is_zero() {
             keep_clients(&shard, &crew.listeners, pause).await;
         }
-        if shard.phase() != Phase::Running {
+        if shard.core().has_come_to(Step::Asked) {
             return;
         }
         let took = shard.now().since(began);
         tracing::info!(shard = shard.id().index(), ?took, "the shard is back");
     }
+    Course::begin(&shard, crew.lifecycle.clone()).opened().await;
     run_main(crew, shard).await;
 }
 
@@ -175,7 +179,7 @@ where
 async fn keep_clients(shard: &Shard, listeners: &[Listening], pause: Duration) {
     let kept: Vec<_> =
         listeners.iter().filter_map(|listening| shard.pass_on_clients_of(listening).ok()).collect();
-    let stopping = shard.stopping();
+    let stopping = shard.core().comes_to(Step::Asked);
     select(shard.sleep(pause), stopping).await;
     drop(kept);
 }
@@ -191,6 +195,7 @@ impl<T, M> Drop for Part<T, M> {
     fn drop(&mut self) {
         // Clients that the kernel gave to a part that nobody opened would wait for ever.
         self.crew.listeners.iter().for_each(|listening| listening.give_up(self.shard));
+        self.crew.lifecycle.ended(self.shard);
         if !self.started {
             tracing::error!(
                 shard = self.shard,

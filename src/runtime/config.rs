@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::knob::{self, DRAIN_S_MAX, Knob, RESTARTS_MAX, SEEDS_MAX, SHARDS_MAX, SPIN_US_MAX, STALL_MS_MAX};
-use super::{CpuList, OnFailure, Supervision};
+use super::{CpuList, OnFailure, StepTimes, Supervision};
 use crate::net::quoted::{Bare, Quoted};
 use crate::shard::Budgets;
 use crate::steer::Mode;
@@ -48,6 +48,7 @@ pub struct Config {
     /// `None`: as whoever runs it says.
     pub(crate) on_failure: Option<OnFailure>,
     pub(crate) supervision: Supervision,
+    pub(crate) step_times: StepTimes,
     pub(crate) simulation: Simulation,
     /// Without `spin` and `stall`, which have knobs of their own.
     budgets: Budgets,
@@ -102,6 +103,7 @@ impl Default for Config {
             steer_program: true,
             on_failure: None,
             supervision: Supervision::default(),
+            step_times: StepTimes::default(),
             simulation: Simulation::default(),
             budgets: Budgets::default(),
         }

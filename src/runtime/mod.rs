@@ -7,6 +7,7 @@ mod config;
 mod cpus;
 mod declare;
 mod knob;
+mod lifecycle;
 mod plan;
 mod protocols;
 mod reporter;
@@ -25,6 +26,7 @@ pub use cpus::{CpuList, CpuListError};
 pub use knob::Knob;
 #[cfg(feature = "uring")]
 pub use knob::uring::{Feature as UringFeature, Features as UringFeatures};
+pub use lifecycle::{StepTimes, TooLate, Trigger, When};
 pub use plan::Plan;
 pub use protocols::Protocols;
 pub use runtime::{RunError, Runtime, StartError};

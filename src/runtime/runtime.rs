@@ -13,6 +13,7 @@ use waterwheel_reactor::{Address, Backend, Bound, Ended, Handle, Launch, ListenO
 use super::boot::{self, Crew, Outcome};
 use super::choose::{Choice, choose};
 use super::config::{Config, ConfigError};
+use super::lifecycle::Declared;
 use super::plan::Plan;
 use super::reporter::{Report, Reporter};
 use super::signal::{Signal, SignalError, Signals};
@@ -52,6 +53,8 @@ pub struct Runtime {
     /// Unless the configuration says something else.
     on_failure: OnFailure,
     on_report: Option<Box<dyn Report>>,
+    /// Triggers of all shards.
+    pub(super) declared: Declared,
 }
 
 /// Why a runtime could not start.
@@ -193,6 +196,7 @@ impl Runtime {
             signals: true,
             on_failure: OnFailure::Ignore,
             on_report: None,
+            declared: Declared::default(),
         }
     }
 
@@ -394,11 +398,13 @@ impl Runtime {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .resize_with(self.plan.shards.len(), || Outcome::None);
+        let (drain, times) = (self.config.drain, self.config.step_times);
         let crew = Crew {
+            lifecycle: Arc::new(self.declared.begin(&self.stopper, self.shards(), times, drain)),
             mesh: self.mesh.clone(),
             stopper: self.stopper.clone(),
             budgets: self.config.turn_budgets(),
-            drain: self.config.drain,
+            drain,
             outcomes: outcomes.clone(),
             lookups,
             listeners: std::mem::take(&mut *self.listeners.lock().unwrap_or_else(PoisonError::into_inner)),
@@ -453,7 +459,7 @@ impl Runtime {
                     );
                 }
                 1 => {
-                    stopper.stop(Duration::ZERO);
+                    stopper.hurry();
                     tracing::info!("{signal} again: ending at once");
                 }
                 // A shard is stuck in a turn and cannot hear: the signal does what it would do without us.

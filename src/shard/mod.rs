@@ -22,6 +22,7 @@ mod queue_times;
 pub(crate) mod root;
 mod schedule;
 mod sleep;
+pub(crate) mod stopping;
 pub(crate) mod sync;
 pub(crate) mod task;
 pub(crate) mod waiters;

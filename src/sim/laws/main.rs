@@ -13,5 +13,6 @@ mod proxied;
 mod restarted;
 mod short;
 mod spoken;
+mod stepped;
 mod tasked;
 mod traces;
