@@ -12,6 +12,7 @@ mod handing;
 mod headers;
 mod kit;
 mod left;
+mod lifecycle;
 mod limits;
 mod load;
 mod pressure;
