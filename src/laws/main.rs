@@ -19,6 +19,7 @@ mod pressure;
 mod programs;
 mod proxy;
 mod refused;
+mod services;
 mod shards;
 mod shares;
 mod spoken;

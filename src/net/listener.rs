@@ -328,36 +328,59 @@ impl Acceptor {
         S: Fn(Connection) -> F + 'static,
         F: Future<Output = anyhow::Result<()>> + 'static,
     {
-        self.own.serve_in(places);
         let serve = Rc::new(serve);
-        let start = |shard: &Shard, connection: Connection| {
-            // Taken until both its task and the connection are gone, which may linger.
-            let place = Rc::new(places.take());
-            let (serve, connection) = (serve.clone(), connection.escorted(place.clone()));
-            shard.spawn_detached("connection", async move {
-                if let Err(error) = serve(connection).await {
-                    tracing::debug!("a connection ended with an error: {error:#}");
-                }
-                drop(place);
-            });
-        };
+        self.serve_for_now(places, &serve).await;
+        self.finish(places, &serve).await;
+    }
+
+    /// Serves connections until the shard is asked to stop. May be given up, and called again with something else to serve
+    /// them: those that come in between wait.
+    pub(crate) async fn serve_for_now<F, S>(&mut self, places: &Places, serve: &Rc<S>)
+    where
+        S: Fn(Connection) -> F + 'static,
+        F: Future<Output = anyhow::Result<()>> + 'static,
+    {
+        self.own.serve_in(places);
         while let Some(accepted) = self.next(Some(places)).await {
             // If it failed that was counted, and the next one may be fine.
-            accepted.into_iter().for_each(|connection| start(&self.shard, connection));
+            accepted.into_iter().for_each(|connection| self.start(places, serve, connection));
         }
-        // The shard stops. Who was accepted before is served, as far as there are places; once more in the next turn,
-        // when what other shards sent in this one has come.
+    }
+
+    /// The shard stops. Who was accepted before is served, as far as there are places; once more in the next turn, when what
+    /// other shards sent in this one has come. Then waits for those that are being served.
+    pub(crate) async fn finish<F, S>(mut self, places: &Places, serve: &Rc<S>)
+    where
+        S: Fn(Connection) -> F + 'static,
+        F: Future<Output = anyhow::Result<()>> + 'static,
+    {
         self.end_accepting();
         for _ in 0..2 {
             while places.are_left()
                 && let Some(incoming) = self.left_over()
             {
-                self.adopt(incoming).into_iter().for_each(|connection| start(&self.shard, connection));
+                self.adopt(incoming).into_iter().for_each(|connection| self.start(places, serve, connection));
             }
             self.shard.yield_now().await;
         }
         drop(self);
         places.free().await;
+    }
+
+    fn start<F, S>(&self, places: &Places, serve: &Rc<S>, connection: Connection)
+    where
+        S: Fn(Connection) -> F + 'static,
+        F: Future<Output = anyhow::Result<()>> + 'static,
+    {
+        // Taken until both its task and the connection are gone, which may linger.
+        let place = Rc::new(places.take());
+        let (serve, connection) = (serve.clone(), connection.escorted(place.clone()));
+        self.shard.spawn_detached("connection", async move {
+            if let Err(error) = serve(connection).await {
+                tracing::debug!("a connection ended with an error: {error:#}");
+            }
+            drop(place);
+        });
     }
 
     fn end_accepting(&mut self) {

@@ -14,6 +14,7 @@ mod reporter;
 #[expect(clippy::module_inception, reason = "the type that the floor is named after")]
 mod runtime;
 mod service;
+mod services;
 mod signal;
 mod stop;
 mod supervision;
@@ -31,6 +32,7 @@ pub use plan::Plan;
 pub use protocols::Protocols;
 pub use runtime::{RunError, Runtime, StartError};
 pub use service::{Service, serve};
+pub use services::{Escalated, Policy, Services};
 pub use signal::{Signal, SignalError, Signals};
 pub use stop::Stopper;
 pub use supervision::{OnFailure, Supervision};

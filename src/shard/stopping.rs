@@ -56,6 +56,8 @@ pub(super) struct Stopping {
     /// A stop that waits until what is to run before it has, and how long it drains then.
     asked: Cell<Option<Duration>>,
     released: Cell<bool>,
+    /// Called when a stop begins to wait.
+    on_asked: Cell<Option<fn()>>,
     hurried: Cell<bool>,
     at_once: Cell<bool>,
     /// When half of the drain's time is over, until that was said.
@@ -74,6 +76,7 @@ impl Default for Stopping {
             waiters: RefCell::default(),
             asked: Cell::new(None),
             released: Cell::new(false),
+            on_asked: Cell::new(None),
             hurried: Cell::new(false),
             at_once: Cell::new(false),
             half: Cell::new(None),
@@ -142,6 +145,7 @@ impl Core {
             StopWish::Drain(time) if self.foreign().holds_stops() && !stopping.released.get() => {
                 stopping.asked.set(Some(time));
                 self.tell_who_waits();
+                stopping.on_asked.get().into_iter().for_each(|tell| tell());
             }
             StopWish::Drain(time) => self.drain(time),
         }
@@ -170,6 +174,11 @@ impl Core {
             }
             None => self.set_phase(Phase::Draining { until: now }),
         }
+    }
+
+    /// What to call when a stop begins to wait until it is [released](Core::release_stop). On the shard's thread.
+    pub(crate) fn on_asked(&self, tell: fn()) {
+        self.stopping.on_asked.set(Some(tell));
     }
 
     /// What was to run before the stop has: it may begin.

@@ -1,20 +1,21 @@
 //! One life of a shard: it takes the steps, with the others, and runs what belongs to each.
 
 use std::cell::{Cell, RefCell};
-use std::future::{Future, poll_fn};
-use std::pin::{Pin, pin};
+use std::future::poll_fn;
+use std::pin::pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::Poll;
 use std::time::Duration;
 
 use futures_util::future::{Either, join_all, select};
 use waterwheel_reactor::Time;
 
+use super::owned::Owned;
 use super::steps::Done;
 use super::{Shared, TooLate, When, Work};
 use crate::shard::stopping::{COURSE, CloseTimes, Step, TRIGGER};
 use crate::shard::waiters::Waiters;
-use crate::shard::{Phase, Shard, Task, TaskEnded};
+use crate::shard::{Phase, Shard};
 
 /// By how much shards may begin a step apart from each other, if all are well.
 const APART: Duration = Duration::from_secs(1);
@@ -24,6 +25,8 @@ const WORTH_A_REPORT: Duration = Duration::from_secs(1);
 /// What a shard has to do at which step, and how far it has come. Kept by the shard.
 pub(in crate::runtime) struct Course {
     common: Shared,
+    /// Somebody takes the steps: from the first trigger on, since a shard that has none has nothing to do.
+    followed: Cell<bool>,
     /// The steps that have begun, as many as there are.
     begun: Cell<usize>,
     added: RefCell<Vec<(u64, When, &'static str, Work)>>,
@@ -38,9 +41,11 @@ impl Course {
     pub(in crate::runtime) fn begin(shard: &Shard, common: Shared) -> Rc<Course> {
         common.steps.begin(shard.id().index());
         let open = Cell::new(!common.has(When::BeforeStart));
+        let starts = common.listed.iter().any(|trigger| trigger.when < When::BeforeStop);
         let course = Rc::new(Course {
             common,
-            begun: Cell::new(0),
+            followed: Cell::new(false),
+            begun: Cell::new(if starts { 0 } else { When::BeforeStop as usize }),
             added: RefCell::default(),
             next: Cell::new(0),
             open,
@@ -50,9 +55,23 @@ impl Course {
             course.set_close(shard);
         }
         shard.keep(course.clone());
-        let follows = course.clone().follow(shard.clone());
-        drop(shard.spawn_marked("lifecycle", COURSE, follows));
+        if !course.common.listed.is_empty() {
+            course.begin_to_follow(shard);
+        }
+        shard.core().on_asked(|| {
+            if let Some((course, shard)) =
+                Shard::current().and_then(|shard| Some((shard.kept::<Course>()?, shard)))
+            {
+                course.begin_to_follow(&shard);
+            }
+        });
         course
+    }
+
+    fn begin_to_follow(self: &Rc<Course>, shard: &Shard) {
+        if !self.followed.replace(true) {
+            drop(shard.spawn_marked("lifecycle", COURSE, self.clone().follow(shard.clone())));
+        }
     }
 
     fn set_close(&self, shard: &Shard) {
@@ -84,14 +103,15 @@ impl Course {
     }
 
     pub(super) fn add(
-        &self,
+        self: &Rc<Course>,
         shard: &Shard,
         when: When,
         name: &'static str,
         work: Work,
     ) -> Result<u64, TooLate> {
+        let draining = shard.core().has_come_to(Step::Draining);
         // The order of the steps is that of their numbers.
-        if (when as usize) < self.begun.get() {
+        if (when as usize) < self.begun.get() || draining && when < When::AfterStop {
             return Err(TooLate { name, when });
         }
         if when == When::BeforeStop {
@@ -100,6 +120,7 @@ impl Course {
         if when >= When::BeforeStop {
             self.set_close(shard);
         }
+        self.begin_to_follow(shard);
         let id = self.next.replace(self.next.get() + 1);
         self.added.borrow_mut().push((id, when, name, work));
         Ok(id)
@@ -118,13 +139,16 @@ impl Course {
         select(pin!(self.starts(&shard)), asked()).await;
         self.open();
         asked().await;
-        self.begun.set(When::BeforeStop as usize);
+        self.begun.set(self.begun.get().max(When::BeforeStop as usize));
         self.stops(&shard).await;
         shard.core().has_closed();
     }
 
     /// The steps of the start; none of them waits for others if nobody has anything to do in it.
     async fn starts(&self, shard: &Shard) {
+        if self.begun.get() > When::AfterStart as usize {
+            return;
+        }
         let times = self.common.times;
         self.run(shard, When::BeforeStart, times.before_start).await;
         if self.common.has(When::BeforeStart) {
@@ -217,7 +241,7 @@ async fn run_all(shard: &Shard, when: When, time: Duration, work: Vec<(&'static 
     let deadline = shard.now() + time;
     let tasks: Vec<_> = work
         .into_iter()
-        .map(|(trigger, work)| (trigger, Running(Some(shard.spawn_marked(trigger, TRIGGER, work)))))
+        .map(|(trigger, work)| (trigger, Owned::new(shard.spawn_marked(trigger, TRIGGER, work))))
         .collect();
     let all = join_all(tasks.into_iter().map(async |(trigger, mut task)| match (&mut task).await {
         Ok(Ok(())) => {}
@@ -237,27 +261,5 @@ async fn run_all(shard: &Shard, when: When, time: Duration, work: Vec<(&'static 
     if let Either::Right(_) = select(all, shard.sleep_until(deadline)).await {
         let waits = shard.core().unfinished_triggers();
         tracing::warn!(shard = me, "the time for what runs {when} is up; it still waited for {waits}");
-    }
-}
-
-/// A trigger at work; ended when this is dropped.
-struct Running(Option<Task<anyhow::Result<()>>>);
-
-impl Future for Running {
-    type Output = Result<anyhow::Result<()>, TaskEnded>;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        match &mut self.0 {
-            Some(task) => Pin::new(task).poll(cx),
-            None => Poll::Pending,
-        }
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        if let Some(task) = self.0.take() {
-            task.cancel();
-        }
     }
 }

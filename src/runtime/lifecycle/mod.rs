@@ -1,6 +1,7 @@
 //! Triggers: what a program wants done before, during and after the start and the stop of its shards.
 
 mod course;
+mod owned;
 mod steps;
 
 use std::fmt;
@@ -10,6 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 pub(super) use course::Course;
+pub(super) use owned::Owned;
 use steps::{Done, Steps};
 
 use super::Runtime;
