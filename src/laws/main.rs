@@ -18,6 +18,7 @@ mod load;
 mod pressure;
 mod programs;
 mod proxy;
+mod quotas;
 mod refused;
 mod services;
 mod shards;

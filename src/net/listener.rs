@@ -16,6 +16,7 @@ use super::connection::Connection;
 use super::offered::Offered;
 use super::places::{Part, Parts, Places};
 use super::queue::{AcceptCounters, Queue};
+use super::quota::Quota;
 use super::reserve::Reserve;
 use crate::mesh::{Mailbox, OpenError, Port, PortOptions, Sender};
 use crate::shard::{Shard, Task};
@@ -147,7 +148,7 @@ impl Shard {
     ) -> io::Result<(Rc<Queue>, Rc<Steer>, Accepting)> {
         let listener = self.reactor().listen(bound)?;
         let Shared { parts, reserve, .. } = &*listening.shared;
-        let own = Queue::new(parts.clone(), self.id().index());
+        let own = Queue::new(parts.clone(), self.id().index(), Quota::of(self));
         let counters = own.counters.clone();
         let steer = Rc::new(Steer { steering, to, parts: parts.clone(), counters });
         let door = Door::new(listener, listening.clone(), self.clone(), stays);
@@ -243,9 +244,8 @@ impl Acceptor {
             if Pin::new(&mut stopping).poll(cx).is_ready() {
                 return Poll::Ready(None);
             }
-            if let Some(places) = places
-                && places.poll_left(cx).is_pending()
-            {
+            let full = places.is_some_and(|places| places.poll_left(cx).is_pending());
+            if full || own.quota.as_ref().is_some_and(|quota| quota.poll_left(cx).is_pending()) {
                 // What others sent before they saw that there is no room here may find it elsewhere.
                 while spreads
                     && own.takes_more()
@@ -295,6 +295,10 @@ impl Acceptor {
         let adopted = match offered.take() {
             Some((incoming, counted)) => self.shard.adopt(incoming).map(|connection| {
                 let connection = connection.of(self.steer.clone());
+                let connection = match &self.own.quota {
+                    Some(quota) => connection.escorted(Rc::new(quota.accepted())),
+                    None => connection,
+                };
                 match counted {
                     Some(counted) => connection.escorted(Rc::new(counted)),
                     None => connection,

@@ -11,6 +11,7 @@ use waterwheel_reactor::{Inspect, Launch, Reactor, Root, Start, Time};
 
 use super::lifecycle::{Course, Shared};
 use super::plan::Plan;
+use super::portions::Portions;
 use super::runtime::RunError;
 use super::stop::Stopper;
 use super::supervision::{Failures, OnFailure, Supervision};
@@ -40,6 +41,7 @@ pub(super) type Outcomes<T> = Arc<Mutex<Vec<Outcome<T>>>>;
 /// What all launches share.
 pub(super) struct Crew<T, M> {
     pub(super) lifecycle: Shared,
+    pub(super) portions: Portions,
     pub(super) mesh: Arc<Mesh>,
     pub(super) stopper: Stopper,
     pub(super) budgets: Budgets,
@@ -101,6 +103,7 @@ where
         let known: Rc<dyn Inspect> = core.clone();
         core.reactor().inspect(Rc::downgrade(&known));
         let shard = Shard::from_core(core.clone());
+        crew.portions.give(&shard);
         joined.start(&shard);
         if let Some(lookups) = &crew.lookups {
             names::provide(&shard, lookups.clone());

@@ -15,6 +15,7 @@ use super::choose::{Choice, choose};
 use super::config::{Config, ConfigError};
 use super::lifecycle::Declared;
 use super::plan::Plan;
+use super::portions::Portions;
 use super::reporter::{Report, Reporter};
 use super::signal::{Signal, SignalError, Signals};
 use super::stop::Stopper;
@@ -404,6 +405,7 @@ impl Runtime {
             mesh: self.mesh.clone(),
             stopper: self.stopper.clone(),
             budgets: self.config.turn_budgets(),
+            portions: Portions::of(&self.config.groups, self.config.quotas),
             drain,
             outcomes: outcomes.clone(),
             lookups,

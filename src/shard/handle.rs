@@ -121,7 +121,7 @@ impl Shard {
     }
 
     /// The group of this name, for tasks that are to have these shares of this shard's time; made if there is none yet,
-    /// else its shares are changed. `default` is the one whose tasks nobody spawned into another.
+    /// else its shares are changed, unless they are an operator's. `default` is the one whose tasks nobody spawned into another.
     ///
     /// # Errors
     /// The shares make no sense, or the shard has 32 groups.
