@@ -201,6 +201,7 @@ impl<S: Service> Serving<S> {
     }
 }
 
+type Make = Box<dyn Fn(Shard) -> Made + Send + Sync>;
 type Made = Pin<Box<dyn Future<Output = Result<(), Escalated>>>>;
 
 /// Services of one program, each with its own listener, settings and policy; on every shard one instance of each.
@@ -233,7 +234,7 @@ type Made = Pin<Box<dyn Future<Output = Result<(), Escalated>>>>;
 #[derive(Default)]
 #[must_use = "services run with Runtime::run_services"]
 pub struct Services {
-    all: Vec<(&'static str, Box<dyn Fn(Shard) -> Made + Send + Sync>)>,
+    all: Vec<(&'static str, Make)>,
 }
 
 impl Services {

@@ -172,7 +172,7 @@ impl Kinds {
         // Both live as long as the program, so that their addresses name them.
         let (one, other) = (name.as_ptr() as usize, std::ptr::from_ref(spawned) as usize);
         // A location takes 24 bytes.
-        let place = (other / 8 ^ one) % KEPT;
+        let place = ((other / 8) ^ one) % KEPT;
         let mut kept = self.kept.borrow_mut();
         let (known, at, id) = kept[place];
         if (known, at) == (one, other) {

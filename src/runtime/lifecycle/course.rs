@@ -226,9 +226,7 @@ impl Course {
                 (listed.name, work)
             })
             .collect();
-        let mut added = self.added.borrow_mut();
-        let own: Vec<_> = added.extract_if(.., |(_, own, ..)| *own == when).collect();
-        drop(added);
+        let own: Vec<_> = self.added.borrow_mut().extract_if(.., |(_, own, ..)| *own == when).collect();
         work.extend(own.into_iter().map(|(_, _, name, work)| (name, work)));
         if !work.is_empty() {
             run_all(shard, when, time, work).await;

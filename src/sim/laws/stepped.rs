@@ -72,11 +72,15 @@ impl Book {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn notes(self, shard: Shard, when: When, trigger: usize, does: Does) -> anyhow::Result<()> {
+    fn begins(&self, run: Run) -> usize {
         let mut runs = self.runs();
-        let at = runs.len();
-        runs.push(Run { shard: shard.id().index(), when, trigger, began: shard.now(), over: None });
-        drop(runs);
+        runs.push(run);
+        runs.len() - 1
+    }
+
+    async fn notes(self, shard: Shard, when: When, trigger: usize, does: Does) -> anyhow::Result<()> {
+        let run = Run { shard: shard.id().index(), when, trigger, began: shard.now(), over: None };
+        let at = self.begins(run);
         let _over = Over(self.clone(), shard.clone(), at);
         does.run(shard).await
     }
