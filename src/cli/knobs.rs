@@ -21,6 +21,9 @@ pub(super) struct Knobs {
     /// What the reactor uring does without, as in `multishot,msg_ring` (WATERWHEEL_URING_OFF).
     #[arg(long, global = true, value_name = "LIST")]
     uring_off: Option<String>,
+    /// The most threads for work that blocks (WATERWHEEL_BLOCKING_THREADS).
+    #[arg(long, global = true, value_name = "COUNT")]
+    blocking_threads: Option<String>,
     /// How connections are assigned to shards: `flow`, `source`, `kernel`, `cpu`, `least`, `key` (WATERWHEEL_STEER).
     #[arg(long, global = true, value_name = "MODE")]
     steer: Option<String>,
@@ -70,6 +73,7 @@ impl Knobs {
             (Knob::Cpus, "--cpus", &self.cpus),
             (Knob::Reactor, "--reactor", &self.reactor),
             (Knob::UringOff, "--uring-off", &self.uring_off),
+            (Knob::BlockingThreads, "--blocking-threads", &self.blocking_threads),
             (Knob::Steer, "--steer", &self.steer),
             (Knob::SpinUs, "--spin-us", &self.spin_us),
             (Knob::StallMs, "--stall-ms", &self.stall_ms),

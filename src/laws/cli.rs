@@ -39,6 +39,7 @@ fn a_variable_that_makes_no_sense_stops_the_start() {
         ("WATERWHEEL_CPUS", "0,0", "", "as in 0-3,8"),
         ("WATERWHEEL_CPUS", "1023", "there is no CPU 1023", "CPUs "),
         ("WATERWHEEL_REACTOR", "kqueue", "there is no such reactor", "epoll"),
+        ("WATERWHEEL_BLOCKING_THREADS", "0", "no work could be done", "a number from 1 to 1024"),
         ("WATERWHEEL_STEER", "hash", "no such steering mode", "flow, source, kernel"),
         ("WATERWHEEL_SPIN_US", "1ms", "not a whole number", "microseconds from 0"),
         ("WATERWHEEL_STALL_MS", "-1", "not a whole number", "milliseconds from 1"),

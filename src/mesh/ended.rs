@@ -10,14 +10,16 @@ use super::member::Member;
 use crate::shard::{Shard, ShardId};
 
 impl Shard {
-    /// Waits for the end of shard `of`; at once if it has ended. What it had sent before was looked at then. Its own
-    /// end a shard does not live to see. Dropping the future gives up waiting.
+    /// Waits for the end of shard `of`, in the life in which it is now; at once if it has ended. What it had sent before
+    /// was looked at then. Its own end a shard does not live to see. Dropping the future gives up waiting.
     ///
     /// # Panics
     /// If the runtime has no shard `of`.
     pub fn ended(&self, of: ShardId) -> ShardEnd {
         assert!(of.index() < self.count(), "no such shard in this runtime");
-        ShardEnd { member: Member::of(self), of: of.index(), place: None }
+        let member = Member::of(self);
+        let life = member.ledger.life(of.index());
+        ShardEnd { member, of: of.index(), life, place: None }
     }
 }
 
@@ -26,6 +28,8 @@ impl Shard {
 pub struct ShardEnd {
     member: Rc<Member>,
     of: usize,
+    /// Which one, as this shard knew it when it began to wait: it may be back before the wait is looked at.
+    life: u32,
     place: Option<usize>,
 }
 
@@ -33,8 +37,8 @@ impl Future for ShardEnd {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        let Self { member, of, place } = &mut *self;
-        if member.ledger.has_ended(*of) {
+        let Self { member, of, life, place } = &mut *self;
+        if member.ledger.has_ended(*of) || member.ledger.life(*of) != *life {
             return Poll::Ready(());
         }
         member.mourners.borrow_mut().wait(place, cx.waker());

@@ -154,6 +154,7 @@ impl Member {
             }
         }
         if standing == Standing::Back {
+            self.mourners.borrow_mut().wake_all();
             self.returns.borrow().wake_all();
         }
     }

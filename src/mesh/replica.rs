@@ -6,6 +6,8 @@
 //! version on its way; what is published meanwhile replaces what waits, so that memory is bounded by two versions per
 //! pair of shards and a slow shard skips what is outdated already.
 //!
+//! A shard that is restarted has lost its copy, and asks all others for theirs.
+//!
 //! A value travels as an `Arc`, made once per publication, and is cloned by the shard that gets it: copies are made
 //! where they are read, at the same time, and the publisher's shard does not pay for all of them. From then on a read
 //! touches nothing that another shard touches.
@@ -31,11 +33,13 @@ pub struct Version {
     /// One more than the newest that its publisher knew.
     number: u64,
     by: Option<ShardId>,
+    /// In which of its lives: the one before may have used the same number, and nobody here may know.
+    life: u32,
 }
 
 impl Version {
     /// That of the value with which it was declared.
-    pub const FIRST: Version = Version { number: 0, by: None };
+    pub const FIRST: Version = Version { number: 0, by: None, life: 0 };
 
     /// Grows with each version that a shard sees; two shards that publish at once may use the same.
     pub fn number(self) -> u64 {
@@ -101,6 +105,8 @@ impl Shard {
             own: RefCell::new(None),
             links: self.ids().map(|_| Link { busy: Cell::new(false), reached: Cell::new(None) }).collect(),
             waiting: RefCell::default(),
+            catching_up: Cell::new(0),
+            life: member.ledger.life(self.id().index()),
         });
         let served = copy.clone();
         self.serve(&replicated.port, move |_, (version, value)| {
@@ -108,6 +114,9 @@ impl Shard {
             ready(())
         })?;
         member.keep_part(id, copy.clone());
+        if copy.life > 0 {
+            copy.catch_up(replicated);
+        }
         Ok(Replica { copy })
     }
 }
@@ -133,6 +142,10 @@ struct Kept<T> {
     links: Box<[Link]>,
     /// Who waits for a newer version, or for a shard to have it.
     waiting: RefCell<Waiters>,
+    /// Shards that were asked what they have and have not answered.
+    catching_up: Cell<usize>,
+    /// Of this shard.
+    life: u32,
 }
 
 /// What a publisher knows of one other shard.
@@ -166,7 +179,7 @@ impl<T: Clone + Send + Sync + 'static> Replica<T> {
     pub fn publish(&self, value: T) -> Version {
         let copy = &self.copy;
         let own = Some(copy.shard.id());
-        let version = Version { number: copy.version.get().number + 1, by: own };
+        let version = Version { number: copy.version.get().number + 1, by: own, life: copy.life };
         let value = Arc::new(value);
         copy.learn(version, value.clone());
         copy.own.replace(Some((version, value)));
@@ -176,6 +189,13 @@ impl<T: Clone + Send + Sync + 'static> Replica<T> {
             }
         }
         version
+    }
+
+    /// Waits until this copy is no older than those of the other shards were when it was made: at once, but in a next life
+    /// of a shard that was restarted, whose copy begins with the first value. What it publishes before may be older than
+    /// what it does not know of yet, and then does not last.
+    pub async fn caught_up(&self) {
+        self.copy.wait_until(|| self.copy.catching_up.get() == 0).await;
     }
 
     /// Waits until every shard has `version`, which this shard published, or a newer one; who has ended counts as if.
@@ -199,6 +219,26 @@ impl<T: Clone + Send + Sync + 'static> Kept<T> {
         self.waiting.borrow_mut().wake_all();
         // Last, since it may do anything.
         drop(before);
+    }
+
+    /// Asks all others what they have. One that publishes meanwhile knows that this shard is back, and brings it.
+    fn catch_up(self: &Rc<Self>, replicated: &Replicated<T>) {
+        for from in self.shard.ids().filter(|from| *from != self.shard.id()) {
+            self.catching_up.set(self.catching_up.get() + 1);
+            let (copy, asked) = (self.clone(), replicated.clone());
+            self.shard.spawn_detached("catching up", async move {
+                let asks = Asks { copy };
+                let ask = move |there: Shard| async move {
+                    let replica = there.replica(&asked).ok()?;
+                    (replica.version() > Version::FIRST)
+                        .then(|| (replica.version(), Arc::new((*replica.value()).clone())))
+                };
+                // An error: it ended too, and has nothing.
+                if let Ok(Some((version, value))) = asks.copy.shard.run_on(from, ask).await {
+                    asks.copy.learn(version, value);
+                }
+            });
+        }
     }
 
     /// Brings one shard the newest version until it has it.
@@ -233,6 +273,18 @@ impl<T: Clone + Send + Sync + 'static> Kept<T> {
             Poll::Pending
         })
         .await;
+    }
+}
+
+/// One shard that is asked what it has, until it has answered or the asking panicked.
+struct Asks<T> {
+    copy: Rc<Kept<T>>,
+}
+
+impl<T> Drop for Asks<T> {
+    fn drop(&mut self) {
+        self.copy.catching_up.set(self.copy.catching_up.get() - 1);
+        self.copy.waiting.borrow_mut().wake_all();
     }
 }
 

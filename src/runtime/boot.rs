@@ -9,6 +9,7 @@ use std::time::Duration;
 use futures_util::future::select;
 use waterwheel_reactor::{Inspect, Launch, Reactor, Root, Start, Time};
 
+use super::blocking::{self, Workers};
 use super::lifecycle::{Course, Shared};
 use super::plan::Plan;
 use super::portions::Portions;
@@ -38,6 +39,13 @@ pub(super) enum Outcome<T> {
 
 pub(super) type Outcomes<T> = Arc<Mutex<Vec<Outcome<T>>>>;
 
+/// What does for the shards what would keep them from their work. In a simulated world the reactors know every name
+/// there is, and nothing blocks.
+pub(crate) struct Threads {
+    pub(super) lookups: Arc<Lookups>,
+    pub(super) workers: Workers,
+}
+
 /// What all launches share.
 pub(super) struct Crew<T, M> {
     pub(super) lifecycle: Shared,
@@ -47,8 +55,8 @@ pub(super) struct Crew<T, M> {
     pub(super) budgets: Budgets,
     pub(super) drain: Duration,
     pub(super) outcomes: Outcomes<T>,
-    /// `None`: the reactors know every name there is.
-    pub(super) lookups: Option<Arc<Lookups>>,
+    /// `None`: a simulated world.
+    pub(super) threads: Option<Threads>,
     pub(super) listeners: Vec<Listening>,
     pub(super) on_failure: OnFailure,
     pub(super) supervision: Supervision,
@@ -105,8 +113,9 @@ where
         let shard = Shard::from_core(core.clone());
         crew.portions.give(&shard);
         joined.start(&shard);
-        if let Some(lookups) = &crew.lookups {
-            names::provide(&shard, lookups.clone());
+        if let Some(threads) = &crew.threads {
+            names::provide(&shard, threads.lookups.clone());
+            blocking::provide(&shard, threads.workers.clone());
         }
         let main = live(crew.clone(), shard, again.then_some(pause));
         Some(Box::pin(RootFuture::made_at(crew.made, core, main, Box::new(joined))))

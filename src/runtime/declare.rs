@@ -7,7 +7,7 @@ use crate::mesh::{
 };
 
 impl Runtime {
-    /// Declares a port: a typed channel between all shards, opened on each with [`Shard::open`].
+    /// Declares a port: a typed channel between all shards, opened on each with [`Shard::open`](crate::shard::Shard::open).
     ///
     /// # Errors
     /// The name is taken.
@@ -27,7 +27,8 @@ impl Runtime {
         Port::declare(&self.mesh, name, options)
     }
 
-    /// Declares a port for requests with replies: served with [`Shard::serve`], called through [`Shard::caller`].
+    /// Declares a port for requests with replies: served with [`Shard::serve`](crate::shard::Shard::serve), called
+    /// through [`Shard::caller`](crate::shard::Shard::caller).
     ///
     /// # Errors
     /// The name is taken.

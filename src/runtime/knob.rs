@@ -22,6 +22,8 @@ pub enum Knob {
     /// `WATERWHEEL_URING_OFF`: features of io_uring that the reactor `uring` does without, between commas, for kernels that
     /// have them wrong. None by default.
     UringOff,
+    /// `WATERWHEEL_BLOCKING_THREADS`: the most threads for [work that blocks](crate::shard::Shard::blocking). Default 16.
+    BlockingThreads,
     /// `WATERWHEEL_STEER`: a [steering mode](Mode).
     Steer,
     /// `WATERWHEEL_SPIN_US`: microseconds that an idle shard spins before it parks. Default 0.
@@ -60,11 +62,12 @@ pub enum Knob {
 
 impl Knob {
     /// All of them, in the order in which they are documented.
-    pub const ALL: [Knob; 20] = [
+    pub const ALL: [Knob; 21] = [
         Knob::Cores,
         Knob::Cpus,
         Knob::Reactor,
         Knob::UringOff,
+        Knob::BlockingThreads,
         Knob::Steer,
         Knob::SpinUs,
         Knob::StallMs,
@@ -90,6 +93,7 @@ impl Knob {
             Knob::Cpus => "WATERWHEEL_CPUS",
             Knob::Reactor => "WATERWHEEL_REACTOR",
             Knob::UringOff => "WATERWHEEL_URING_OFF",
+            Knob::BlockingThreads => "WATERWHEEL_BLOCKING_THREADS",
             Knob::Steer => "WATERWHEEL_STEER",
             Knob::SpinUs => "WATERWHEEL_SPIN_US",
             Knob::StallMs => "WATERWHEEL_STALL_MS",
@@ -116,6 +120,7 @@ impl Knob {
             Knob::Cpus => "numbers and ranges of CPUs from 0 to 1023, as in 0-3,8".to_owned(),
             Knob::Reactor => "auto, or a reactor's name".to_owned(),
             Knob::UringOff => uring::FEATURES.to_owned(),
+            Knob::BlockingThreads => format!("a number from 1 to {BLOCKING_THREADS_MAX}"),
             Knob::Steer => Mode::ALL.map(Mode::name).join(", "),
             Knob::SpinUs => format!("microseconds from 0 to {SPIN_US_MAX}"),
             Knob::StallMs => format!("milliseconds from 1 to {STALL_MS_MAX}, or 0 for no reports"),
@@ -156,6 +161,9 @@ pub(crate) const SPIN_US_MAX: u64 = 1_000_000;
 pub(crate) const STALL_MS_MAX: u64 = 3_600_000;
 /// A day: a drain that takes longer has no deadline.
 pub(crate) const DRAIN_S_MAX: u64 = 86_400;
+
+/// More threads than that wait for each other.
+pub(crate) const BLOCKING_THREADS_MAX: u64 = 1_024;
 
 /// Within a minute: more than one in 60 ms is a loop.
 pub(crate) const RESTARTS_MAX: u64 = 1_000;

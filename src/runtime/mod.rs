@@ -1,5 +1,6 @@
 //! All shards together: settings, placement, start, signals, stop.
 
+mod blocking;
 mod boot;
 mod cgroup;
 mod choose;
@@ -23,6 +24,7 @@ mod supervision;
 mod topology;
 mod watch;
 
+pub use blocking::{Blocking, BlockingError, Cancelled};
 pub use choose::{Choice, choose, reactors};
 pub use config::{Config, ConfigError};
 pub use cpus::{CpuList, CpuListError};

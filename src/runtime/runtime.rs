@@ -10,7 +10,8 @@ use std::time::Duration;
 use waterwheel_os::SocketFile;
 use waterwheel_reactor::{Address, Backend, Bound, Ended, Handle, Launch, ListenOptions, UnixName};
 
-use super::boot::{self, Crew, Outcome};
+use super::blocking::Pool;
+use super::boot::{self, Crew, Outcome, Threads};
 use super::choose::{Choice, choose};
 use super::config::{Config, ConfigError};
 use super::lifecycle::Declared;
@@ -371,13 +372,14 @@ impl Runtime {
         let signals = if self.signals { Some(self.own_signals()?) } else { None };
         let backend = self.backend.clone();
         // Before any thread is pinned, since its threads inherit the mask.
-        let lookups = Some(Arc::new(Lookups::new().map_err(RunError::Threads)?));
-        let limit = self.config.stall;
-        let watch = limit.map(|limit| Watch::start(&self.stopper, limit)).transpose();
+        let lookups = Arc::new(Lookups::new().map_err(RunError::Threads)?);
+        let watch = self.config.stall.map(|limit| Watch::start(&self.stopper, limit)).transpose();
         let watch = watch.map_err(RunError::Threads)?;
-        let (launches, finish) = self.into_launches(lookups, Location::caller(), main);
+        let pool = Pool::new(self.config.blocking_threads);
+        let threads = Some(Threads { lookups, workers: pool.workers() });
+        let (launches, finish) = self.into_launches(threads, Location::caller(), main);
         let ended = backend.run(launches);
-        drop(watch);
+        drop((watch, pool));
         drop(signals);
         finish(ended)
     }
@@ -385,7 +387,7 @@ impl Runtime {
     /// One launch per shard, and what makes the run's result of how the backend says that they ended.
     pub(crate) fn into_launches<T, F, M>(
         mut self,
-        lookups: Option<Arc<Lookups>>,
+        threads: Option<Threads>,
         made: &'static Location<'static>,
         main: M,
     ) -> (Vec<Launch>, Finish<T>)
@@ -408,7 +410,7 @@ impl Runtime {
             portions: Portions::of(&self.config.groups, self.config.quotas),
             drain,
             outcomes: outcomes.clone(),
-            lookups,
+            threads,
             listeners: std::mem::take(&mut *self.listeners.lock().unwrap_or_else(PoisonError::into_inner)),
             on_failure: self.config.on_failure.unwrap_or(self.on_failure),
             supervision: self.config.supervision,

@@ -25,6 +25,7 @@ compile_error!("Waterwheel runs on Linux only");
 
 mod accept;
 mod address;
+mod affinity;
 mod attach;
 mod bind;
 mod connect;
@@ -48,6 +49,7 @@ mod trouble;
 
 pub use accept::accept;
 pub use address::{is_internet, local, peer};
+pub use affinity::Affinity;
 pub use attach::steer;
 pub use bind::bind_group;
 pub use connect::{

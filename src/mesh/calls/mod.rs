@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 pub use caller::Caller;
+pub(super) use ends::Caller as Asker;
 pub use server::Server;
 
 use super::hub::{AnyPort, Mesh, drop_contained};

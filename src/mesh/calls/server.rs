@@ -30,6 +30,21 @@ impl Shard {
         F: Fn(ShardId, Q) -> W + 'static,
         W: Future<Output = R> + 'static,
     {
+        self.serve_askers(port, move |from: Caller, request| handler(ShardId::new(from.shard), request))
+    }
+
+    /// As [`serve`](Shard::serve), for handlers that have to know in which of its lives a shard asked.
+    pub(in crate::mesh) fn serve_askers<Q, R, F, W>(
+        &self,
+        port: &CallPort<Q, R>,
+        handler: F,
+    ) -> Result<Server, OpenError>
+    where
+        Q: Send + 'static,
+        R: Send + 'static,
+        F: Fn(Caller, Q) -> W + 'static,
+        W: Future<Output = R> + 'static,
+    {
         let ends = ends_of(self, port)?;
         let pool = Rc::new_cyclic(|me| Pool {
             me: me.clone(),
@@ -109,7 +124,7 @@ impl<Q, R, F, W> Serve<Q> for Pool<Q, R, F>
 where
     Q: Send + 'static,
     R: Send + 'static,
-    F: Fn(ShardId, Q) -> W + 'static,
+    F: Fn(Caller, Q) -> W + 'static,
     W: Future<Output = R> + 'static,
 {
     fn start(&self, call: Arrived<Q>) {
@@ -134,7 +149,7 @@ impl<Q, R, F, W> Pool<Q, R, F>
 where
     Q: Send + 'static,
     R: Send + 'static,
-    F: Fn(ShardId, Q) -> W + 'static,
+    F: Fn(Caller, Q) -> W + 'static,
     W: Future<Output = R> + 'static,
 {
     // One task: handles requests until the pool ends. If a handler panics the task ends with it, and is not missed,
@@ -142,7 +157,7 @@ where
     async fn work(self: Rc<Self>, worker: Rc<Worker<Q>>) {
         while let Some(Arrived { from, ticket, request }) = poll_fn(|cx| self.poll_next(&worker, cx)).await {
             let owed = Owed { ends: &self.ends, from, ticket, paid: false };
-            let reply = (self.handler)(ShardId::new(from.shard), request).await;
+            let reply = (self.handler)(from, request).await;
             owed.pay(reply);
             if !self.ended.get() {
                 self.idle.borrow_mut().push(worker.clone());

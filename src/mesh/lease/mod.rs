@@ -6,10 +6,12 @@
 //! | [`RateLease`] | [`RateLimiter`] | how many per second, over all shards |
 //!
 //! The keeper is one of the shards, another for each lease. If it ends, every taker is told ([`KeeperEnded`]); what is
-//! out stays out, so the limit holds still. If another shard ends, the keeper takes back what that had.
+//! out stays out, so the limit holds still. Where shards are restarted its next life first learns what is out, and takes go
+//! on. If another shard ends, the keeper takes back what that had.
 
 mod count;
 mod rate;
+mod tie;
 
 pub use count::{CountLease, CountLimiter, Permit};
 pub use rate::{RateLease, RateLimiter};
@@ -17,7 +19,8 @@ pub use rate::{RateLease, RateLimiter};
 use super::hub::Mesh;
 use super::port::DeclareError;
 
-/// The shard that kept the limit has ended, so that nobody can say what is left.
+/// The shard that kept the limit has ended, so that nobody can say what is left: until it is back, where shards are
+/// restarted ([`CountLimiter::kept`], [`RateLimiter::kept`]).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the shard that kept the limit of {0:?} has ended")]
 pub struct KeeperEnded(pub &'static str);

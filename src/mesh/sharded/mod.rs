@@ -87,7 +87,8 @@ impl Shard {
 
 /// A shard's way to the instances of a sharded object. Cheap to clone.
 ///
-/// * Making and ending: [`start`](Instances::start), [`stop`](Instances::stop), on all shards, by any one of them.
+/// * Making and ending: [`start`](Instances::start), [`stop`](Instances::stop), on all shards, by any one of them. The
+///   instance of a shard that is restarted is gone; its root makes the next ([`start_own`](Instances::start_own)).
 /// * The shard's own: [`local`](Instances::local), [`started`](Instances::started).
 /// * Asking: [`invoke_on`](Instances::invoke_on), [`invoke_each`](Instances::invoke_each),
 ///   [`invoke_on_all`](Instances::invoke_on_all), [`map_reduce`](Instances::map_reduce). These are calls: bounded by
@@ -187,6 +188,20 @@ impl<S: Instance> Instances<S> {
             Answer::Refused => Err(SpreadError::AlreadyStarted { shard: to }),
             Answer::Failed(error) => Err(SpreadError::Instance { shard: to, error: errand::unpack(error) }),
         }
+    }
+
+    /// Makes this shard's instance alone: for a runtime that restarts shards, in which the root of each shard makes its
+    /// own, in every life of it. Another shard's instance is not touched.
+    ///
+    /// # Errors
+    /// It could not be made, or there is one.
+    pub async fn start_own<E, F, W>(&self, make: F) -> Result<(), SpreadError<E>>
+    where
+        E: Send + 'static,
+        F: FnOnce(Shard) -> W + Send + 'static,
+        W: Future<Output = Result<S, E>> + 'static,
+    {
+        self.start_on(self.shard.id(), make).await
     }
 
     /// Stops every instance: nobody gets at it any more, [`Instance::stop`] runs, and when nobody holds a [`Local`]

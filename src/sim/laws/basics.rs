@@ -1,5 +1,9 @@
 //! A client and a server, and what a check says of them.
 
+use std::cell::Cell;
+use std::rc::Rc;
+use std::sync::Arc;
+
 use waterwheel::net::{Connection, pump};
 use waterwheel::reactor::{Address, ConnectOptions};
 use waterwheel::sim::{self, World};
@@ -61,4 +65,26 @@ fn the_same_seed_gives_the_same_trace() {
     hashes.sort_unstable();
     hashes.dedup();
     assert_eq!(hashes.len(), 20, "different seeds, different traces");
+}
+
+/// In a world without threads work that blocks is done on the shard, a while later, and may be cancelled before.
+async fn blocks(world: World) -> anyhow::Result<()> {
+    let (shard, done) = (world.shard(), Rc::new(Cell::new(false)));
+    let began = shard.now();
+    let seen = done.clone();
+    shard.spawn_detached("meanwhile", async move { seen.set(true) });
+    anyhow::ensure!(shard.blocking(|| 7).await? == 7);
+    anyhow::ensure!(done.get() && shard.now() > began, "inside the call");
+    let count = Arc::new(());
+    let counted = count.clone();
+    drop(shard.blocking(move || drop(counted)));
+    anyhow::ensure!(Arc::strong_count(&count) == 1, "cancelled, and kept");
+    let panicked = shard.blocking(|| panic!("on purpose")).await;
+    anyhow::ensure!(panicked.is_err_and(|error| error.to_string() == "the work panicked: on purpose"));
+    Ok(())
+}
+
+#[test]
+fn what_blocks_is_done_later() {
+    sim::Check::new().seeds(50).run(blocks);
 }

@@ -104,8 +104,8 @@ fn the_first_byte_has_its_own_time() {
         let limit = SECOND * 5;
         let timeouts = Timeouts { first_byte: Some(limit), ..Timeouts::default() };
         let (host, running) = server(&world, "server", 2, move |connection| async move {
+            let (shard, since) = (connection.shard().clone(), connection.shard().turn_time());
             let mut connection = connection.timed(timeouts);
-            let (shard, since) = (connection.shard().clone(), connection.shard().now());
             let Ok(count) = connection.fill().await.map(<[u8]>::len) else {
                 let again = connection.fill().await.map(<[u8]>::len);
                 return met(again, TimedOut::FirstByte(limit), shard.now(), since, limit);
@@ -132,8 +132,8 @@ fn the_whole_time_ends_both_halves_whatever_moves() {
         let limit = SECOND * 10;
         let (host, running) = server(&world, "server", 1, move |connection| async move {
             let timeouts = Timeouts { total: Some(limit), idle: Some(SECOND * 3), ..Timeouts::default() };
+            let (shard, since) = (connection.shard().clone(), connection.shard().turn_time());
             let mut connection = connection.timed(timeouts);
-            let (shard, since) = (connection.shard().clone(), connection.shard().now());
             let error = loop {
                 match connection.fill().await.map(<[u8]>::len) {
                     Ok(count) => connection.consume(count),

@@ -6,6 +6,7 @@ mod checks;
 mod first;
 mod framed;
 mod handed;
+mod kept;
 mod layered;
 mod leased;
 mod ported;

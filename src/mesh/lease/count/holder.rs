@@ -3,14 +3,17 @@
 use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::future::poll_fn;
+use std::pin::pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use futures_util::future::select;
 use waterwheel_reactor::Time;
 
 use super::{Ask, CountLease, KeeperEnded, Told, TryTakeError};
-use crate::mesh::calls::Caller;
+use crate::mesh::calls::{Asker, Caller};
+use crate::mesh::lease::tie::Tie;
 use crate::mesh::nudge::Nudge;
 use crate::mesh::waiters::{Place, Waiters};
 use crate::shard::{Shard, ShardId};
@@ -37,7 +40,7 @@ pub(super) struct Holder {
     /// What is asked for besides what is needed, and the most that it may be.
     reserve: Cell<u64>,
     reserve_max: u64,
-    keeper_ended: Cell<bool>,
+    tie: Tie,
     waiting: RefCell<Waiters>,
     waiting_count: Cell<u64>,
     asks: Nudge,
@@ -58,7 +61,7 @@ impl Holder {
             missed: Cell::new(false),
             reserve: Cell::new(1),
             reserve_max: (lease.limit / (2 * shard.count() as u64)).max(1),
-            keeper_ended: Cell::new(false),
+            tie: Tie::new(shard, lease.keeper()),
             waiting: RefCell::new(Waiters::new()),
             waiting_count: Cell::new(0),
             asks: Nudge::default(),
@@ -68,16 +71,37 @@ impl Holder {
 
     /// Starts what asks, what gives back, and what hears of the keeper's end.
     pub(super) fn start(self: &Rc<Self>, lease: &CountLease, caller: Caller<Ask, Told>) {
-        let shard = &self.shard;
-        shard.spawn_detached("lease, asking", self.clone().ask(lease.clone(), caller.clone()));
-        shard.spawn_detached("lease, returning", self.clone().give(caller));
-        if self.keeper != shard.id() {
-            let holder = self.clone();
-            shard.spawn_detached("lease, its keeper", async move {
-                holder.shard.ended(holder.keeper).await;
-                holder.lose();
-            });
+        self.shard.spawn_detached("lease", self.clone().lives(lease.clone(), caller));
+    }
+
+    pub(super) fn tie(&self) -> &Tie {
+        &self.tie
+    }
+
+    /// Through the lives of the keeper.
+    async fn lives(self: Rc<Self>, lease: CountLease, caller: Caller<Ask, Told>) {
+        loop {
+            let life = self.tie.keeper_at_work(&self.shard).await;
+            let ended = self.shard.ended(self.keeper);
+            // The keeper need not have been here itself.
+            let of_keeper = lease.clone();
+            let attach = move |there: Shard| async move { drop(of_keeper.attach(&there)) };
+            if self.shard.run_on(self.keeper, attach).await.is_ok() {
+                select(pin!(self.works(&caller, life)), pin!(ended)).await;
+            }
+            self.lose();
+            self.tie.pause(&self.shard, life).await;
         }
+    }
+
+    /// With one life of the keeper, until it fails.
+    async fn works(&self, caller: &Caller<Ask, Told>, life: u32) {
+        // What comes back from now on is given back behind this.
+        self.tie.begin(life);
+        let Ok(told) = caller.call(self.keeper, Ask::Hold(self.taken.get())).await else { return };
+        self.tie.complete();
+        self.hear(told);
+        select(pin!(self.ask(caller)), pin!(self.give(caller))).await;
     }
 
     pub(super) fn taken(&self) -> u64 {
@@ -89,7 +113,7 @@ impl Holder {
     }
 
     pub(super) fn try_take(self: Rc<Self>) -> Result<Permit, TryTakeError> {
-        if self.keeper_ended.get() {
+        if self.tie.is_lost() {
             return Err(TryTakeError::KeeperEnded(self.name));
         }
         if self.waiting.borrow().is_empty() && self.take_spare() {
@@ -121,13 +145,8 @@ impl Holder {
         if needed == 0 && !missed { 0 } else { needed + self.reserve.get() }
     }
 
-    async fn ask(self: Rc<Self>, lease: CountLease, caller: Caller<Ask, Told>) {
+    async fn ask(&self, caller: &Caller<Ask, Told>) {
         let mut asked = Time::ZERO;
-        // The keeper need not have been here itself.
-        let attach = move |there: Shard| async move { drop(lease.attach(&there)) };
-        if self.shard.run_on(self.keeper, attach).await.is_err() {
-            return self.lose();
-        }
         loop {
             let wanted = self.wanted();
             if wanted == 0 {
@@ -139,7 +158,7 @@ impl Holder {
             let busy = now.since(asked) < BUSY;
             self.reserve.set(if busy { reserve * 2 } else { reserve / 2 }.clamp(1, self.reserve_max));
             asked = now;
-            let Ok(told) = caller.call(self.keeper, Ask::Take(wanted)).await else { return self.lose() };
+            let Ok(told) = caller.call(self.keeper, Ask::Take(wanted)).await else { return };
             self.missed.set(false);
             self.spare.set(self.spare.get() + told.count);
             self.hear(told);
@@ -149,20 +168,23 @@ impl Holder {
         }
     }
 
-    async fn give(self: Rc<Self>, caller: Caller<Ask, Told>) {
+    async fn give(&self, caller: &Caller<Ask, Told>) {
         loop {
             let count = self.owed.take();
             if count == 0 {
                 self.gives.wished().await;
                 continue;
             }
-            let Ok(told) = caller.call(self.keeper, Ask::Give(count)).await else { return self.lose() };
+            let Ok(told) = caller.call(self.keeper, Ask::Give(count)).await else { return };
             self.hear(told);
         }
     }
 
     /// The keeper wants what is not used.
-    pub(super) fn recalled(&self, number: u64) -> Told {
+    pub(super) fn recalled(&self, from: Asker, number: u64) -> Told {
+        if !self.tie.is_with(from) {
+            return Told::default();
+        }
         if number > self.heard.get() {
             self.heard.set(number);
             self.pressed.set(true);
@@ -201,7 +223,9 @@ impl Holder {
 
     fn put_back(&self) {
         self.taken.set(self.taken.get() - 1);
-        if self.pressed.get() {
+        if !self.tie.is_known() {
+            // The keeper has ended; its next life will not be told of this one.
+        } else if self.pressed.get() || self.tie.is_lost() {
             // Also if somebody waits here: the keeper's queue decides who is next.
             self.owe(1);
         } else {
@@ -210,10 +234,15 @@ impl Holder {
         }
     }
 
+    /// Nothing counts any more but the permits that are out.
     fn lose(&self) {
-        if !self.keeper_ended.replace(true) {
-            self.waiting.borrow().wake_all();
-        }
+        self.tie.cut();
+        self.spare.set(0);
+        self.owed.set(0);
+        self.heard.set(0);
+        self.pressed.set(false);
+        self.missed.set(false);
+        self.waiting.borrow().wake_all();
     }
 }
 
@@ -238,7 +267,7 @@ struct Wait<'a> {
 impl Wait<'_> {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), KeeperEnded>> {
         let holder = self.holder;
-        if holder.keeper_ended.get() {
+        if holder.tie.is_lost() {
             return Poll::Ready(Err(KeeperEnded(holder.name)));
         }
         if holder.waiting.borrow().is_first(self.place.as_ref()) && holder.take_spare() {

@@ -5,12 +5,14 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 
 use super::{Ask, CountLease, Told};
-use crate::mesh::calls::Caller;
+use crate::mesh::calls::{Asker, Caller};
+use crate::mesh::member::Member;
 use crate::shard::{Resolver, Shard, ShardId, deferred};
 
 /// Lives on one shard.
 pub(super) struct Keeper {
     shard: Shard,
+    member: Rc<Member>,
     caller: Caller<Ask, Told>,
     books: RefCell<Books>,
 }
@@ -21,6 +23,8 @@ struct Books {
     holders: Vec<Account>,
     /// Who waits, in the order of asking: at most one entry per shard, since each asks once at a time.
     queue: VecDeque<Waiting>,
+    /// By shard: may hold permits of the keeper's former life, and has not said how many. Nothing is given before.
+    unheard: Vec<bool>,
     /// How often anything was told to a shard.
     tellings: u64,
 }
@@ -31,7 +35,10 @@ struct Account {
     held: u64,
     /// It was told last that others wait.
     pressed: bool,
-    ended: bool,
+    /// The life of the shard that has said what it holds.
+    life: Option<u32>,
+    /// How often it was said.
+    said: u64,
 }
 
 struct Waiting {
@@ -43,27 +50,62 @@ struct Waiting {
 impl Keeper {
     pub(super) fn new(lease: &CountLease, shard: &Shard, caller: Caller<Ask, Told>) -> Rc<Keeper> {
         let holders = vec![Account::default(); shard.count()];
-        let books = Books { free: lease.limit, holders, queue: VecDeque::new(), tellings: 0 };
-        Rc::new(Keeper { shard: shard.clone(), caller, books: RefCell::new(books) })
+        let member = Member::of(shard);
+        let own = shard.id().index();
+        let again = member.ledger.life(own) > 0;
+        let unheard = (0..shard.count())
+            .map(|other| again && other != own && !member.ledger.has_ended(other))
+            .collect();
+        let books = Books { free: lease.limit, holders, queue: VecDeque::new(), unheard, tellings: 0 };
+        Rc::new(Keeper { shard: shard.clone(), member, caller, books: RefCell::new(books) })
     }
 
-    /// From now on takes back what shards have that end.
-    pub(super) fn watch(self: &Rc<Self>) {
+    /// From now on takes back what shards have that end; and asks those that may hold something.
+    pub(super) fn watch(self: &Rc<Self>, lease: &CountLease) {
         for other in self.shard.ids().filter(|other| *other != self.shard.id()) {
             let keeper = self.clone();
             self.shard.spawn_detached("lease of another", async move {
-                keeper.shard.ended(other).await;
-                keeper.ended(other.index());
+                loop {
+                    let life = keeper.member.ledger.life(other.index());
+                    keeper.shard.ended(other).await;
+                    keeper.ended(other.index(), life);
+                    keeper.shard.opened(other).await;
+                }
             });
+            if self.books.borrow().unheard[other.index()] {
+                let (keeper, lease) = (self.clone(), lease.clone());
+                self.shard.spawn_detached("lease, calling in", async move {
+                    // It says so by itself once it is attached. An error: it ended, which is seen to elsewhere.
+                    let attach = move |there: Shard| async move { drop(lease.attach(&there)) };
+                    let _asked = keeper.shard.run_on(other, attach).await;
+                });
+            }
         }
     }
 
+    /// A shard says how many permits it has out; whatever else it was thought to hold it does not.
+    pub(super) fn holds(self: Rc<Self>, from: Asker, count: u64) -> Told {
+        let gone = {
+            let mut books = self.books.borrow_mut();
+            let gone = books.forget(from.shard);
+            let account = &mut books.holders[from.shard];
+            (account.life, account.held) = (Some(from.life), count);
+            books.free = books.free.saturating_sub(count);
+            books.unheard[from.shard] = false;
+            gone
+        };
+        drop(gone);
+        self.serve();
+        self.told(from.shard, 0)
+    }
+
     /// A shard asks for more: waits until there is one.
-    pub(super) async fn take(self: Rc<Self>, shard: usize, count: u64) -> Told {
+    pub(super) async fn take(self: Rc<Self>, from: Asker, count: u64) -> Told {
+        let shard = from.shard;
         let (grant, granted) = deferred();
         {
             let mut books = self.books.borrow_mut();
-            if books.holders[shard].ended || count == 0 {
+            if books.holders[shard].life != Some(from.life) || count == 0 {
                 return Told::default();
             }
             books.queue.push_back(Waiting { shard, count, grant });
@@ -75,20 +117,22 @@ impl Keeper {
     }
 
     /// A shard gives back.
-    pub(super) fn returned(self: Rc<Self>, shard: usize, count: u64) -> Told {
-        self.books.borrow_mut().take_back(shard, count);
+    pub(super) fn returned(self: Rc<Self>, from: Asker, count: u64) -> Told {
+        if self.books.borrow().holders[from.shard].life != Some(from.life) {
+            return Told::default();
+        }
+        self.books.borrow_mut().take_back(from.shard, count);
         self.serve();
-        self.told(shard, 0)
+        self.told(from.shard, 0)
     }
 
-    fn ended(self: &Rc<Self>, shard: usize) {
+    /// That life of a shard is over.
+    fn ended(self: &Rc<Self>, shard: usize, life: u32) {
         let mut books = self.books.borrow_mut();
-        books.holders[shard].ended = true;
-        books.take_back(shard, u64::MAX);
-        let (gone, queue) = std::mem::take(&mut books.queue).into_iter().partition(|one| one.shard == shard);
-        books.queue = queue;
+        books.unheard[shard] = false;
+        let gone = (books.holders[shard].life == Some(life)).then(|| books.forget(shard));
         drop(books);
-        let _gone: VecDeque<Waiting> = gone;
+        drop(gone);
         self.serve();
     }
 
@@ -105,18 +149,21 @@ impl Keeper {
         }
         let mut books = self.books.borrow_mut();
         for shard in 0..books.holders.len() {
-            let Account { held, pressed, ended } = books.holders[shard];
+            let Account { held, pressed, said, .. } = books.holders[shard];
             let others_wait = books.queue.iter().any(|waiting| waiting.shard != shard);
-            if others_wait && held > 0 && !pressed && !ended {
+            if others_wait && held > 0 && !pressed {
                 let number = books.tell(shard, true);
-                self.shard.spawn_detached("recall", self.clone().recall(shard, number));
+                self.shard.spawn_detached("recall", self.clone().recall(shard, number, said));
             }
         }
     }
 
-    async fn recall(self: Rc<Self>, shard: usize, number: u64) {
-        // An error: it ended, which is seen to elsewhere.
-        if let Ok(told) = self.caller.call(ShardId::new(shard), Ask::Recall(number)).await {
+    async fn recall(self: Rc<Self>, shard: usize, number: u64, said: u64) {
+        // An error: it ended, which is seen to elsewhere. What it answered before it said what it holds is in that.
+        let told = self.caller.call(ShardId::new(shard), Ask::Recall(number)).await;
+        if let Ok(told) = told
+            && self.books.borrow().holders[shard].said == said
+        {
             self.books.borrow_mut().take_back(shard, told.count);
             self.serve();
         }
@@ -125,7 +172,7 @@ impl Keeper {
 
 impl Books {
     fn next_grant(&mut self) -> Option<(Resolver<u64>, u64)> {
-        if self.free == 0 {
+        if self.free == 0 || self.unheard.contains(&true) {
             return None;
         }
         let even = (self.free / self.queue.len().max(1) as u64).max(1);
@@ -134,6 +181,17 @@ impl Books {
         self.free -= count;
         self.holders[shard].held += count;
         Some((grant, count))
+    }
+
+    /// What a shard held is free, and what it waited for nobody waits for.
+    #[must_use = "dropped when the books are closed"]
+    fn forget(&mut self, shard: usize) -> VecDeque<Waiting> {
+        let said = self.holders[shard].said + 1;
+        self.take_back(shard, u64::MAX);
+        self.holders[shard] = Account { said, ..Account::default() };
+        let (gone, queue) = std::mem::take(&mut self.queue).into_iter().partition(|one| one.shard == shard);
+        self.queue = queue;
+        gone
     }
 
     // What a shard that has ended sent before was taken back with it: no more than it holds.

@@ -10,6 +10,10 @@
 //!   is dropped, also if tasks of their own wait for it: those stand in the keeper's queue like everybody's. So no
 //!   shard starves: between two grants to one shard, each that waits gets one.
 //!
+//! * A shard that ends held nothing any more, and begins its next life with nothing. If the keeper ends, takes fail until
+//!   it is back; permits stay good. Its next life asks every shard that is at work how many are out there, and gives
+//!   nothing before all have said so.
+//!
 //! Errors of the bound: none; never more than the limit is out. But [`CountLimiter::try_take`] may find nothing while
 //! other shards hold reserves: what it then asks for is there some microseconds later.
 
@@ -45,6 +49,8 @@ enum Ask {
     Take(u64),
     /// The keeper has these back.
     Give(u64),
+    /// To a life of the keeper, first of all: so many permits of this shard are out.
+    Hold(u64),
     /// Of a shard: what it does not use, now and from now on. The number of the telling.
     Recall(u64),
 }
@@ -98,18 +104,19 @@ impl CountLease {
         let holder = Rc::new(Holder::new(self, shard));
         let keeper = (shard.id().index() == self.keeper).then(|| Keeper::new(self, shard, caller.clone()));
         if let Some(keeper) = &keeper {
-            keeper.watch();
+            keeper.watch(self);
         }
         let served = holder.clone();
-        shard.serve(&self.port, move |from, ask| {
+        shard.serve_askers(&self.port, move |from, ask| {
             let (holder, keeper) = (served.clone(), keeper.clone());
             async move {
                 match (ask, keeper) {
-                    (Ask::Recall(number), _) => holder.recalled(number),
-                    (Ask::Take(count), Some(keeper)) => keeper.take(from.index(), count).await,
-                    (Ask::Give(count), Some(keeper)) => keeper.returned(from.index(), count),
+                    (Ask::Recall(number), _) => holder.recalled(from, number),
+                    (Ask::Take(count), Some(keeper)) => keeper.take(from, count).await,
+                    (Ask::Give(count), Some(keeper)) => keeper.returned(from, count),
+                    (Ask::Hold(count), Some(keeper)) => keeper.holds(from, count),
                     // Asked of a shard that is not the keeper, which nobody does.
-                    (Ask::Take(_) | Ask::Give(_), None) => Told::default(),
+                    (Ask::Take(_) | Ask::Give(_) | Ask::Hold(_), None) => Told::default(),
                 }
             }
         })?;
@@ -147,9 +154,14 @@ impl CountLimiter {
     /// Takes one; waits for it, behind those who wait already. Dropping the future takes none.
     ///
     /// # Errors
-    /// The keeper ended.
+    /// The keeper ended, and no next life of it has answered yet.
     pub async fn take(&self) -> Result<Permit, KeeperEnded> {
         self.holder.clone().take().await
+    }
+
+    /// Waits until somebody keeps the limit: at once unless the keeper ended; for ever if it never comes back.
+    pub async fn kept(&self) {
+        self.holder.tie().restored().await;
     }
 
     /// How many permits of this shard are out.

@@ -23,6 +23,12 @@ impl Bucket {
         Bucket { level: room * TOKEN, room: room * TOKEN, spilled: 0, share: 0, at: now }
     }
 
+    /// Empty, or what is left in another one, if it fits.
+    pub(super) fn with_rest_of(mut self, other: Option<&Bucket>) -> Bucket {
+        self.level = other.map_or(0, |other| other.level.min(self.room));
+        self
+    }
+
     /// Up to now.
     pub(super) fn fill(&mut self, now: Time) {
         if now <= self.at {

@@ -1,6 +1,6 @@
 //! A shard's part of a rate: its share, its bucket, who waits here, and what it says of them.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::fmt;
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
@@ -14,7 +14,9 @@ use waterwheel_reactor::Time;
 use super::bucket::Bucket;
 use super::pace::{Pace, period};
 use super::{KeeperEnded, LITTLE, MILLION, Note, RateLease, Report, Share, TryTakeError};
-use crate::mesh::calls::Caller;
+use crate::mesh::calls::{Asker, Caller};
+use crate::mesh::lease::tie::Tie;
+use crate::mesh::member::Member;
 use crate::mesh::nudge::Nudge;
 use crate::mesh::waiters::{Place, Waiters};
 use crate::shard::{Shard, ShardId, Sleep};
@@ -35,7 +37,7 @@ pub(super) struct Holder {
     shard: Shard,
     keeper: ShardId,
     state: RefCell<State>,
-    keeper_ended: Cell<bool>,
+    tie: Tie,
     waiting: RefCell<Waiters>,
     nudge: Nudge,
 }
@@ -272,12 +274,17 @@ fn per_second(count: u64, time: Duration) -> u64 {
 
 impl Holder {
     pub(super) fn new(lease: &RateLease, shard: &Shard) -> Holder {
+        let mut state = State::new(lease.per_second, shard.count(), shard.turn_time());
+        if Member::of(shard).ledger.life(shard.id().index()) > 0 {
+            // What was full at the start has been taken by a life before.
+            state.bucket = state.bucket.with_rest_of(None);
+        }
         Holder {
             name: lease.name(),
             shard: shard.clone(),
             keeper: lease.keeper(),
-            state: RefCell::new(State::new(lease.per_second, shard.count(), shard.turn_time())),
-            keeper_ended: Cell::new(false),
+            state: RefCell::new(state),
+            tie: Tie::new(shard, lease.keeper()),
             waiting: RefCell::new(Waiters::new()),
             nudge: Nudge::default(),
         }
@@ -285,14 +292,11 @@ impl Holder {
 
     /// Starts what reports, and what hears of the keeper's end.
     pub(super) fn start(self: &Rc<Self>, lease: &RateLease, caller: Caller<Note, Note>) {
-        self.shard.spawn_detached("lease, reporting", self.clone().reports(lease.clone(), caller));
-        if self.keeper != self.shard.id() {
-            let holder = self.clone();
-            self.shard.spawn_detached("lease, its keeper", async move {
-                holder.shard.ended(holder.keeper).await;
-                holder.lose();
-            });
-        }
+        self.shard.spawn_detached("lease", self.clone().lives(lease.clone(), caller));
+    }
+
+    pub(super) fn tie(&self) -> &Tie {
+        &self.tie
     }
 
     pub(super) fn share(&self) -> u64 {
@@ -300,7 +304,7 @@ impl Holder {
     }
 
     pub(super) fn try_take(&self) -> Result<(), TryTakeError> {
-        if self.keeper_ended.get() {
+        if self.tie.is_lost() {
             return Err(TryTakeError::KeeperEnded(self.name));
         }
         if self.waiting.borrow().is_empty() && self.take_token() {
@@ -324,12 +328,25 @@ impl Holder {
         taken
     }
 
-    async fn reports(self: Rc<Self>, lease: RateLease, caller: Caller<Note, Note>) {
-        // The keeper need not have been here itself.
-        let attach = move |there: Shard| async move { drop(lease.attach(&there)) };
-        if self.shard.run_on(self.keeper, attach).await.is_err() {
-            return self.lose();
+    /// Through the lives of the keeper.
+    async fn lives(self: Rc<Self>, lease: RateLease, caller: Caller<Note, Note>) {
+        loop {
+            let life = self.tie.keeper_at_work(&self.shard).await;
+            let ended = self.shard.ended(self.keeper);
+            // The keeper need not have been here itself.
+            let of_keeper = lease.clone();
+            let attach = move |there: Shard| async move { drop(of_keeper.attach(&there)) };
+            if self.shard.run_on(self.keeper, attach).await.is_ok() {
+                self.tie.begin(life);
+                select(pin!(self.reports(&caller)), pin!(ended)).await;
+            }
+            self.lose(&lease);
+            self.tie.pause(&self.shard, life).await;
         }
+    }
+
+    /// To one life of the keeper, until it fails.
+    async fn reports(&self, caller: &Caller<Note, Note>) {
         loop {
             let (now, waits) = (self.shard.turn_time(), !self.waiting.borrow().is_empty());
             let (report, due) = {
@@ -345,7 +362,8 @@ impl Holder {
             match (report, due) {
                 (Some(report), _) => {
                     let told = caller.call(self.keeper, Note::Report(report)).await;
-                    let Ok(Note::Share(share)) = told else { return self.lose() };
+                    let Ok(Note::Share(share)) = told else { return };
+                    self.tie.complete();
                     self.apply(share);
                 }
                 (None, Some(due)) => {
@@ -357,7 +375,11 @@ impl Holder {
     }
 
     /// The keeper tells it without being asked, and hears how things are.
-    pub(super) fn told(&self, share: Share) -> Report {
+    pub(super) fn told(&self, from: Asker, share: Share) -> Report {
+        if !self.tie.is_with(from) {
+            // Nobody waits for it: who said so has ended.
+            return Report::default();
+        }
         self.apply(share);
         let (now, mut state) = (self.shard.turn_time(), self.state.borrow_mut());
         if !self.waiting.borrow().is_empty() {
@@ -372,10 +394,16 @@ impl Holder {
         self.nudge.nudge();
     }
 
-    fn lose(&self) {
-        if !self.keeper_ended.replace(true) {
-            self.waiting.borrow().wake_all();
-        }
+    /// Nothing counts any more but what is in the bucket.
+    fn lose(&self, lease: &RateLease) {
+        self.tie.cut();
+        let mut state = self.state.borrow_mut();
+        let next = State::new(lease.per_second, self.shard.count(), self.shard.turn_time());
+        let before = std::mem::replace(&mut *state, next);
+        let bucket = std::mem::replace(&mut state.bucket, before.bucket);
+        state.bucket = bucket.with_rest_of(Some(&state.bucket));
+        drop(state);
+        self.waiting.borrow().wake_all();
     }
 }
 
@@ -390,7 +418,7 @@ impl Wait<'_> {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), KeeperEnded>> {
         let holder = self.holder;
         loop {
-            if holder.keeper_ended.get() {
+            if holder.tie.is_lost() {
                 return Poll::Ready(Err(KeeperEnded(holder.name)));
             }
             let first = holder.waiting.borrow().is_first(self.place.as_ref());

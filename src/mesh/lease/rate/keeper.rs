@@ -8,7 +8,8 @@ use waterwheel_reactor::Time;
 use super::bucket::TOKEN;
 use super::pace::Pace;
 use super::{LITTLE, MILLION, Note, RateLease, Report, Share};
-use crate::mesh::calls::Caller;
+use crate::mesh::calls::{Asker, Caller};
+use crate::mesh::member::Member as Part;
 use crate::shard::{Shard, ShardId};
 
 /// Lives on one shard.
@@ -29,22 +30,27 @@ impl Keeper {
         for other in self.shard.ids().filter(|other| *other != self.shard.id()) {
             let keeper = self.clone();
             self.shard.spawn_detached("lease of another", async move {
-                keeper.shard.ended(other).await;
-                keeper.books.borrow_mut().end(other.index(), keeper.shard.turn_time());
-                keeper.push();
+                let part = Part::of(&keeper.shard);
+                loop {
+                    let life = part.ledger.life(other.index());
+                    keeper.shard.ended(other).await;
+                    keeper.books.borrow_mut().end(other.index(), life, keeper.shard.turn_time());
+                    keeper.push();
+                    keeper.shard.opened(other).await;
+                }
             });
         }
     }
 
     /// A shard reports by itself, and is answered.
-    pub(super) fn reported(self: &Rc<Self>, shard: usize, report: Report) -> Share {
+    pub(super) fn reported(self: &Rc<Self>, from: Asker, report: Report) -> Share {
         let now = self.shard.turn_time();
         let share = {
             let mut books = self.books.borrow_mut();
             // It is said already; what is left is for pushes.
             books.pace.charge(now);
-            books.hear(shard, report, now);
-            books.share_of(shard)
+            books.hear(from.shard, from.life, report, now);
+            books.share_of(from.shard)
         };
         self.push();
         share
@@ -67,14 +73,15 @@ impl Keeper {
         }
         for (shard, share) in pushes {
             let keeper = self.clone();
+            let life = self.books.borrow().members[shard].life;
             self.shard.spawn_detached("share", async move {
                 let told = keeper.caller.call(ShardId::new(shard), Note::Share(share)).await;
                 {
                     let mut books = keeper.books.borrow_mut();
-                    books.acknowledged(shard);
+                    books.acknowledged(shard, life);
                     // An error: it ended, which is seen to elsewhere.
                     if let Ok(Note::Report(report)) = told {
-                        books.hear(shard, report, keeper.shard.turn_time());
+                        books.hear(shard, life, report, keeper.shard.turn_time());
                     }
                 }
                 keeper.push();
@@ -111,6 +118,8 @@ enum Postponed {
 
 #[derive(Debug)]
 struct Member {
+    /// Which of the shard's lives all this is about.
+    life: u32,
     /// The most that its share may be, as far as is known here.
     lent: u64,
     /// The number of the latest share that it was told, and that share.
@@ -125,9 +134,10 @@ struct Member {
     pushing: bool,
 }
 
-impl Books {
-    pub(super) fn new(per_second: u64, shards: usize, now: Time) -> Books {
-        let member = || Member {
+impl Member {
+    fn new(life: u32) -> Member {
+        Member {
+            life,
             lent: 0,
             number: 0,
             told: 0,
@@ -136,13 +146,18 @@ impl Books {
             present: false,
             ended: false,
             pushing: false,
-        };
+        }
+    }
+}
+
+impl Books {
+    pub(super) fn new(per_second: u64, shards: usize, now: Time) -> Books {
         Books {
             limit: per_second * MILLION,
             pool: 0,
             pool_max: u128::from(per_second) * TOKEN / 100,
             at: now,
-            members: (0..shards).map(|_| member()).collect(),
+            members: (0..shards).map(|_| Member::new(0)).collect(),
             pace: Pace::of_all(),
             postponed: Postponed::No,
         }
@@ -159,21 +174,29 @@ impl Books {
         self.pool = (self.pool + more).min(self.pool_max);
     }
 
-    pub(super) fn end(&mut self, shard: usize, now: Time) {
+    /// That life of a shard is over.
+    pub(super) fn end(&mut self, shard: usize, life: u32, now: Time) {
         self.fill(now);
         let member = &mut self.members[shard];
-        (member.lent, member.short, member.present, member.ended) = (0, false, false, true);
+        if life >= member.life {
+            *member = Member { ended: true, ..Member::new(life) };
+        }
     }
 
     /// A push has come back, or will not.
-    pub(super) fn acknowledged(&mut self, shard: usize) {
-        self.members[shard].pushing = false;
+    pub(super) fn acknowledged(&mut self, shard: usize, life: u32) {
+        let member = &mut self.members[shard];
+        member.pushing &= member.life != life;
     }
 
     /// A shard's report, from whichever side it came.
-    pub(super) fn hear(&mut self, shard: usize, report: Report, now: Time) {
+    pub(super) fn hear(&mut self, shard: usize, life: u32, report: Report, now: Time) {
         self.fill(now);
-        if self.members[shard].ended {
+        let member = &mut self.members[shard];
+        if life > member.life {
+            // The end of the one before is not known yet, or this is the first that is heard of it.
+            *member = Member::new(life);
+        } else if life < member.life || member.ended {
             return;
         }
         self.pool = (self.pool + u128::from(report.spilled) * TOKEN).min(self.pool_max);

@@ -14,6 +14,9 @@
 //! * A shard that is suddenly short, or has much that it does not need while others are short, says so at once, three
 //!   times in a row and then every 400 ms; the keeper pushes as often as all words together leave room for.
 //!
+//! A shard that ends uses nothing any more, and begins its next life with an empty bucket. If the keeper ends, takes fail
+//! until it is back: what it granted is void before its next life can grant anything.
+//!
 //! Bounds of the error, for a limit of N per second over n shards:
 //!
 //! * More than allowed: from the start to any moment at most what that time allows and 1 % of a second's, with which the
@@ -22,7 +25,8 @@
 //!   least one.
 //! * Less: below 1 % in steady demand, however uneven (floors of shards at rest, headroom beyond the pool). A move of
 //!   demand from one shard to another costs what the old share makes in some 10 ms, less what the pool saves; moves of
-//!   several shards at once, which need more words than may be said at once, cost up to a period of what moves.
+//!   several shards at once, which need more words than may be said at once, cost up to a period of what moves. Within a
+//!   second all have what they need.
 //! * Messages, with answers: with up to 4 shards, at most a hundred in any second and 60 a second in the long run. With
 //!   more the period grows, so that the long run is the same, though each may still speak three times in a row. None
 //!   while nothing is taken.
@@ -140,12 +144,12 @@ impl RateLease {
             keeper.watch();
         }
         let served = holder.clone();
-        shard.serve(&self.port, move |from, note| {
+        shard.serve_askers(&self.port, move |from, note| {
             std::future::ready(match (note, &keeper) {
-                (Note::Report(report), Some(keeper)) => Note::Share(keeper.reported(from.index(), report)),
+                (Note::Report(report), Some(keeper)) => Note::Share(keeper.reported(from, report)),
                 // Reported to a shard that is not the keeper, which nobody does.
                 (Note::Report(_), None) => note,
-                (Note::Share(share), _) => Note::Report(served.told(share)),
+                (Note::Share(share), _) => Note::Report(served.told(from, share)),
             })
         })?;
         member.keep_part(id, holder.clone());
@@ -183,9 +187,14 @@ impl RateLimiter {
     /// Takes a token; waits for it, behind those who wait already. Dropping the future takes none.
     ///
     /// # Errors
-    /// The keeper ended.
+    /// The keeper ended, and no next life of it has answered yet.
     pub async fn take(&self) -> Result<(), KeeperEnded> {
         self.holder.take().await
+    }
+
+    /// Waits until somebody keeps the limit: at once unless the keeper ended; for ever if it never comes back.
+    pub async fn kept(&self) {
+        self.holder.tie().restored().await;
     }
 
     /// This shard's share of the limit now, in tokens per second.

@@ -65,7 +65,7 @@ impl Play {
         let now = self.now;
         match self.ways.swap_remove(which) {
             Way::Report(shard, report) => {
-                self.books.hear(shard, report, now);
+                self.books.hear(shard, 0, report, now);
                 self.ways.push(Way::Answer(shard, self.books.share_of(shard)));
             }
             Way::Answer(shard, share) => self.shards[shard].apply(share, now),
@@ -74,8 +74,8 @@ impl Play {
                 self.ways.push(Way::Acknowledged(shard, self.shards[shard].report(now)));
             }
             Way::Acknowledged(shard, report) => {
-                self.books.acknowledged(shard);
-                self.books.hear(shard, report, now);
+                self.books.acknowledged(shard, 0);
+                self.books.hear(shard, 0, report, now);
             }
         }
         let pushes = self.books.pushes(now);
