@@ -51,6 +51,18 @@ pub(super) struct Knobs {
     /// Failures of a shard within a minute that are followed by a restart (WATERWHEEL_RESTARTS).
     #[arg(long, global = true, value_name = "COUNT")]
     restarts: Option<String>,
+    /// Shares of groups of tasks, as in `web=300,batch=100` (WATERWHEEL_SHARES).
+    #[arg(long, global = true, value_name = "LIST")]
+    shares: Option<String>,
+    /// Groups of tasks that come first within their shares, as in `web,control` (WATERWHEEL_LATENCY_CLASS).
+    #[arg(long, global = true, value_name = "LIST")]
+    latency_class: Option<String>,
+    /// Accepted connections that a shard has at once; 0: no limit (WATERWHEEL_MAX_CONNECTIONS).
+    #[arg(long, global = true, value_name = "COUNT")]
+    max_connections: Option<String>,
+    /// Connections of either kind that a shard has at once; 0: no limit (WATERWHEEL_MAX_DESCRIPTORS).
+    #[arg(long, global = true, value_name = "COUNT")]
+    max_descriptors: Option<String>,
 }
 
 impl Knobs {
@@ -71,6 +83,10 @@ impl Knobs {
             (Knob::SteerProgram, "--steer-program", &self.steer_program),
             (Knob::OnFailure, "--on-failure", &self.on_failure),
             (Knob::Restarts, "--restarts", &self.restarts),
+            (Knob::Shares, "--shares", &self.shares),
+            (Knob::LatencyClass, "--latency-class", &self.latency_class),
+            (Knob::MaxConnections, "--max-connections", &self.max_connections),
+            (Knob::MaxDescriptors, "--max-descriptors", &self.max_descriptors),
         ];
         let usage = |error: crate::runtime::ConfigError| Failure::Usage(error.to_string());
         let mut config = file.with_env().map_err(usage)?;

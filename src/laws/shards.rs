@@ -6,7 +6,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::Shutdown;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
-use std::sync::{Arc, Barrier};
+use std::sync::{Arc, Barrier, Mutex, PoisonError};
 use std::thread::{self, ThreadId};
 use std::time::Duration;
 
@@ -15,8 +15,8 @@ use waterwheel::runtime::{RunError, Runtime};
 use waterwheel::shard::{Phase, Shard, ShardId};
 
 use super::kit::{
-    Origin, Proxy, Server, Watch, client, config, end_of, eventually, keep_log, logged, meet,
-    on_each_reactor, pause, spawn,
+    Origin, Proxy, Server, Watch, client, config, end_of, eventually, keep_log, meet, on_each_reactor, pause,
+    spawn, times_logged,
 };
 
 on_each_reactor![
@@ -29,6 +29,18 @@ on_each_reactor![
     stream_7_lingering_ends_with_a_peer_that_does_not,
     stream_7_a_shard_that_ends_lingers_too,
 ];
+
+/// Lets who waits for it go on, also if the test fails.
+struct LetGo(Arc<AtomicBool>);
+
+impl Drop for LetGo {
+    fn drop(&mut self) {
+        self.0.store(true, SeqCst);
+    }
+}
+
+/// Held by who counts reports of stalls.
+static ALONE: Mutex<()> = Mutex::new(());
 
 /// Notes which thread drops it.
 struct DropNote(Rc<Cell<Option<ThreadId>>>);
@@ -141,7 +153,12 @@ fn shard_5_a_panic_resets_its_connection_and_no_other(reactor: &str) {
 }
 
 fn shard_5_a_blocked_shard_stops_no_other_and_is_reported(reactor: &str) {
+    const TASK: &str = "task=\"connection\"";
+    const BEGUN: [&str; 5] = ["WARN", "a shard is stalled", "shard=0", TASK, "spawned=src/net/listener.rs"];
+    const OVER: [&str; 5] = ["WARN", "a turn stalled the shard", "shard=0", TASK, "length_ms="];
     keep_log();
+    // Of the reports of other tests that run at the same time nobody can tell this one's.
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let go = Arc::new(AtomicBool::new(false));
     let gate = go.clone();
     let config = config(reactor, 2).stall(Some(Duration::from_millis(50)));
@@ -157,17 +174,24 @@ fn shard_5_a_blocked_shard_stops_no_other_and_is_reported(reactor: &str) {
         found.insert(shard[0], stream);
     }
     let (mut blocked, mut free) = (found.remove(&0).unwrap(), found.remove(&1).unwrap());
-    blocked.write_all(b"#").unwrap();
-    let watch = Watch::start();
-    while watch.elapsed() < Duration::from_millis(300) {
-        free.write_all(b"?").unwrap();
-        free.read_exact(&mut [0]).unwrap();
+    let _let_go = LetGo(go.clone());
+    // The second time the shards, and who watches them, have slept before.
+    for round in 0..2 {
+        go.store(false, SeqCst);
+        pause(Duration::from_millis(1_200) * round);
+        let (begun, over) = (times_logged(&BEGUN), times_logged(&OVER));
+        blocked.write_all(b"#").unwrap();
+        let watch = Watch::start();
+        while watch.elapsed() < Duration::from_millis(300) {
+            free.write_all(b"?").unwrap();
+            free.read_exact(&mut [0]).unwrap();
+        }
+        eventually("the report of a stall that lasts", || (times_logged(&BEGUN) > begun).then_some(()));
+        assert_eq!(times_logged(&OVER), over, "it is not over");
+        go.store(true, SeqCst);
+        blocked.read_exact(&mut [0]).unwrap();
+        eventually("the report of a stall that is over", || (times_logged(&OVER) > over).then_some(()));
     }
-    go.store(true, SeqCst);
-    blocked.read_exact(&mut [0]).unwrap();
-    eventually("the report of the stall", || {
-        logged(&["WARN", "a turn stalled the shard", "shard=0", "length_ms="]).then_some(())
-    });
     drop((blocked, free));
     server.stop().unwrap();
 }

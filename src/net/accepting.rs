@@ -142,6 +142,16 @@ impl Accepting {
     /// Waits until this shard has room, or another to which connections may go, so that what nobody can serve waits
     /// in the kernel's backlog.
     async fn room(&mut self) {
+        if !self.queue.is_within_quota() {
+            let counters = &self.queue.counters;
+            counters.count(|counted| &mut counted.held_back);
+            let full = io::Error::from(io::ErrorKind::QuotaExceeded);
+            counters.complain(
+                &self.shard,
+                "the shard has as many connections as it may, clients wait",
+                &full,
+            );
+        }
         let (me, queue) = (self.shard.id().index(), self.queue.clone());
         let Steering { mode, placed, .. } = self.steer.steering;
         // What the kernel places is nearly all this shard's own, and in mode `source` nobody else's.

@@ -2,11 +2,13 @@
 
 use std::future::poll_fn;
 use std::io::{self, ErrorKind};
+use std::rc::Rc;
 use std::time::Duration;
 
 use waterwheel_reactor::{Address, ConnectOptions, Incoming};
 
 use super::connection::Connection;
+use super::quota::Quota;
 use crate::shard::Shard;
 
 /// How long a connect rests while the listener's queue is full, at first and at most; and for how long it tries again.
@@ -22,7 +24,8 @@ impl Shard {
     /// tell when there is room.
     ///
     /// # Errors
-    /// `ConnectionRefused`, `HostUnreachable`, `TimedOut`, `AddrNotAvailable` (no port left) and their like.
+    /// `ConnectionRefused`, `HostUnreachable`, `TimedOut`, `AddrNotAvailable` (no port left) and their like;
+    /// `QuotaExceeded`: the shard has as many connections as it [may](crate::runtime::Quotas).
     pub async fn connect(&self, to: &Address, options: &ConnectOptions) -> io::Result<Connection> {
         let (began, mut rest) = (self.turn_time(), REST);
         loop {
@@ -41,9 +44,14 @@ impl Shard {
 
     async fn connect_once(&self, to: &Address, options: &ConnectOptions) -> io::Result<Connection> {
         // Nothing to linger for while it is not established: the transport itself is dropped then.
+        let place = Quota::of(self).map(|quota| quota.made()).transpose()?.flatten();
         let mut transport = self.reactor().connect(to, options)?;
         poll_fn(|cx| transport.sink.poll_flush(cx)).await?;
-        Ok(Connection::new(self.clone(), transport))
+        let connection = Connection::new(self.clone(), transport);
+        Ok(match place {
+            Some(place) => connection.escorted(Rc::new(place)),
+            None => connection,
+        })
     }
 
     /// Takes over a connection that came from a listener or from another shard.

@@ -19,6 +19,7 @@ use super::connection::Connection;
 use super::offered::Offered;
 use super::places::{Part, Parts, Places};
 use super::queue::{AcceptCounters, Queue};
+use super::quota::Quota;
 use super::reserve::Reserve;
 use crate::mesh::{Mailbox, OpenError, Port, PortOptions, Sender};
 use crate::shard::{Shard, Task};
@@ -235,7 +236,7 @@ impl Shard {
     ) -> io::Result<(Rc<Queue>, Rc<Steer>, Accepting)> {
         let listener = self.reactor().listen(bound)?;
         let Shared { parts, reserve, .. } = &*listening.shared;
-        let own = Queue::new(parts.clone(), self.id().index());
+        let own = Queue::new(parts.clone(), self.id().index(), Quota::of(self));
         let counters = own.counters.clone();
         let (parts, _of) = (parts.clone(), listening.clone());
         let steer = Rc::new(Steer { steering, to, parts, counters, _of });
@@ -313,6 +314,15 @@ impl Drop for Door {
     }
 }
 
+/// How long an acceptor serves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Until {
+    /// Until the shard was asked to stop.
+    Stopped,
+    /// Until the listener was left.
+    Left,
+}
+
 impl Acceptor {
     /// The next connection that this shard owns, whichever shard accepted it; `None` once the shard is asked to stop.
     ///
@@ -333,9 +343,8 @@ impl Acceptor {
             if Pin::new(&mut stopping).poll(cx).is_ready() {
                 return Poll::Ready(None);
             }
-            if let Some(places) = places
-                && places.poll_left(cx).is_pending()
-            {
+            let full = places.is_some_and(|places| places.poll_left(cx).is_pending());
+            if full || own.quota.as_ref().is_some_and(|quota| quota.poll_left(cx).is_pending()) {
                 // What others sent before they saw that there is no room here may find it elsewhere.
                 while spreads
                     && own.takes_more()
@@ -385,6 +394,10 @@ impl Acceptor {
         let adopted = match offered.take() {
             Some((incoming, counted)) => self.shard.adopt(incoming).map(|connection| {
                 let connection = connection.of(self.steer.clone());
+                let connection = match &self.own.quota {
+                    Some(quota) => connection.escorted(Rc::new(quota.accepted())),
+                    None => connection,
+                };
                 match counted {
                     Some(counted) => connection.escorted(Rc::new(counted)),
                     None => connection,
@@ -418,32 +431,36 @@ impl Acceptor {
         S: Fn(Connection) -> F + 'static,
         F: Future<Output = anyhow::Result<()>> + 'static,
     {
-        self.own.serve_in(places);
         let serve = Rc::new(serve);
-        let start = |shard: &Shard, connection: Connection| {
-            // Taken until both its task and the connection are gone, which may linger.
-            let place = Rc::new(places.take());
-            let (serve, connection) = (serve.clone(), connection.escorted(place.clone()));
-            shard.spawn_detached("connection", async move {
-                if let Err(error) = serve(connection).await {
-                    tracing::debug!("a connection ended with an error: {error:#}");
-                }
-                drop(place);
-            });
-        };
-        let (shard, leaving) = (self.shard.clone(), self.leaving.clone());
+        match self.serve_for_now(places, &serve).await {
+            Until::Left => self.leave_in(places, &serve).await,
+            Until::Stopped => self.finish(places, &serve).await,
+        }
+    }
+
+    /// Serves connections until the shard is asked to stop, or the listener is left. May be given up, and called again with something else to serve
+    /// them: those that come in between wait.
+    pub(crate) async fn serve_for_now<F, S>(&mut self, places: &Places, serve: &Rc<S>) -> Until
+    where
+        S: Fn(Connection) -> F + 'static,
+        F: Future<Output = anyhow::Result<()>> + 'static,
+    {
+        self.own.serve_in(places);
+        let leaving = self.leaving.clone();
         while let Some(next) = until(poll_fn(|cx| leaving.poll(cx)), self.next(Some(places))).await {
             // If it failed that was counted, and the next one may be fine.
-            match next {
-                Some(accepted) => accepted.into_iter().for_each(|connection| start(&shard, connection)),
-                None => return self.stop_in(places, start).await,
-            }
+            let Some(accepted) = next else { return Until::Stopped };
+            accepted.into_iter().for_each(|connection| self.start(places, serve, connection));
         }
-        self.leave_in(places, start).await;
+        Until::Left
     }
 
     /// The listener is left: serves who was accepted by then, as far as the shard goes on.
-    async fn leave_in(mut self, places: &Places, start: impl Fn(&Shard, Connection)) {
+    async fn leave_in<F, S>(mut self, places: &Places, serve: &Rc<S>)
+    where
+        S: Fn(Connection) -> F + 'static,
+        F: Future<Output = anyhow::Result<()>> + 'static,
+    {
         self.end_accepting();
         let (mut over, mut is_over) = (self.shard.sleep(HANDED_WITHIN), false);
         let mut stopping = self.shard.stopping();
@@ -469,25 +486,44 @@ impl Acceptor {
                 next.map_or(Poll::Pending, |incoming| Poll::Ready(Some(incoming)))
             });
             let Some(incoming) = next.await else { return };
-            self.adopt(incoming).into_iter().for_each(|connection| start(&self.shard, connection));
+            self.adopt(incoming).into_iter().for_each(|connection| self.start(places, serve, connection));
         }
     }
 
-    /// The shard stops: see [`serve_in`](Acceptor::serve_in).
-    async fn stop_in(mut self, places: &Places, start: impl Fn(&Shard, Connection)) {
-        // Who was accepted before is served, as far as there are places; once more in the next turn,
-        // when what other shards sent in this one has come.
+    /// The shard stops. Who was accepted before is served, as far as there are places; once more in the next turn, when what
+    /// other shards sent in this one has come. Then waits for those that are being served.
+    pub(crate) async fn finish<F, S>(mut self, places: &Places, serve: &Rc<S>)
+    where
+        S: Fn(Connection) -> F + 'static,
+        F: Future<Output = anyhow::Result<()>> + 'static,
+    {
         self.end_accepting();
         for _ in 0..2 {
             while places.are_left()
                 && let Some(incoming) = self.left_over()
             {
-                self.adopt(incoming).into_iter().for_each(|connection| start(&self.shard, connection));
+                self.adopt(incoming).into_iter().for_each(|connection| self.start(places, serve, connection));
             }
             self.shard.yield_now().await;
         }
         drop(self);
         places.free().await;
+    }
+
+    fn start<F, S>(&self, places: &Places, serve: &Rc<S>, connection: Connection)
+    where
+        S: Fn(Connection) -> F + 'static,
+        F: Future<Output = anyhow::Result<()>> + 'static,
+    {
+        // Taken until both its task and the connection are gone, which may linger.
+        let place = Rc::new(places.take());
+        let (serve, connection) = (serve.clone(), connection.escorted(place.clone()));
+        self.shard.spawn_detached("connection", async move {
+            if let Err(error) = serve(connection).await {
+                tracing::debug!("a connection ended with an error: {error:#}");
+            }
+            drop(place);
+        });
     }
 
     fn end_accepting(&mut self) {

@@ -23,6 +23,7 @@ pub mod protocol;
 pub mod proxy_header;
 mod pump;
 mod queue;
+pub(crate) mod quota;
 pub(crate) mod quoted;
 pub(crate) mod reserve;
 pub(crate) mod units;

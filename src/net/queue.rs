@@ -12,6 +12,7 @@ use waterwheel_reactor::Time;
 
 use super::offered::Offered;
 use super::places::{Part, Parts, Places};
+use super::quota::Quota;
 use crate::shard::Shard;
 
 /// Connections that were accepted for this shard and wait to be served. The kernel's backlog holds the others.
@@ -45,6 +46,8 @@ pub struct AcceptStats {
     pub crowded: u64,
     /// Connections that still waited to be served when the shard stopped, and were reset.
     pub dropped: u64,
+    /// How often the shard stopped accepting since it had all that its quota allows; clients wait then.
+    pub held_back: u64,
     /// Connections that the reactor refused to adopt.
     pub adopt_failed: u64,
     /// Connections reset at once because no descriptor was left; not in `accepted`.
@@ -65,6 +68,7 @@ impl std::ops::Add for AcceptStats {
             taken_over: self.taken_over + other.taken_over,
             crowded: self.crowded + other.crowded,
             dropped: self.dropped + other.dropped,
+            held_back: self.held_back + other.held_back,
             adopt_failed: self.adopt_failed + other.adopt_failed,
             shed: self.shed + other.shed,
             errors: self.errors + other.errors,
@@ -116,6 +120,8 @@ pub(super) struct Queue {
     giver: RefCell<Option<Waker>>,
     /// Where connections go from here, once somebody serves them.
     places: OnceCell<Places>,
+    /// What the shard may have in all.
+    pub(super) quota: Option<Rc<Quota>>,
     /// Where other shards see whether there is room here.
     parts: Arc<Parts>,
     shard: usize,
@@ -126,18 +132,21 @@ pub(super) struct Queue {
 
 impl Queue {
     /// Opens the shard's part.
-    pub(super) fn new(parts: Arc<Parts>, shard: usize) -> Rc<Queue> {
+    pub(super) fn new(parts: Arc<Parts>, shard: usize, quota: Option<Rc<Quota>>) -> Rc<Queue> {
         parts.set(shard, Part::Open);
-        Rc::new(Queue {
+        let queue = Rc::new(Queue {
             ready: RefCell::default(),
             taker: RefCell::default(),
             giver: RefCell::default(),
             places: OnceCell::new(),
+            quota,
             parts,
             shard,
             told: Cell::new(Part::Open),
             counters: Rc::default(),
-        })
+        });
+        queue.quota.iter().for_each(|quota| quota.join(&queue));
+        queue
     }
 
     /// From now on connections take places.
@@ -181,6 +190,7 @@ impl Queue {
     }
 
     fn now_waiting(&self, change: isize) {
+        self.quota.iter().for_each(|quota| quota.queued(change));
         match self.places.get() {
             Some(places) => places.queued(change),
             None => self.tell(),
@@ -189,7 +199,14 @@ impl Queue {
 
     /// Whether this shard itself can take one more.
     pub(super) fn has_room(&self) -> bool {
-        self.len() < QUEUE && self.places.get().is_none_or(Places::are_left_for_more)
+        self.len() < QUEUE
+            && self.places.get().is_none_or(Places::are_left_for_more)
+            && self.is_within_quota()
+    }
+
+    /// Whether the shard may have one more.
+    pub(super) fn is_within_quota(&self) -> bool {
+        self.quota.as_ref().is_none_or(|quota| quota.admits())
     }
 
     /// Whether more wait here than there are places left, so that another shard may serve them sooner.

@@ -10,8 +10,10 @@ use futures_util::future::select;
 use waterwheel_reactor::{Inspect, Launch, Reactor, Root, Start, Time};
 
 use super::blocking::{self, Workers};
+use super::lifecycle::{Course, Shared};
 use super::listeners::Listeners;
 use super::plan::Plan;
+use super::portions::Portions;
 use super::runtime::RunError;
 use super::signal_stream::{self, Board};
 use super::stop::Stopper;
@@ -20,7 +22,8 @@ use crate::mesh::{Mesh, StopGuard, reopened};
 use crate::net::{Listening, Lookups, lingered, names};
 use crate::shard::core::Core;
 use crate::shard::root::RootFuture;
-use crate::shard::{Budgets, Phase, Shard, ShardId};
+use crate::shard::stopping::Step;
+use crate::shard::{Budgets, Shard, ShardId};
 
 /// How the main future of a shard came out.
 #[derive(Debug)]
@@ -49,6 +52,8 @@ pub(crate) struct Threads {
 
 /// What all launches share.
 pub(super) struct Crew<T, M> {
+    pub(super) lifecycle: Shared,
+    pub(super) portions: Portions,
     pub(super) mesh: Arc<Mesh>,
     pub(super) stopper: Stopper,
     pub(super) budgets: Budgets,
@@ -105,10 +110,12 @@ where
         let id = ShardId::new(shard);
         let member = joined.member().clone();
         let foreign = crew.stopper.foreign(shard);
+        foreign.heartbeat().begin_life(waterwheel_os::thread_number());
         let core = Core::new(id, crew.mesh.shards(), reactor, member, foreign, crew.budgets);
         let known: Rc<dyn Inspect> = core.clone();
         core.reactor().inspect(Rc::downgrade(&known));
         let shard = Shard::from_core(core.clone());
+        crew.portions.give(&shard);
         joined.start(&shard);
         if let Some(threads) = &crew.threads {
             names::provide(&shard, threads.lookups.clone());
@@ -177,12 +184,13 @@ where
         if !pause.is_zero() {
             keep_clients(&shard, &crew.listeners.open(), pause).await;
         }
-        if shard.phase() != Phase::Running {
+        if shard.core().has_come_to(Step::Asked) {
             return;
         }
         let took = shard.now().since(began);
         tracing::info!(shard = shard.id().index(), ?took, "the shard is back");
     }
+    Course::begin(&shard, crew.lifecycle.clone()).opened().await;
     run_main(crew, shard).await;
 }
 
@@ -190,7 +198,7 @@ where
 async fn keep_clients(shard: &Shard, listeners: &[Listening], pause: Duration) {
     let kept: Vec<_> =
         listeners.iter().filter_map(|listening| shard.pass_on_clients_of(listening).ok()).collect();
-    let stopping = shard.stopping();
+    let stopping = shard.core().comes_to(Step::Asked);
     select(shard.sleep(pause), stopping).await;
     drop(kept);
 }
@@ -206,6 +214,7 @@ impl<T, M> Drop for Part<T, M> {
     fn drop(&mut self) {
         // Clients that the kernel gave to a part that nobody opened would wait for ever.
         self.crew.listeners.open().iter().for_each(|listening| listening.give_up(self.shard));
+        self.crew.lifecycle.ended(self.shard);
         if !self.started {
             tracing::error!(
                 shard = self.shard,

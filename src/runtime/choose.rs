@@ -4,7 +4,7 @@ use std::fmt;
 
 use waterwheel_reactor::{Backend, Unavailable};
 
-use super::config::Given;
+use super::given::Given;
 use super::{Config, ConfigError};
 
 /// The name that leaves the choice to us.

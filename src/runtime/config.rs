@@ -5,8 +5,11 @@ use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::given::Given;
 use super::knob::{self, DRAIN_S_MAX, Knob, RESTARTS_MAX, SEEDS_MAX, SHARDS_MAX, SPIN_US_MAX, STALL_MS_MAX};
-use super::{CpuList, OnFailure, Supervision};
+use super::portions::quota;
+use super::portions::{GroupShares, Quotas};
+use super::{CpuList, OnFailure, StepTimes, Supervision};
 use crate::net::quoted::{Bare, Quoted};
 use crate::shard::Budgets;
 use crate::steer::Mode;
@@ -49,6 +52,9 @@ pub struct Config {
     /// `None`: as whoever runs it says.
     pub(crate) on_failure: Option<OnFailure>,
     pub(crate) supervision: Supervision,
+    pub(crate) step_times: StepTimes,
+    pub(super) groups: GroupShares,
+    pub(super) quotas: Quotas,
     pub(crate) simulation: Simulation,
     /// Without `spin` and `stall`, which have knobs of their own.
     budgets: Budgets,
@@ -63,28 +69,6 @@ pub(crate) struct Simulation {
     pub(crate) seed: Option<u64>,
     /// Where its events go.
     pub(crate) trace: Option<PathBuf>,
-}
-
-/// A value and who gave it, for errors that are found later.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Given<T> {
-    pub(crate) value: T,
-    /// A variable, a flag or a method.
-    pub(crate) origin: String,
-}
-
-impl<T> Given<T> {
-    fn by(origin: &str, value: T) -> Given<T> {
-        Given { value, origin: origin.to_owned() }
-    }
-}
-
-impl<T: ToString> Given<T> {
-    /// The error that this value cannot be used here.
-    pub(crate) fn unusable(&self, wrong: String, allowed: String) -> ConfigError {
-        let (origin, value) = (self.origin.clone(), self.value.to_string());
-        ConfigError::Unusable { origin, value, wrong, allowed }
-    }
 }
 
 impl Default for Config {
@@ -104,6 +88,9 @@ impl Default for Config {
             steer_program: true,
             on_failure: None,
             supervision: Supervision::default(),
+            step_times: StepTimes::default(),
+            groups: GroupShares::default(),
+            quotas: Quotas::default(),
             simulation: Simulation::default(),
             budgets: Budgets::default(),
         }
@@ -273,6 +260,10 @@ impl Config {
                 self.on_failure = Some(text.parse().map_err(|()| "nothing that could be done".to_owned())?);
             }
             Knob::Restarts => self.supervision.restarts = knob::number(text, RESTARTS_MAX)? as u32,
+            Knob::Shares => self.groups.set_shares(text)?,
+            Knob::LatencyClass => self.groups.set_latency_class(text)?,
+            Knob::MaxConnections => self.quotas.connections = quota(text)?,
+            Knob::MaxDescriptors => self.quotas.descriptors = quota(text)?,
             Knob::Seeds => match knob::number(text, SEEDS_MAX)? {
                 0 => return Err("nothing would be tried".to_owned()),
                 count => self.simulation.seeds = Some(count),
@@ -395,6 +386,9 @@ impl Config {
     pub fn check(&self) -> Result<(), ConfigError> {
         knob::log_filter(&self.log.value)
             .map_err(|wrong| malformed(Knob::Log, &self.log.origin, &self.log.value, wrong))?;
+        self.groups
+            .check()
+            .map_err(|(name, wrong)| malformed(Knob::Shares, "Config::shares", &name, wrong))?;
         let threads = self.blocking_threads;
         blocking_count(threads).map_err(|wrong| {
             malformed(Knob::BlockingThreads, "Config::blocking_threads", &threads.to_string(), wrong)

@@ -3,6 +3,8 @@
 use std::fmt;
 
 use super::OnFailure;
+use super::portions::{NAMED_MAX, QUOTA_MAX};
+use crate::shard::Shares;
 use crate::steer::Mode;
 
 /// The most shards that one runtime runs: one for each CPU that a thread can be pinned to.
@@ -42,6 +44,14 @@ pub enum Knob {
     OnFailure,
     /// `WATERWHEEL_RESTARTS`: how many failures of a shard within a minute are followed by a restart. Default 5.
     Restarts,
+    /// `WATERWHEEL_SHARES`: the shares of groups of tasks, as in `web=300,batch=100`; they count before those of the program.
+    Shares,
+    /// `WATERWHEEL_LATENCY_CLASS`: the groups of tasks that come first while they keep within their shares, between commas.
+    LatencyClass,
+    /// `WATERWHEEL_MAX_CONNECTIONS`: how many accepted connections a shard has at once; 0: no limit. Default 0.
+    MaxConnections,
+    /// `WATERWHEEL_MAX_DESCRIPTORS`: how many connections of either kind a shard has at once; 0: no limit. Default 0.
+    MaxDescriptors,
     /// `WATERWHEEL_SEEDS`: how many seeds each simulated test tries. Its own number by default.
     Seeds,
     /// `WATERWHEEL_SEED`: the one seed that simulated tests replay.
@@ -52,7 +62,7 @@ pub enum Knob {
 
 impl Knob {
     /// All of them, in the order in which they are documented.
-    pub const ALL: [Knob; 17] = [
+    pub const ALL: [Knob; 21] = [
         Knob::Cores,
         Knob::Cpus,
         Knob::Reactor,
@@ -67,6 +77,10 @@ impl Knob {
         Knob::SteerProgram,
         Knob::OnFailure,
         Knob::Restarts,
+        Knob::Shares,
+        Knob::LatencyClass,
+        Knob::MaxConnections,
+        Knob::MaxDescriptors,
         Knob::Seeds,
         Knob::Seed,
         Knob::Trace,
@@ -89,6 +103,10 @@ impl Knob {
             Knob::SteerProgram => "WATERWHEEL_STEER_PROGRAM",
             Knob::OnFailure => "WATERWHEEL_ON_FAILURE",
             Knob::Restarts => "WATERWHEEL_RESTARTS",
+            Knob::Shares => "WATERWHEEL_SHARES",
+            Knob::LatencyClass => "WATERWHEEL_LATENCY_CLASS",
+            Knob::MaxConnections => "WATERWHEEL_MAX_CONNECTIONS",
+            Knob::MaxDescriptors => "WATERWHEEL_MAX_DESCRIPTORS",
             Knob::Seeds => "WATERWHEEL_SEEDS",
             Knob::Seed => "WATERWHEEL_SEED",
             Knob::Trace => "WATERWHEEL_TRACE",
@@ -114,6 +132,16 @@ impl Knob {
             Knob::SteerProgram => "on, off".to_owned(),
             Knob::OnFailure => OnFailure::ALL.map(OnFailure::name).join(", "),
             Knob::Restarts => format!("a number from 0 to {RESTARTS_MAX}"),
+            Knob::Shares => format!(
+                "NAME=SHARES between commas, shares from 1 to {}, at most {NAMED_MAX} groups, as in web=300,batch=100",
+                Shares::MAX
+            ),
+            Knob::LatencyClass => {
+                format!("names of groups between commas, at most {NAMED_MAX}, as in web,control")
+            }
+            Knob::MaxConnections | Knob::MaxDescriptors => {
+                format!("a number from 1 to {QUOTA_MAX}, or 0 for no limit")
+            }
             Knob::Seeds => format!("a number from 1 to {SEEDS_MAX}"),
             Knob::Seed => format!("a number from 0 to {}", u64::MAX),
             Knob::Trace => "the path of a file".to_owned(),

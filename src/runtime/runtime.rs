@@ -13,13 +13,15 @@ use super::blocking::Pool;
 use super::boot::{self, Crew, Outcome, Threads};
 use super::choose::{Choice, choose};
 use super::config::{Config, ConfigError};
+use super::lifecycle::Declared;
 use super::listeners::{Files, Listeners};
 use super::plan::Plan;
+use super::portions::Portions;
 use super::reporter::{Report, Reporter};
 use super::signal::{Signal, SignalError, Signals};
-use super::signal_stream::Board;
 use super::stop::Stopper;
 use super::supervision::OnFailure;
+use super::watch::Watch;
 use crate::mesh::{DeclareError, Mesh, Remote, StopGuard};
 use crate::net::{Endpoint, EndpointError, Listening, Lookups, ResolveError};
 use crate::shard::Shard;
@@ -44,6 +46,8 @@ pub struct Runtime {
     /// Unless the configuration says something else.
     on_failure: OnFailure,
     on_report: Option<Box<dyn Report>>,
+    /// Triggers of all shards.
+    pub(super) declared: Declared,
 }
 
 /// Why a runtime could not start.
@@ -109,7 +113,7 @@ pub enum RunError {
     /// Reactors failed or roots panicked.
     #[error("{}", list(.0))]
     Reactors(Vec<Ended>),
-    /// The system has no thread to give, for looking names up or for reports.
+    /// The system has no thread to give, for looking names up, for reports, or for watching for stalls.
     #[error("cannot start a thread: {0}")]
     Threads(std::io::Error),
     /// The signals cannot be had.
@@ -182,6 +186,7 @@ impl Runtime {
             signals: true,
             on_failure: OnFailure::Ignore,
             on_report: None,
+            declared: Declared::default(),
         }
     }
 
@@ -288,12 +293,14 @@ impl Runtime {
         let backend = self.backend.clone();
         // Before any thread is pinned, since its threads inherit the mask.
         let lookups = Arc::new(Lookups::new().map_err(RunError::Threads)?);
+        let watch = self.config.stall.map(|limit| Watch::start(&self.stopper, limit)).transpose();
+        let watch = watch.map_err(RunError::Threads)?;
         let pool = Pool::new(self.config.blocking_threads);
         let board = signals.as_ref().map(|(signals, _)| signals.board());
         let threads = Some(Threads { lookups, workers: pool.workers(), board });
         let (launches, finish) = self.into_launches(threads, Location::caller(), main);
         let ended = backend.run(launches);
-        drop(pool);
+        drop((watch, pool));
         drop(signals);
         finish(ended)
     }
@@ -315,11 +322,14 @@ impl Runtime {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .resize_with(self.plan.shards.len(), || Outcome::None);
+        let (drain, times) = (self.config.drain, self.config.step_times);
         let crew = Crew {
+            lifecycle: Arc::new(self.declared.begin(&self.stopper, self.shards(), times, drain)),
             mesh: self.mesh.clone(),
             stopper: self.stopper.clone(),
             budgets: self.config.turn_budgets(),
-            drain: self.config.drain,
+            portions: Portions::of(&self.config.groups, self.config.quotas),
+            drain,
             outcomes: outcomes.clone(),
             threads,
             listeners: self.listeners(),
@@ -369,7 +379,7 @@ impl Runtime {
                     );
                 }
                 1 => {
-                    stopper.stop(Duration::ZERO);
+                    stopper.hurry();
                     tracing::info!("{signal} again: ending at once");
                 }
                 // A shard is stuck in a turn and cannot hear: the signal does what it would do without us.

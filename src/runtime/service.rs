@@ -4,7 +4,7 @@ use std::future::Future;
 use std::pin::pin;
 use std::rc::Rc;
 
-use futures_util::future::select;
+use futures_util::future::{Either, select};
 
 use super::{OnFailure, RunError, Runtime};
 use crate::net::{Connection, Listening};
@@ -24,6 +24,12 @@ pub trait Service: Sized + 'static {
     /// Serves one connection, in a task of its own. An error ends that connection and is logged at the debug level.
     fn connection(self: Rc<Self>, connection: Connection) -> impl Future<Output = anyhow::Result<()>>;
 
+    /// What an instance does beside its connections, in a task of its own, as long as it lives; nothing by default. If it
+    /// returns an error or panics the instance has failed; if it returns well the service is over on this shard.
+    fn run(self: Rc<Self>) -> impl Future<Output = anyhow::Result<()>> {
+        std::future::pending()
+    }
+
     /// The shard is to stop and the connections have ended, or their time is up: a last word.
     fn stop(self: Rc<Self>) -> impl Future<Output = ()> {
         std::future::ready(())
@@ -38,7 +44,8 @@ pub trait Service: Sized + 'static {
 /// Runs one shard's instance of a service until the shard is asked to stop: start, connections, drain, stop.
 ///
 /// # Errors
-/// The instance could not be made, or the listener could not be opened on this shard.
+/// The instance could not be made, the listener could not be opened on this shard, or the instance's
+/// [own work](Service::run) failed.
 pub async fn serve<S: Service>(
     shard: &Shard,
     listening: &Listening,
@@ -48,7 +55,11 @@ pub async fn serve<S: Service>(
     let acceptor = shard.accept_on(listening)?;
     let serving = service.clone();
     let serving = acceptor.serve(service.limit(), move |connection| serving.clone().connection(connection));
-    select(pin!(serving), pin!(shard.time_up())).await;
+    let (serving, time_up) = (pin!(serving), pin!(shard.time_up()));
+    let work = pin!(service.clone().run());
+    if let Either::Right((ended, _)) = select(select(serving, time_up), work).await {
+        ended?;
+    }
     service.stop().await;
     Ok(())
 }

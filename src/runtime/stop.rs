@@ -26,9 +26,25 @@ impl Stopper {
         self.shards.iter().for_each(|shard| shard.ask_to_stop(wish));
     }
 
+    /// The drain of a stop that was begun is over now; what is to run [after it](super::When::AfterStop) has a second. As a
+    /// second signal does.
+    pub fn hurry(&self) {
+        self.shards.iter().for_each(|shard| shard.ask_to_stop(StopWish::Hurry));
+    }
+
+    /// From now on a stop waits for what is to run before it.
+    pub(super) fn hold(&self) {
+        self.shards.iter().for_each(|shard| shard.hold_stops());
+    }
+
     /// Whether anybody has asked.
     pub(crate) fn was_asked(&self) -> bool {
         self.shards.iter().any(|shard| shard.stop_wish().is_some())
+    }
+
+    /// What other threads leave for each shard.
+    pub(super) fn all(&self) -> Arc<[Arc<Foreign>]> {
+        self.shards.clone()
     }
 
     /// What other threads leave for one shard.

@@ -15,11 +15,11 @@ use waterwheel_reactor::{Inspect, Reactor, TaskNote, Time};
 
 use super::between::Between;
 use super::schedule::{GroupId, Groups};
+use super::stopping::{COURSE, Stopping};
 use super::sync::per_thread;
-use super::task::{self, Foreign, Handle, Key, Slab, StopWish};
-use super::waiters::Waiters;
+use super::task::{self, Foreign, Handle, Key, Slab};
 use super::wheel::Wheel;
-use super::{Budgets, Phase, ShardId, Stats};
+use super::{Budgets, ShardId, Stats};
 
 per_thread! {
     /// Which shard this thread is: set when its root is made, kept until that is dropped, because reactors wake tasks
@@ -59,9 +59,8 @@ pub(crate) struct Core {
     turn_began: Cell<Time>,
     /// The port mark of the task being polled.
     mark: Cell<u32>,
-    phase: Cell<Phase>,
-    /// Tasks that wait for the phase to change.
-    pub(super) phase_waiters: RefCell<Waiters>,
+    /// Where the shard stands in its life.
+    pub(super) stopping: Stopping,
     pub(super) stats: Stats,
     /// What the program keeps for this shard, one value a type.
     kept: RefCell<BTreeMap<TypeId, Rc<dyn Any>>>,
@@ -98,8 +97,7 @@ impl Core {
             clearing: Cell::new(false),
             turn_began: Cell::new(now),
             mark: Cell::new(0),
-            phase: Cell::new(Phase::Running),
-            phase_waiters: RefCell::default(),
+            stopping: Stopping::default(),
             stats: Stats::default(),
             kept: RefCell::default(),
         })
@@ -235,10 +233,6 @@ impl Core {
         self.tasks.borrow().places()
     }
 
-    pub(super) fn task_names(&self) -> Vec<&'static str> {
-        self.tasks.borrow().notes().into_iter().map(|note| note.name).collect()
-    }
-
     /// Queues a task. Outside a turn the first one wakes the root.
     pub(super) fn push_ready(&self, key: Key, group: GroupId) {
         if !self.groups.is_plain(group) {
@@ -279,6 +273,7 @@ impl Core {
 
     pub(super) fn begin_turn(&self) {
         self.in_turn.set(true);
+        self.foreign.heartbeat().begin_turn();
         let now = self.reactor.now();
         self.turn_began.set(now);
         self.groups.charge_from(now);
@@ -307,19 +302,6 @@ impl Core {
     pub(super) fn wake_later(waker: &Waker) {
         Core::with_current(|core| core.gives_way.set(true));
         waker.wake_by_ref();
-    }
-
-    /// Asks this shard to stop; only ever moves its phase forward.
-    pub(super) fn stop(&self, wish: StopWish) {
-        match wish {
-            StopWish::AtOnce => self.set_phase(Phase::Ending),
-            StopWish::Drain(_) if self.phase() != Phase::Running => {}
-            StopWish::Drain(time) => {
-                let until = self.reactor.now() + time;
-                self.wake_at_the_latest(until);
-                self.set_phase(Phase::Draining { until });
-            }
-        }
     }
 
     /// Queues the tasks that other threads woke, and hears their wish that the shard stop.
@@ -362,6 +344,7 @@ impl Core {
         let Some(body) = task.as_mut().filter(|_| Slab::is_current(entry, key)) else { return };
         body.clear();
         self.mark.set(entry.mark.get());
+        self.foreign.heartbeat().poll(entry.kind.get());
         self.gives_way.set(false);
         self.stats.polls.set(self.stats.polls.get() + 1);
         let mut cx = Context::from_waker(&body.waker);
@@ -424,32 +407,20 @@ impl Core {
         tracing::error!(shard = self.id.index(), "tasks keep spawning tasks while they are dropped");
     }
 
+    /// Drops every task but those with one of these marks, and what the drops spawn; bounded as [`clear`](Core::clear).
+    pub(super) fn clear_all_but(&self, marks: [u32; 2]) {
+        for _ in 0..64 {
+            let bodies = self.tasks.borrow_mut().drain_all_but(&marks);
+            if bodies.is_empty() {
+                return;
+            }
+            bodies.into_iter().for_each(|body| drop_contained(Some(body)));
+        }
+    }
+
     /// Whether the shard's tasks are being dropped, since it ends.
     pub(super) fn is_clearing(&self) -> bool {
         self.clearing.get()
-    }
-
-    // ---- phases
-
-    pub(crate) fn phase(&self) -> Phase {
-        self.phase.get()
-    }
-
-    /// Moves to a later phase (never back) and tells who waits.
-    pub(crate) fn set_phase(&self, phase: Phase) {
-        if phase.rank() < self.phase.get().rank() || phase == self.phase.get() {
-            return;
-        }
-        self.phase.set(phase);
-        self.phase_waiters.borrow_mut().wake_all();
-        self.wake_root();
-    }
-
-    /// The shard ends in this turn: polls the main task once more, that it may sum up. Its own wake may stand behind a
-    /// queue longer than a turn's budget.
-    pub(super) fn last_word(&self, main: Key) {
-        self.set_phase(Phase::Ending);
-        self.poll_task(main);
     }
 
     // ---- long work
@@ -469,29 +440,44 @@ impl Core {
         now.since(self.turn_began.get()) >= self.budgets.turn
     }
 
-    /// Reports a turn that kept everybody else waiting for too long.
-    pub(super) fn report_stall(&self, limit: Duration) {
+    /// The turn's work is done: says so to who watches, and reports it if it kept everybody else waiting for too long.
+    pub(super) fn look_at_length(&self) {
+        self.foreign.heartbeat().end_turn();
+        let Some(limit) = self.budgets.stall else { return };
         let length = self.reactor.now().since(self.turn_began.get());
         if length > limit {
-            self.stats.stalls.set(self.stats.stalls.get() + 1);
-            tracing::warn!(
-                shard = self.id.index(),
-                length_ms = length.as_millis(),
-                "a turn stalled the shard"
-            );
+            self.report_stall(length);
+        }
+    }
+
+    /// Turns that the watch told of while they lasted are told of again with their whole length; of others, one a second.
+    #[cold]
+    fn report_stall(&self, length: Duration) {
+        const EVERY: Duration = Duration::from_secs(1);
+        let stats = &self.stats;
+        stats.stalls.set(stats.stalls.get() + 1);
+        let (told, now) = (self.foreign.heartbeat().was_told(), self.turn_began.get());
+        if told.is_none() && stats.stall_told.get().is_some_and(|last| now.since(last) < EVERY) {
+            return stats.stalls_untold.set(stats.stalls_untold.get() + 1);
+        }
+        stats.stall_told.set(Some(now));
+        let (shard, length_ms) = (self.id.index(), length.as_millis());
+        let before = match stats.stalls_untold.replace(0) {
+            0 => String::new(),
+            untold => format!(", and {untold} more since the last report"),
+        };
+        match told.flatten() {
+            Some(kind) => {
+                tracing::warn!(shard, length_ms, task = kind.name, spawned = %kind.spawned, "a turn stalled the shard{before}");
+            }
+            None => tracing::warn!(shard, length_ms, "a turn stalled the shard{before}"),
         }
     }
 }
 
 impl Inspect for Core {
     fn tasks(&self) -> Vec<TaskNote> {
-        let mut notes = self.tasks.borrow().notes();
-        for note in &mut notes {
-            let sleeps = self.wheel.deadlines_of(&note.waker);
-            note.waits.extend(sleeps.into_iter().map(|deadline| format!("until {deadline:?}")));
-            note.waits.extend(self.between.waits_for(&note.waker));
-        }
-        notes
+        self.notes_of(|mark| mark != COURSE)
     }
 
     fn timers(&self) -> usize {
@@ -504,6 +490,19 @@ impl Inspect for Core {
 
     fn panics(&self) -> u64 {
         self.stats.panics.get()
+    }
+}
+
+impl Core {
+    /// The tasks with such a mark, and what they wait for.
+    pub(super) fn notes_of(&self, wanted: impl Fn(u32) -> bool) -> Vec<TaskNote> {
+        let mut notes = self.tasks.borrow().notes(wanted);
+        for note in &mut notes {
+            let sleeps = self.wheel.deadlines_of(&note.waker);
+            note.waits.extend(sleeps.into_iter().map(|deadline| format!("until {deadline:?}")));
+            note.waits.extend(self.between.waits_for(&note.waker));
+        }
+        notes
     }
 }
 

@@ -116,6 +116,12 @@ impl Group {
         Ok(Group { core: core.clone(), id })
     }
 
+    /// From now on its shares are not the program's to change.
+    pub(crate) fn fixed(self) -> Group {
+        self.core.groups.fix(self.id);
+        self
+    }
+
     /// Starts a task in this group; otherwise as [`Shard::spawn`](super::Shard::spawn).
     #[track_caller]
     pub fn spawn<F>(&self, name: &'static str, future: F) -> Task<F::Output>
@@ -158,7 +164,8 @@ impl Group {
         self.core.groups.shares(self.id)
     }
 
-    /// Changes its shares from now on.
+    /// Changes its shares from now on, unless an operator has said what they are
+    /// ([`Config::shares`](crate::runtime::Config::shares)).
     ///
     /// # Errors
     /// They make no sense; the group has the same as before.

@@ -18,6 +18,7 @@ use super::deferred::{Abandoned, Deferred, deferred};
 use super::group::{Group, GroupError, GroupStats, Shares};
 use super::schedule::GroupId;
 use super::sleep::{PhaseChange, Sleep, Timeout, YieldNow};
+use super::stopping::Step;
 use super::task::{Key, StopWish};
 use super::{Phase, ShardId, ShardStats, part_of};
 
@@ -120,7 +121,7 @@ impl Shard {
     }
 
     /// The group of this name, for tasks that are to have these shares of this shard's time; made if there is none yet,
-    /// else its shares are changed. `default` is the one whose tasks nobody spawned into another.
+    /// else its shares are changed, unless they are an operator's. `default` is the one whose tasks nobody spawned into another.
     ///
     /// # Errors
     /// The shares make no sense, or the shard has 32 groups.
@@ -187,14 +188,14 @@ impl Shard {
 
     /// Waits until the shard is asked to stop; at once if it was.
     pub fn stopping(&self) -> PhaseChange {
-        PhaseChange::new(self.core.clone())
+        PhaseChange::new(self.core.clone(), Step::Draining)
     }
 
     /// Waits until the stop's time is up: then the shard ends in this turn, whatever still runs. For a last word.
     pub async fn time_up(&self) {
         self.stopping().await;
         if let Phase::Draining { until } = self.phase() {
-            let ending = PhaseChange::to_the_end(self.core.clone());
+            let ending = PhaseChange::new(self.core.clone(), Step::Ending);
             futures_util::future::select(ending, self.sleep_until(until)).await;
         }
     }
@@ -207,6 +208,10 @@ impl Shard {
     /// Asks this shard to stop: what runs may finish within `drain`, then it is ended. Zero ends it at once.
     pub fn stop(&self, drain: Duration) {
         self.core.stop(if drain.is_zero() { StopWish::AtOnce } else { StopWish::Drain(drain) });
+    }
+
+    pub(crate) fn core(&self) -> &Rc<Core> {
+        &self.core
     }
 
     /// Whether the shard's tasks are being dropped, since it ends.

@@ -16,11 +16,13 @@ pub(crate) mod core;
 mod deferred;
 mod group;
 mod handle;
+pub(crate) mod heartbeat;
 mod id;
 mod queue_times;
 pub(crate) mod root;
 mod schedule;
 mod sleep;
+pub(crate) mod stopping;
 pub(crate) mod sync;
 pub(crate) mod task;
 pub(crate) mod waiters;
@@ -108,6 +110,9 @@ pub(crate) struct Stats {
     pub(crate) spawned: Cell<u64>,
     pub(crate) panics: Cell<u64>,
     pub(crate) stalls: Cell<u64>,
+    /// When one was reported last, by its beginning, and how many have not been since.
+    stall_told: Cell<Option<Time>>,
+    stalls_untold: Cell<u64>,
     /// Resolvers that were made here and are still there.
     pub(crate) resolvers: Cell<usize>,
 }

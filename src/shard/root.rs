@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use waterwheel_reactor::Time;
 
-use super::Phase;
 use super::core::{Core, drop_contained};
 use super::schedule::GroupId;
 use super::task::Key;
@@ -86,15 +85,13 @@ impl RootFuture {
         core.between().ring();
         core.end_turn();
         core.stats.turns.set(core.stats.turns.get() + 1);
-        if let Some(limit) = core.budgets.stall {
-            core.report_stall(limit);
-        }
+        core.look_at_length();
         // Said also where the main task has heard of it by itself: what still runs is cut short.
-        let late = self.out_of_time(now);
+        let late = core.is_out_of_time(now);
         if late && !self.over.get() {
             core.last_word(self.main);
         }
-        if late || self.over.get() {
+        if (late || self.over.get()) && !core.closes(now, late) {
             return Poll::Ready(());
         }
         let more = taken.more || timers_left || !core.nothing_ready();
@@ -134,35 +131,6 @@ impl RootFuture {
                 between.glance()
             })
     }
-
-    fn out_of_time(&self, now: Time) -> bool {
-        match self.core.phase() {
-            Phase::Running => false,
-            Phase::Draining { until } if now < until => false,
-            Phase::Draining { .. } => {
-                let names = self.core.task_names();
-                let shard = self.core.id().index();
-                // The main task may have had its last word in this turn, and nobody else be left.
-                if !names.is_empty() {
-                    let waits = summary(&names);
-                    tracing::warn!(shard, "the drain ran out of time; it still waited for {waits}");
-                }
-                true
-            }
-            Phase::Ending => true,
-        }
-    }
-}
-
-/// "connection ×12, main": what a stuck stop waits for.
-fn summary(names: &[&'static str]) -> String {
-    let mut counts = std::collections::BTreeMap::new();
-    names.iter().for_each(|name| *counts.entry(*name).or_insert(0usize) += 1);
-    let parts: Vec<String> = counts
-        .into_iter()
-        .map(|(name, n)| if n == 1 { name.to_owned() } else { format!("{name} ×{n}") })
-        .collect();
-    parts.join(", ")
 }
 
 impl Future for RootFuture {

@@ -71,6 +71,8 @@ struct Waiting {
 struct Standing {
     name: &'static str,
     shares: Shares,
+    /// An operator's, which the program does not change.
+    fixed: bool,
     /// Its tasks come first, while it keeps within its shares.
     latency_class: bool,
     /// Tasks to poll, in the order of their wakes. Empty while the group is plain.
@@ -95,6 +97,7 @@ impl Standing {
         Standing {
             name,
             shares,
+            fixed: false,
             latency_class: false,
             ready: VecDeque::new(),
             later: VecDeque::new(),
@@ -185,7 +188,15 @@ impl Groups {
     }
 
     pub(super) fn set_shares(&self, id: GroupId, shares: Shares) {
-        self.all.borrow_mut()[id.index()].shares = shares;
+        let group = &mut self.all.borrow_mut()[id.index()];
+        if !group.fixed {
+            group.shares = shares;
+        }
+    }
+
+    /// From now on its shares stay as they are.
+    pub(super) fn fix(&self, id: GroupId) {
+        self.all.borrow_mut()[id.index()].fixed = true;
     }
 
     pub(super) fn shares(&self, id: GroupId) -> Shares {

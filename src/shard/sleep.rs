@@ -7,8 +7,8 @@ use std::task::{Context, Poll, Waker};
 
 use waterwheel_reactor::Time;
 
-use super::Phase;
 use super::core::Core;
+use super::stopping::Step;
 use super::wheel::TimerKey;
 
 impl Core {
@@ -163,17 +163,12 @@ pub struct PhaseChange {
     core: Rc<Core>,
     /// Where the waker stands, once it was polled.
     place: Option<usize>,
-    /// Waits for the end, not for the drain before it.
-    to_the_end: bool,
+    step: Step,
 }
 
 impl PhaseChange {
-    pub(super) fn new(core: Rc<Core>) -> PhaseChange {
-        PhaseChange { core, place: None, to_the_end: false }
-    }
-
-    pub(super) fn to_the_end(core: Rc<Core>) -> PhaseChange {
-        PhaseChange { core, place: None, to_the_end: true }
+    pub(super) fn new(core: Rc<Core>, step: Step) -> PhaseChange {
+        PhaseChange { core, place: None, step }
     }
 }
 
@@ -182,21 +177,16 @@ impl Future for PhaseChange {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = &mut *self;
-        let there = match this.core.phase() {
-            Phase::Running => false,
-            Phase::Draining { .. } => !this.to_the_end,
-            Phase::Ending => true,
-        };
-        if there {
+        if this.core.stopping.has_come_to(this.step) {
             return Poll::Ready(());
         }
-        this.core.phase_waiters.borrow_mut().wait(&mut this.place, cx.waker());
+        this.core.stopping.waiters.borrow_mut().wait(&mut this.place, cx.waker());
         Poll::Pending
     }
 }
 
 impl Drop for PhaseChange {
     fn drop(&mut self) {
-        self.core.phase_waiters.borrow_mut().leave(&mut self.place);
+        self.core.stopping.waiters.borrow_mut().leave(&mut self.place);
     }
 }

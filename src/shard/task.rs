@@ -21,6 +21,7 @@ use super::between::RingForeign;
 #[cfg(loom)]
 use super::broken::{Break, broken, order};
 use super::core::Core;
+use super::heartbeat::{Heartbeat, KindId, Kinds};
 use super::schedule::GroupId;
 use super::sync::{AtomicBool, AtomicU64, Mutex};
 
@@ -141,9 +142,12 @@ impl Handle {
 /// a wish that it stop. Made before the shard's thread, and outlives it.
 pub(crate) struct Foreign {
     woken: Mutex<Vec<Arc<Handle>>>,
-    /// 0: none; `u64::MAX`: at once; else the nanoseconds that a drain may take.
+    /// 0: none; [`AT_ONCE`], [`HURRY`]; else the nanoseconds that a drain may take.
     stop: AtomicU64,
     bell: Arc<dyn RingForeign>,
+    heartbeat: Heartbeat,
+    /// Something is to run before a stop begins. Who sees it too late stops without.
+    held: AtomicBool,
 }
 
 /// How a shard was asked to stop.
@@ -151,17 +155,44 @@ pub(crate) struct Foreign {
 pub(crate) enum StopWish {
     /// What runs may finish within this time.
     Drain(Duration),
+    /// What runs is ended now; what is to run after it has a short time.
+    Hurry,
     /// Nothing more is done.
     AtOnce,
 }
 
+/// How wishes are written down: the later ones have the greater numbers.
+const AT_ONCE: u64 = u64::MAX;
+const HURRY: u64 = u64::MAX - 1;
+
 impl Foreign {
     pub(crate) fn new(bell: Arc<dyn RingForeign>) -> Foreign {
-        Foreign { woken: Mutex::new(Vec::new()), stop: AtomicU64::new(0), bell }
+        Foreign {
+            woken: Mutex::new(Vec::new()),
+            stop: AtomicU64::new(0),
+            bell,
+            heartbeat: Heartbeat::default(),
+            held: AtomicBool::new(false),
+        }
+    }
+
+    /// What the shard shows of its turns.
+    pub(crate) fn heartbeat(&self) -> &Heartbeat {
+        &self.heartbeat
+    }
+
+    /// Whether a stop waits for what is to run before it.
+    pub(crate) fn holds_stops(&self) -> bool {
+        self.held.load(Relaxed)
+    }
+
+    /// From now on a stop waits for what is to run before it.
+    pub(crate) fn hold_stops(&self) {
+        self.held.store(true, Relaxed);
     }
 
     /// Asks the shard to stop, from any thread; may be called before it runs and after it ended. A later wish only
-    /// counts if it is to stop at once.
+    /// counts if it is to stop sooner.
     pub(crate) fn ask_to_stop(&self, wish: StopWish) {
         #[cfg(loom)]
         if broken(Break::WishAfterRing) {
@@ -176,9 +207,10 @@ impl Foreign {
     fn write_wish(&self, wish: StopWish) {
         match wish {
             // An exchange, since loom does not know that a store comes after an exchange of the first value.
-            StopWish::AtOnce => drop(self.stop.swap(u64::MAX, Relaxed)),
+            StopWish::AtOnce => drop(self.stop.swap(AT_ONCE, Relaxed)),
+            StopWish::Hurry => drop(self.stop.fetch_max(HURRY, Relaxed)),
             StopWish::Drain(time) => {
-                let nanos = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX).clamp(1, u64::MAX - 2);
+                let nanos = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX).clamp(1, HURRY - 1);
                 #[cfg(loom)]
                 if broken(Break::WishByLoad) {
                     let none = self.stop.load(Relaxed) == 0;
@@ -196,7 +228,8 @@ impl Foreign {
     pub(crate) fn stop_wish(&self) -> Option<StopWish> {
         match self.stop.load(Relaxed) {
             0 => None,
-            u64::MAX => Some(StopWish::AtOnce),
+            AT_ONCE => Some(StopWish::AtOnce),
+            HURRY => Some(StopWish::Hurry),
             nanos => Some(StopWish::Drain(Duration::from_nanos(nanos))),
         }
     }
@@ -255,6 +288,8 @@ pub(super) struct Entry {
     spawned: Cell<Option<&'static Location<'static>>>,
     /// Which port's handler this task runs, so that a nested call can be refused; 0: none.
     pub(super) mark: Cell<u32>,
+    /// For who watches the shard's turns.
+    pub(super) kind: Cell<KindId>,
     generation: Cell<u32>,
     /// To end after the poll it is in.
     cancelled: Cell<bool>,
@@ -274,6 +309,7 @@ pub(super) struct Slab {
     /// Entries that were ever used.
     used: usize,
     live: usize,
+    kinds: Kinds,
 }
 
 /// Names one task for good: a slot and which of its tasks.
@@ -332,6 +368,7 @@ impl Slab {
         entry.name.set(name);
         entry.spawned.set(Some(spawned));
         entry.mark.set(mark);
+        entry.kind.set(self.kinds.id(foreign.heartbeat(), name, spawned));
         entry.body.replace(Some(body));
         self.live += 1;
         key
@@ -392,12 +429,22 @@ impl Slab {
 
     /// Takes every task out for good, but for one that is being polled.
     pub(super) fn drain(&mut self) -> Vec<Body> {
-        (0..self.used).filter_map(|slot| self.vacate(slot as Slot)).collect()
+        self.drain_all_but(&[])
     }
 
-    /// The tasks that live, but for one that is being polled; for reports.
-    pub(super) fn notes(&self) -> Vec<TaskNote> {
+    /// The same, but for tasks with these marks.
+    pub(super) fn drain_all_but(&mut self, marks: &[u32]) -> Vec<Body> {
+        let stays =
+            |slab: &Slab, slot| slab.entry(slot).is_some_and(|entry| marks.contains(&entry.mark.get()));
+        (0..self.used as Slot).filter_map(|slot| (!stays(self, slot)).then(|| self.vacate(slot))?).collect()
+    }
+
+    /// The tasks with such a mark that live, but for one that is being polled; for reports.
+    pub(super) fn notes(&self, wanted: impl Fn(u32) -> bool) -> Vec<TaskNote> {
         let note = |entry: &Entry| {
+            if !wanted(entry.mark.get()) {
+                return None;
+            }
             let body = entry.body.try_borrow().ok()?;
             let waker = body.as_ref()?.waker.clone();
             Some(TaskNote { name: entry.name.get(), spawned: entry.spawned.get()?, waker, waits: Vec::new() })

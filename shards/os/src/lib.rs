@@ -15,6 +15,7 @@
 //! | their pipes | [`read_pipe`], [`write_pipe`], [`is_broken_pipe`], [`never_wait`] |
 //! | seeding random choices | [`random_seed`] |
 //! | sleeping to the microsecond | [`sleep_exactly`] |
+//! | what another thread of the process does | [`thread_number`], [`ThreadState`] |
 //! | kernels without `epoll_pwait2` | [`wait_plainly`] |
 //! | containers that kill for io_uring | [`survives_io_uring`] |
 //!
@@ -46,6 +47,7 @@ mod sigpipe;
 mod stream;
 #[cfg(test)]
 mod tests;
+mod threads;
 mod timer;
 mod trouble;
 
@@ -75,5 +77,6 @@ pub use sigpipe::without_sigpipe;
 pub use stream::{
     SLICES_MAX, abort, receive, send, send_last, send_vectored, shutdown_write, unacknowledged,
 };
+pub use threads::{ThreadState, thread_number};
 pub use timer::sleep_exactly;
 pub use trouble::{AcceptTrouble, is_shortage};

@@ -17,7 +17,7 @@ pub(crate) use peer::{
 };
 pub(crate) use process::{Ended, Process, command, run};
 pub(crate) use proxy::{Bench, Proxy, sums_hold, total};
-pub(crate) use server::{Server, config, keep_log, logged};
+pub(crate) use server::{Server, config, keep_log, logged, times_logged};
 
 /// Longer than anything here takes on a busy machine: what takes longer hangs.
 pub(crate) const LONG: Duration = Duration::from_secs(30);

@@ -31,10 +31,10 @@ pub(crate) fn meet(listener: &TcpListener) -> TcpStream {
     patient(listener.accept().expect("somebody waits").0)
 }
 
-/// Whether somebody comes within a time.
-pub(crate) fn waits(listener: &TcpListener, limit: Duration) -> bool {
+/// Whether somebody, or something to read, comes within a time.
+pub(crate) fn waits(socket: &impl AsFd, limit: Duration) -> bool {
     let limit = Timespec { tv_sec: limit.as_secs() as i64, tv_nsec: i64::from(limit.subsec_nanos()) };
-    poll(&mut [PollFd::new(listener, PollFlags::IN)], Some(&limit)).expect("a listener") > 0
+    poll(&mut [PollFd::new(socket, PollFlags::IN)], Some(&limit)).expect("a socket") > 0
 }
 
 /// Ends a connection with a reset.

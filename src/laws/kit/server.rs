@@ -114,6 +114,11 @@ pub(crate) fn keep_log() {
 
 /// Whether a line was logged that has all of `parts`.
 pub(crate) fn logged(parts: &[&str]) -> bool {
+    times_logged(parts) > 0
+}
+
+/// How many such lines were logged.
+pub(crate) fn times_logged(parts: &[&str]) -> usize {
     let log = LOG.lock().unwrap_or_else(PoisonError::into_inner);
-    log.lines().any(|line| parts.iter().all(|part| line.contains(part)))
+    log.lines().filter(|line| parts.iter().all(|part| line.contains(part))).count()
 }

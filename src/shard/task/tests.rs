@@ -186,7 +186,7 @@ impl Pair {
     fn check(&self) {
         let living = self.living();
         assert_eq!(self.slab.len(), living.len());
-        let mut names: Vec<_> = self.slab.notes().into_iter().map(|note| note.name).collect();
+        let mut names: Vec<_> = self.slab.notes(|_| true).into_iter().map(|note| note.name).collect();
         let at_rest = living.iter().filter(|id| self.tasks[**id].1 == State::Lives);
         let mut expected: Vec<_> = at_rest.map(|id| NAMES[id % 3]).collect();
         names.sort_unstable();

@@ -16,6 +16,7 @@ mod reloaded;
 mod restarted;
 mod short;
 mod spoken;
+mod stepped;
 mod tasked;
 mod traces;
 mod upstreams;

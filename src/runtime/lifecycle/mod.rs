@@ -1,0 +1,234 @@
+//! Triggers: what a program wants done before, during and after the start and the stop of its shards.
+
+mod course;
+mod owned;
+mod steps;
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+pub(super) use course::Course;
+pub(super) use owned::Owned;
+use steps::{Done, Steps};
+
+use super::Runtime;
+use super::config::Config;
+use super::stop::Stopper;
+use crate::shard::Shard;
+
+/// When a trigger runs. The steps follow each other in this order, and all shards take each together: one begins when all
+/// have the one before behind them, or its time is up ([`StepTimes`]).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum When {
+    /// Before the main futures are made: to open what they need.
+    BeforeStart,
+    /// While the main futures begin.
+    DuringStart,
+    /// The triggers of the start have run: to say that the program is ready.
+    AfterStart,
+    /// The runtime was asked to stop, and goes on as before: to be taken out of a load balancer's list first.
+    BeforeStop,
+    /// Nothing new is accepted, and what runs may finish, within the drain's time.
+    DuringStop,
+    /// The main futures have returned or the drain's time is up, and all other tasks and connections are gone.
+    AfterStop,
+}
+
+impl When {
+    /// All of them, in their order.
+    pub const ALL: [When; 6] = [
+        When::BeforeStart,
+        When::DuringStart,
+        When::AfterStart,
+        When::BeforeStop,
+        When::DuringStop,
+        When::AfterStop,
+    ];
+
+    /// What it is called in the log.
+    pub const fn name(self) -> &'static str {
+        match self {
+            When::BeforeStart => "before the start",
+            When::DuringStart => "during the start",
+            When::AfterStart => "after the start",
+            When::BeforeStop => "before the stop",
+            When::DuringStop => "during the stop",
+            When::AfterStop => "after the stop",
+        }
+    }
+}
+
+impl fmt::Display for When {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+/// How long the triggers of each step may run; those that have not ended then are ended. During a stop they have the drain's
+/// time ([`Config::drain`](super::Config::drain)). A second signal ends what is before the close at once, and leaves the
+/// close a second.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StepTimes {
+    /// Default 30 s.
+    pub before_start: Duration,
+    /// Default 30 s.
+    pub during_start: Duration,
+    /// Default 30 s.
+    pub after_start: Duration,
+    /// Default 10 s.
+    pub before_stop: Duration,
+    /// Default 10 s.
+    pub after_stop: Duration,
+}
+
+impl Default for StepTimes {
+    fn default() -> StepTimes {
+        let (start, stop) = (Duration::from_secs(30), Duration::from_secs(10));
+        StepTimes {
+            before_start: start,
+            during_start: start,
+            after_start: start,
+            before_stop: stop,
+            after_stop: stop,
+        }
+    }
+}
+
+/// A trigger's work on one shard.
+type Work = Pin<Box<dyn Future<Output = anyhow::Result<()>>>>;
+
+/// A trigger of all shards.
+struct Listed {
+    when: When,
+    name: &'static str,
+    make: Box<dyn Fn(Shard) -> Work + Send + Sync>,
+}
+
+/// What was declared before the start.
+#[derive(Default)]
+pub(super) struct Declared(Mutex<Vec<Listed>>);
+
+impl Declared {
+    /// What all shards share.
+    pub(super) fn begin(
+        &self,
+        stopper: &Stopper,
+        shards: usize,
+        times: StepTimes,
+        drain: Duration,
+    ) -> Common {
+        let listed = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
+        if listed.iter().any(|trigger| trigger.when == When::BeforeStop) {
+            stopper.hold();
+        }
+        Common { listed, steps: Steps::new(shards), stopper: stopper.clone(), times, drain }
+    }
+}
+
+impl fmt::Debug for Declared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let listed = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        f.debug_list().entries(listed.iter().map(|trigger| (trigger.when, trigger.name))).finish()
+    }
+}
+
+/// What the lives of all shards have in common.
+pub(super) struct Common {
+    listed: Vec<Listed>,
+    steps: Steps,
+    stopper: Stopper,
+    times: StepTimes,
+    drain: Duration,
+}
+
+impl Common {
+    /// A shard has ended for good, or will never begin.
+    pub(super) fn ended(&self, shard: usize) {
+        self.steps.reach(shard, Done::All);
+    }
+
+    fn has(&self, when: When) -> bool {
+        self.listed.iter().any(|trigger| trigger.when == when)
+    }
+}
+
+impl Config {
+    /// How long triggers may take at each step ([`Runtime::trigger`]).
+    pub fn step_times(mut self, times: StepTimes) -> Config {
+        self.step_times = times;
+        self
+    }
+}
+
+impl Runtime {
+    /// Has `make` make work that each shard does at this moment of its life. Triggers of one step run together on a shard; one
+    /// that fails, panics or does not end in time is told of in the log with its name, and keeps nobody from anything.
+    ///
+    /// A shard that is restarted runs those of the start again.
+    ///
+    /// ```
+    /// use waterwheel::runtime::{Config, Runtime, When};
+    ///
+    /// let runtime = Runtime::new(Config::default().cores(1))?;
+    /// runtime.trigger(When::AfterStop, "goodbye", |shard| async move {
+    ///     println!("{} has nothing left to do", shard.id());
+    ///     Ok(())
+    /// });
+    /// runtime.run(|_| async { Ok(()) })?;
+    /// # Ok::<(), anyhow::Error>(())
+    /// ```
+    pub fn trigger<F>(
+        &self,
+        when: When,
+        name: &'static str,
+        make: impl Fn(Shard) -> F + Send + Sync + 'static,
+    ) where
+        F: Future<Output = anyhow::Result<()>> + 'static,
+    {
+        let make = Box::new(move |shard| Box::pin(make(shard)) as Work);
+        let listed = &self.declared.0;
+        listed.lock().unwrap_or_else(PoisonError::into_inner).push(Listed { when, name, make });
+    }
+}
+
+/// The step has begun already on this shard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("too late for the trigger {name:?}: the step {when} has begun")]
+pub struct TooLate {
+    /// What was to be done.
+    pub name: &'static str,
+    /// When.
+    pub when: When,
+}
+
+/// A trigger of one shard, to be taken back with [`Shard::remove_trigger`]; dropping it changes nothing.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Trigger(u64);
+
+impl Shard {
+    /// Does `work` at this moment of this shard's life; otherwise as [`Runtime::trigger`]. From within the main future, steps
+    /// of the start may have begun.
+    ///
+    /// # Errors
+    /// The step has begun, or the shard is of no runtime.
+    pub fn trigger(
+        &self,
+        when: When,
+        name: &'static str,
+        work: impl Future<Output = anyhow::Result<()>> + 'static,
+    ) -> Result<Trigger, TooLate> {
+        let course = self.kept::<Course>().ok_or(TooLate { name, when })?;
+        course.add(self, when, name, Box::pin(work)).map(Trigger)
+    }
+
+    /// Takes a trigger back; true if it has not begun to run.
+    pub fn remove_trigger(&self, trigger: Trigger) -> bool {
+        self.kept::<Course>().is_some_and(|course| course.remove(trigger.0))
+    }
+}
+
+/// Shared by all shards of a run.
+pub(super) type Shared = Arc<Common>;
