@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use waterwheel_os::SocketFile;
-use waterwheel_reactor::{Address, Backend, Bound, Ended, Handle, Launch, ListenOptions, UnixName};
+use waterwheel_reactor::{Address, Backend, Bound, Ended, Handle, Launch, ListenOptions, Program, UnixName};
 
 use super::blocking::Pool;
 use super::boot::{self, Crew, Outcome, Threads};
@@ -20,9 +20,9 @@ use super::signal::{Signal, SignalError, Signals};
 use super::stop::Stopper;
 use super::supervision::OnFailure;
 use crate::mesh::{DeclareError, Mesh, Remote, StopGuard};
-use crate::net::reserve::Reserve;
-
 use crate::net::Steering;
+use crate::net::datagram::DatagramGroup;
+use crate::net::reserve::Reserve;
 use crate::net::{Endpoint, EndpointError, Listening, Lookups, ResolveError};
 use crate::shard::Shard;
 use crate::steer::{Mode, program, random_seed};
@@ -36,13 +36,15 @@ pub struct Runtime {
     config: Config,
     plan: Plan,
     choice: Choice,
-    backend: Arc<dyn Backend>,
+    pub(super) backend: Arc<dyn Backend>,
     pub(super) mesh: Arc<Mesh>,
     stopper: Stopper,
     /// From the start, so that whoever asks a runtime that never ran is told that it has ended.
     guards: Vec<StopGuard>,
     /// Every listener, so that the parts of shards that end are given up.
     listeners: Mutex<Vec<Listening>>,
+    /// The same of datagrams.
+    pub(super) datagrams: Mutex<Vec<DatagramGroup>>,
     /// The spare descriptors of all listeners; taken with the first.
     reserve: OnceLock<Arc<Reserve>>,
     /// Of Unix listeners; removed with the runtime, whether it ran or not.
@@ -177,7 +179,7 @@ impl Runtime {
         let guards = (0..mesh.shards()).map(|shard| StopGuard::new(&mesh, shard)).collect();
         let stopper = Stopper::new(&mesh);
         let seed = config.steer_seed.unwrap_or_else(random_seed);
-        let (listeners, files, reserve) = Default::default();
+        let (listeners, datagrams, files, reserve) = Default::default();
         Runtime {
             config,
             plan,
@@ -187,6 +189,7 @@ impl Runtime {
             stopper,
             guards,
             listeners,
+            datagrams,
             reserve,
             files,
             seed,
@@ -266,7 +269,9 @@ impl Runtime {
             return Err(refused(std::io::ErrorKind::AddrNotAvailable.into()));
         };
         let bounds = self.backend.bind(address, options, self.shards()).map_err(refused)?;
-        self.keep_file(bounds.first());
+        if let Some(bound) = bounds.first() {
+            self.keep_file(&bound.local, &bound.handle);
+        }
         if bounds.len() != self.shards() {
             return Err(refused(std::io::Error::other("the backend did not bind a socket for each shard")));
         }
@@ -287,28 +292,34 @@ impl Runtime {
 
     /// Lets the kernel place connections where they belong, and says whether it does. If not, shards hand them over.
     fn steer(&self, at: &Address, bounds: &[Bound]) -> bool {
+        let shared = bounds.first().is_some_and(|bound| bound.options.reuse_port);
+        self.place(at, shared, "connections", |program| self.backend.steer(bounds, program))
+    }
+
+    /// The same of `what` comes to a group of sockets that share a port.
+    pub(super) fn place(
+        &self,
+        at: &Address,
+        shared: bool,
+        what: &str,
+        attach: impl FnOnce(&Program) -> std::io::Result<()>,
+    ) -> bool {
         let Config { steer: mode, steer_program: true, .. } = self.config else { return false };
-        if at.inet().is_none() || bounds.first().is_none_or(|bound| !bound.options.reuse_port) {
+        if at.inet().is_none() || !shared {
             return false;
         }
         match program(mode, self.seed, self.shards(), &self.plan.shards) {
-            Some(program) => match self.backend.steer(bounds, &program) {
+            Some(program) => match attach(&program) {
                 Ok(()) => return true,
                 Err(error) if mode == Mode::Cpu => {
-                    tracing::warn!(
-                        "the kernel places connections to {at} as in mode kernel, not by cpu: {error}"
-                    );
+                    tracing::warn!("the kernel places {what} to {at} as in mode kernel, not by cpu: {error}");
                 }
                 Err(error) => {
-                    tracing::info!(
-                        "the kernel cannot place connections to {at}, shards hand them over: {error}"
-                    );
+                    tracing::info!("the kernel cannot place {what} to {at} where they belong: {error}");
                 }
             },
             None if self.shards() > 1 && matches!(mode, Mode::Flow | Mode::Source | Mode::Cpu) => {
-                tracing::info!(
-                    "too many shards for the kernel to place connections to {at}: they hand them over"
-                );
+                tracing::info!("too many shards for the kernel to place {what} to {at} where they belong");
             }
             None => {}
         }
@@ -325,11 +336,8 @@ impl Runtime {
     }
 
     /// Remembers the file that was made for a Unix socket, if one was.
-    fn keep_file(&self, bound: Option<&Bound>) {
-        let Some(Bound { local: Address::Unix(UnixName::Path(path)), handle: Handle::Os(_), .. }) = bound
-        else {
-            return;
-        };
+    pub(super) fn keep_file(&self, local: &Address, handle: &Handle) {
+        let (Address::Unix(UnixName::Path(path)), Handle::Os(_)) = (local, handle) else { return };
         match SocketFile::of(path) {
             Ok(file) => self.files.lock().unwrap_or_else(PoisonError::into_inner).push(file),
             Err(error) => tracing::warn!("{} will not be removed at the end: {error}", path.display()),
@@ -402,6 +410,7 @@ impl Runtime {
             outcomes: outcomes.clone(),
             threads,
             listeners: std::mem::take(&mut *self.listeners.lock().unwrap_or_else(PoisonError::into_inner)),
+            datagrams: std::mem::take(&mut *self.datagrams.lock().unwrap_or_else(PoisonError::into_inner)),
             on_failure: self.config.on_failure.unwrap_or(self.on_failure),
             supervision: self.config.supervision,
             main,
