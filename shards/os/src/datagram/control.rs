@@ -95,13 +95,16 @@ fn note(level: i32, kind: i32, data: &[u8], datagram: &mut Datagram) {
         (libc::IPPROTO_IP, libc::IP_PKTINFO) => {
             // Not the third word, which of a broadcast is no address of ours.
             if let (Some(interface), Some(four)) = (first(data), data.get(4..).and_then(first)) {
-                let address = IpAddr::V4(Ipv4Addr::from(<[u8; 4]>::from(four)));
-                datagram.via = Some(Via { address, interface: u32::from_ne_bytes(interface) });
+                let address = IpAddr::V4(Ipv4Addr::from_octets(four));
+                // None if it came before somebody asked for it.
+                if !address.is_unspecified() {
+                    datagram.via = Some(Via { address, interface: u32::from_ne_bytes(interface) });
+                }
             }
         }
         (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => {
             if let (Some(six), Some(interface)) = (first(data), data.get(16..).and_then(first)) {
-                let address = IpAddr::V6(Ipv6Addr::from(<[u8; 16]>::from(six))).to_canonical();
+                let address = IpAddr::V6(Ipv6Addr::from_octets(six)).to_canonical();
                 datagram.via = Some(Via { address, interface: u32::from_ne_bytes(interface) });
             }
         }
@@ -148,7 +151,8 @@ mod tests {
         let from = Some(Via { address: "2001:db8::7".parse().unwrap(), interface: 3 });
         let congestion = Congestion::Capable;
         let outgoing = Outgoing { from, congestion, segment: Some(1200), ..Outgoing::to_peer(b"x") };
-        assert!(Control::EMPTY.write(&outgoing) <= CONTROL_BYTES);
+        let mut control = Control::EMPTY;
+        assert!(control.write(&outgoing) <= CONTROL_BYTES);
     }
 
     #[test]

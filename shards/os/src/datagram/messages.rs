@@ -30,25 +30,11 @@ pub(super) struct Traits {
 }
 
 impl Traits {
-    /// Finds out, and asks the kernel to say where datagrams came to and what the network says. One that does not know how
-    /// leaves it out.
     pub(super) fn of(socket: BorrowedFd<'_>, peer: Option<&Address>) -> io::Result<Traits> {
         let internet = is_internet(socket)?;
-        let mut segments_max = 1;
-        if internet {
-            for (level, name) in [
-                (libc::IPPROTO_IP, libc::IP_PKTINFO),
-                (libc::IPPROTO_IP, libc::IP_RECVTOS),
-                (libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO),
-                (libc::IPPROTO_IPV6, libc::IPV6_RECVTCLASS),
-            ] {
-                let _ = set(socket, level, name, 1);
-            }
-            // No segments unless a send asks for them: only whether the kernel knows the word.
-            if set(socket, libc::SOL_UDP, libc::UDP_SEGMENT, 0).is_ok() {
-                segments_max = SEGMENTS_MAX;
-            }
-        }
+        // No segments unless a send asks for them: only whether the kernel knows the word.
+        let cuts = internet && set(socket, libc::SOL_UDP, libc::UDP_SEGMENT, 0).is_ok();
+        let segments_max = if cuts { SEGMENTS_MAX } else { 1 };
         Ok(Traits { internet, connected: peer.is_some(), segments_max })
     }
 }
@@ -137,7 +123,7 @@ impl Messages {
             let libc::mmsghdr { msg_hdr, msg_len } = self.headers[at];
             datagram.size = msg_len as usize;
             datagram.from = self.name(at, msg_hdr.msg_namelen);
-            self.controls[at].read(msg_hdr.msg_controllen as usize, datagram);
+            self.controls[at].read(msg_hdr.msg_controllen as _, datagram);
         }
         Ok(got)
     }

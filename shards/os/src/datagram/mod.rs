@@ -124,19 +124,16 @@ fn bind_one(at: &Address, options: &DatagramOptions) -> io::Result<Socket> {
 }
 
 /// One socket per shard, in order: a program attached to the group answers with an index in the order of the binds.
+///
+/// The first is bound as if it shared with nobody, and shares from then on. Else the kernel would let it join whatever group
+/// of this user has the port, and might choose such a port where none was asked for.
 fn share_port(at: &Address, options: &DatagramOptions, count: usize) -> io::Result<Vec<Socket>> {
-    let mut kernel = to_kernel(at)?;
-    if kernel.as_socket().is_some_and(|at| at.port() != 0) {
-        // The kernel lets sockets of one user join a group; a socket that does not share finds the port taken.
-        drop(bind_to(&kernel, options, false)?);
-    }
-    let mut sockets = Vec::with_capacity(count);
-    for _ in 0..count {
-        let socket = bind_to(&kernel, options, true)?;
-        if sockets.is_empty() {
-            kernel = socket.local_addr()?;
-        }
-        sockets.push(socket);
+    let first = bind_to(&to_kernel(at)?, options, false)?;
+    first.set_reuse_port(true)?;
+    let kernel = first.local_addr()?;
+    let mut sockets = vec![first];
+    for _ in 1..count {
+        sockets.push(bind_to(&kernel, options, true)?);
     }
     Ok(sockets)
 }
@@ -171,6 +168,9 @@ fn fresh(domain: Domain, options: &DatagramOptions) -> io::Result<Socket> {
     if options.broadcast && domain != Domain::UNIX {
         socket.set_broadcast(true)?;
     }
+    if domain != Domain::UNIX {
+        tell_all(socket.as_fd());
+    }
     if let Some(size) = options.receive_buffer {
         socket.set_recv_buffer_size(size.min(i32::MAX as usize))?;
     }
@@ -178,6 +178,19 @@ fn fresh(domain: Domain, options: &DatagramOptions) -> io::Result<Socket> {
         socket.set_send_buffer_size(size.min(i32::MAX as usize))?;
     }
     Ok(socket)
+}
+
+/// Asks the kernel to say where datagrams came to and what the network says. Before the first can come, since the kernel takes
+/// note of it then. What it does not know it leaves out, as it does all of IPv6's words for a socket of IPv4.
+fn tell_all(socket: BorrowedFd<'_>) {
+    for (level, name) in [
+        (libc::IPPROTO_IP, libc::IP_PKTINFO),
+        (libc::IPPROTO_IP, libc::IP_RECVTOS),
+        (libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO),
+        (libc::IPPROTO_IPV6, libc::IPV6_RECVTCLASS),
+    ] {
+        let _ = set(socket, level, name, 1);
+    }
 }
 
 /// Sets an option that is a number.
