@@ -28,6 +28,9 @@ pub(crate) const LAWS: &[Law] = &[
 /// Longer than any datagram takes, also on a busy machine.
 const LATE: Duration = Duration::from_secs(10);
 
+/// What is known of each of some datagrams, and what came of it.
+type Got = Vec<(Datagram, Vec<u8>)>;
+
 /// Whether the reactor has datagrams; if so, the law is tried.
 fn offered(backend: &dyn Backend, law: impl FnOnce(&dyn Backend)) -> Outcome {
     if !on_one(backend, |reactor| async move { reactor.datagrams().is_some() }) {
@@ -88,7 +91,7 @@ async fn receive(
     socket: &mut dyn DatagramSocket,
     count: usize,
     room: usize,
-) -> io::Result<Vec<(Datagram, Vec<u8>)>> {
+) -> io::Result<Got> {
     let received = poll_fn(|cx| poll_receive(cx, socket, count, room));
     with_deadline(reactor, LATE, "a datagram", received).await
 }
@@ -105,7 +108,7 @@ async fn receive_one(
 }
 
 /// What is there now.
-async fn receive_now(socket: &mut dyn DatagramSocket) -> Poll<io::Result<Vec<(Datagram, Vec<u8>)>>> {
+async fn receive_now(socket: &mut dyn DatagramSocket) -> Poll<io::Result<Got>> {
     once(|cx| poll_receive(cx, socket, 1, 2_000)).await
 }
 
@@ -114,7 +117,7 @@ fn poll_receive(
     socket: &mut dyn DatagramSocket,
     count: usize,
     room: usize,
-) -> Poll<io::Result<Vec<(Datagram, Vec<u8>)>>> {
+) -> Poll<io::Result<Got>> {
     let mut buffers = vec![vec![0; room]; count];
     let mut found = vec![Datagram::default(); count];
     let mut slices: Vec<_> = buffers.iter_mut().map(|buffer| IoSliceMut::new(buffer)).collect();
