@@ -6,6 +6,7 @@ mod blocking;
 mod cli;
 mod crowded;
 mod cut;
+mod datagrams;
 mod ending;
 mod endless;
 mod full;

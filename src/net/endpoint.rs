@@ -47,9 +47,25 @@ pub struct Endpoint {
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 enum Kind {
-    Tcp { host: Host, port: u16 },
+    Inet { of: Carried, host: Host, port: u16 },
     Path(String),
     Abstract(String),
+}
+
+/// What goes there. Datagrams only inside a [`DatagramEndpoint`](super::datagram::DatagramEndpoint).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+enum Carried {
+    Streams,
+    Datagrams,
+}
+
+impl Carried {
+    fn prefix(self) -> &'static str {
+        match self {
+            Carried::Streams => "tcp:",
+            Carried::Datagrams => "udp:",
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -64,22 +80,32 @@ impl Endpoint {
     /// a zone, which only the system can translate.
     pub fn literal(&self) -> Option<Address> {
         match &self.kind {
-            Kind::Tcp { host: Host::Four(four), port } => {
+            Kind::Inet { host: Host::Four(four), port, .. } => {
                 Some(Address::Inet(SocketAddr::V4(SocketAddrV4::new(*four, *port))))
             }
-            Kind::Tcp { host: Host::Six { address, zone: None }, port } => {
+            Kind::Inet { host: Host::Six { address, zone: None }, port, .. } => {
                 Some(Address::Inet(SocketAddr::V6(SocketAddrV6::new(*address, *port, 0, 0))))
             }
-            Kind::Tcp { .. } => None,
+            Kind::Inet { .. } => None,
             Kind::Path(path) => Some(Address::Unix(UnixName::Path(path.into()))),
             Kind::Abstract(name) => Some(Address::Unix(UnixName::Abstract(name.clone().into_bytes()))),
         }
     }
 
+    /// Where datagrams go, as [`DatagramEndpoint`](super::datagram::DatagramEndpoint) wraps it.
+    pub(super) fn for_datagrams(text: &str) -> Result<Endpoint, EndpointError> {
+        Endpoint::parse(text, Carried::Datagrams)
+    }
+
+    fn parse(text: &str, of: Carried) -> Result<Endpoint, EndpointError> {
+        let kind = parse(text, of).map_err(|fault| EndpointError::new(text, of, fault))?;
+        Ok(Endpoint { kind })
+    }
+
     /// The TCP port; `None` for a Unix socket.
     pub fn port(&self) -> Option<u16> {
         match self.kind {
-            Kind::Tcp { port, .. } => Some(port),
+            Kind::Inet { port, .. } => Some(port),
             Kind::Path(_) | Kind::Abstract(_) => None,
         }
     }
@@ -89,21 +115,21 @@ impl Endpoint {
     /// # Errors
     /// For port 0 and for "every interface".
     pub fn check_target(&self) -> Result<(), EndpointError> {
-        let Kind::Tcp { host, port } = &self.kind else { return Ok(()) };
+        let Kind::Inet { of, host, port } = &self.kind else { return Ok(()) };
         let fault = match host {
             _ if *port == 0 => EndpointFault::PortZeroTarget,
             Host::Four(four) if four.is_unspecified() => EndpointFault::WildcardTarget,
             Host::Six { address, .. } if address.is_unspecified() => EndpointFault::WildcardTarget,
             _ => return Ok(()),
         };
-        Err(EndpointError::new(&self.to_string(), fault))
+        Err(EndpointError::new(&self.to_string(), *of, fault))
     }
 
     /// What a resolver has to be asked: the host as it expects it, and the port.
     pub(super) fn question(&self) -> Option<(String, u16)> {
         match &self.kind {
-            Kind::Tcp { host: Host::Name(name), port } => Some((name.clone(), *port)),
-            Kind::Tcp { host: Host::Six { address, zone: Some(zone) }, port } => {
+            Kind::Inet { host: Host::Name(name), port, .. } => Some((name.clone(), *port)),
+            Kind::Inet { host: Host::Six { address, zone: Some(zone) }, port, .. } => {
                 Some((format!("{address}%{zone}"), *port))
             }
             _ => None,
@@ -114,7 +140,7 @@ impl Endpoint {
 impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.kind {
-            Kind::Tcp { host, port } => write!(f, "tcp:{host}:{port}"),
+            Kind::Inet { of, host, port } => write!(f, "{}{host}:{port}", of.prefix()),
             Kind::Path(path) => write!(f, "unix:{path}"),
             Kind::Abstract(name) => write!(f, "unix:@{name}"),
         }
@@ -134,15 +160,16 @@ impl fmt::Display for Host {
 
 /// A text that is no endpoint. Shows the text, what is wrong and what is allowed in one line.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("endpoint {}: {fault}; allowed: {}", Quoted(.given), .fault.allowed())]
+#[error("endpoint {}: {fault}; allowed: {}", Quoted(.given), .fault.allowed().replace("tcp:", .of.prefix()))]
 pub struct EndpointError {
     given: String,
+    of: Carried,
     fault: EndpointFault,
 }
 
 impl EndpointError {
-    fn new(given: &str, fault: EndpointFault) -> EndpointError {
-        EndpointError { given: given.to_owned(), fault }
+    fn new(given: &str, of: Carried, fault: EndpointFault) -> EndpointError {
+        EndpointError { given: given.to_owned(), of, fault }
     }
 
     /// What is wrong.
@@ -163,6 +190,12 @@ pub enum EndpointFault {
     /// A path without `unix:`.
     #[error("it looks like a path")]
     BarePath,
+    /// `udp:` where connections are meant.
+    #[error("udp: carries datagrams, which are no stream")]
+    NoStream,
+    /// `tcp:` where datagrams are meant.
+    #[error("tcp: carries a stream, which is no datagrams")]
+    NoDatagrams,
     /// A prefix other than `tcp:` and `unix:`.
     #[error("there is no such kind of endpoint")]
     UnknownKind,
@@ -230,11 +263,11 @@ impl FromStr for Endpoint {
     type Err = EndpointError;
 
     fn from_str(text: &str) -> Result<Endpoint, EndpointError> {
-        parse(text).map(|kind| Endpoint { kind }).map_err(|fault| EndpointError::new(text, fault))
+        Endpoint::parse(text, Carried::Streams)
     }
 }
 
-fn parse(text: &str) -> Result<Kind, EndpointFault> {
+fn parse(text: &str, of: Carried) -> Result<Kind, EndpointFault> {
     if let Some(name) = text.strip_prefix("unix:") {
         return match name.strip_prefix('@') {
             Some(name) => Ok(Kind::Abstract(unix_name(name)?)),
@@ -244,11 +277,16 @@ fn parse(text: &str) -> Result<Kind, EndpointFault> {
     if text.contains("://") {
         return Err(EndpointFault::Url);
     }
-    let rest = text.strip_prefix("tcp:").unwrap_or(text);
+    match of {
+        Carried::Streams if text.starts_with("udp:") => return Err(EndpointFault::NoStream),
+        Carried::Datagrams if text.starts_with("tcp:") => return Err(EndpointFault::NoDatagrams),
+        _ => {}
+    }
+    let rest = text.strip_prefix(of.prefix()).unwrap_or(text);
     match rest.chars().next() {
         None => return Err(EndpointFault::Empty),
         Some('/') => return Err(EndpointFault::BarePath),
-        Some('[') => return bracketed(&rest[1..]),
+        Some('[') => return bracketed(&rest[1..], of),
         Some(_) => {}
     }
     let Some((host, port)) = rest.rsplit_once(':') else { return Err(EndpointFault::MissingPort) };
@@ -257,7 +295,7 @@ fn parse(text: &str) -> Result<Kind, EndpointFault> {
         let ambiguous = is_six(host) || is_six(rest) || host.starts_with(':');
         return Err(if ambiguous { EndpointFault::MissingBrackets } else { EndpointFault::UnknownKind });
     }
-    Ok(Kind::Tcp { host: plain_host(host)?, port: port_number(port)? })
+    Ok(Kind::Inet { of, host: plain_host(host)?, port: port_number(port)? })
 }
 
 fn unix_name(name: &str) -> Result<String, EndpointFault> {
@@ -270,7 +308,7 @@ fn unix_name(name: &str) -> Result<String, EndpointFault> {
 }
 
 /// What follows an opening bracket: `IPV6]:PORT` or `IPV6%ZONE]:PORT`.
-fn bracketed(rest: &str) -> Result<Kind, EndpointFault> {
+fn bracketed(rest: &str, of: Carried) -> Result<Kind, EndpointFault> {
     let (inside, after) = rest.split_once(']').ok_or(EndpointFault::OpenBracket)?;
     let (address, zone) = match inside.split_once('%') {
         Some((address, zone)) => (address, Some(zone)),
@@ -289,7 +327,7 @@ fn bracketed(rest: &str) -> Result<Kind, EndpointFault> {
         None if after.is_empty() => return Err(EndpointFault::MissingPort),
         None => return Err(EndpointFault::BadPort),
     };
-    Ok(Kind::Tcp { host: Host::Six { address, zone }, port })
+    Ok(Kind::Inet { of, host: Host::Six { address, zone }, port })
 }
 
 fn port_number(text: &str) -> Result<u16, EndpointFault> {
@@ -377,7 +415,8 @@ mod tests {
             ("http://localhost:80/", Url),
             ("tcp://localhost:80", Url),
             ("/run/x.sock", BarePath),
-            ("udp:127.0.0.1:53", UnknownKind),
+            ("udp:127.0.0.1:53", NoStream),
+            ("udq:127.0.0.1:53", UnknownKind),
             ("TCP:127.0.0.1:80", UnknownKind),
             ("localhost", MissingPort),
             ("tcp:80", MissingPort),

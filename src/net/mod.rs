@@ -5,6 +5,7 @@ pub mod client_hello;
 pub mod codec;
 mod connect;
 mod connection;
+pub mod datagram;
 mod endpoint;
 mod exchange;
 mod futures;

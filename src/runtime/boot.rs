@@ -19,6 +19,7 @@ use super::signal_stream::{self, Board};
 use super::stop::Stopper;
 use super::supervision::{Failures, OnFailure, Supervision};
 use crate::mesh::{Mesh, StopGuard, reopened};
+use crate::net::datagram::DatagramGroup;
 use crate::net::{Listening, Lookups, lingered, names};
 use crate::shard::core::Core;
 use crate::shard::root::RootFuture;
@@ -62,6 +63,7 @@ pub(super) struct Crew<T, M> {
     /// `None`: a simulated world.
     pub(super) threads: Option<Threads>,
     pub(super) listeners: Listeners,
+    pub(super) datagrams: Vec<DatagramGroup>,
     pub(super) on_failure: OnFailure,
     pub(super) supervision: Supervision,
     pub(super) main: M,
@@ -214,6 +216,7 @@ impl<T, M> Drop for Part<T, M> {
     fn drop(&mut self) {
         // Clients that the kernel gave to a part that nobody opened would wait for ever.
         self.crew.listeners.open().iter().for_each(|listening| listening.give_up(self.shard));
+        self.crew.datagrams.iter().for_each(|group| group.give_up(self.shard));
         self.crew.lifecycle.ended(self.shard);
         if !self.started {
             tracing::error!(

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use waterwheel_os::SocketFile;
-use waterwheel_reactor::{Address, Backend, Bound, Handle, ListenOptions, UnixName};
+use waterwheel_reactor::{Address, Backend, Bound, Handle, ListenOptions, Program, UnixName};
 
 use super::config::Config;
 use super::plan::Plan;
@@ -81,7 +81,7 @@ impl Listeners {
         };
         let shards = self.inner.mesh.shards();
         let bounds = self.inner.backend.bind(address, options, shards).map_err(refused)?;
-        let file = file_of(bounds.first());
+        let file = bounds.first().and_then(|bound| file_of(&bound.local, &bound.handle));
         if bounds.len() != shards {
             return Err(refused(io::Error::other("the backend did not bind a socket for each shard")));
         }
@@ -155,29 +155,35 @@ impl Listeners {
 
     /// Lets the kernel place connections where they belong, and says whether it does. If not, shards hand them over.
     fn steer(&self, at: &Address, bounds: &[Bound]) -> bool {
-        let Inner { backend, mode, seed, cpus, program: wanted, .. } = &*self.inner;
+        let shared = bounds.first().is_some_and(|bound| bound.options.reuse_port);
+        self.place(at, shared, "connections", |program| self.inner.backend.steer(bounds, program))
+    }
+
+    /// The same of `what` comes to a group of sockets that share a port.
+    pub(super) fn place(
+        &self,
+        at: &Address,
+        shared: bool,
+        what: &str,
+        attach: impl FnOnce(&Program) -> io::Result<()>,
+    ) -> bool {
+        let Inner { mode, seed, cpus, program: wanted, .. } = &*self.inner;
         let shards = self.shards();
-        if !wanted || at.inet().is_none() || bounds.first().is_none_or(|bound| !bound.options.reuse_port) {
+        if !wanted || at.inet().is_none() || !shared {
             return false;
         }
         match program(*mode, *seed, shards, cpus) {
-            Some(program) => match backend.steer(bounds, &program) {
+            Some(program) => match attach(&program) {
                 Ok(()) => return true,
                 Err(error) if *mode == Mode::Cpu => {
-                    tracing::warn!(
-                        "the kernel places connections to {at} as in mode kernel, not by cpu: {error}"
-                    );
+                    tracing::warn!("the kernel places {what} to {at} as in mode kernel, not by cpu: {error}");
                 }
                 Err(error) => {
-                    tracing::info!(
-                        "the kernel cannot place connections to {at}, shards hand them over: {error}"
-                    );
+                    tracing::info!("the kernel cannot place {what} to {at} where they belong: {error}");
                 }
             },
             None if shards > 1 && matches!(mode, Mode::Flow | Mode::Source | Mode::Cpu) => {
-                tracing::info!(
-                    "too many shards for the kernel to place connections to {at}: they hand them over"
-                );
+                tracing::info!("too many shards for the kernel to place {what} to {at} where they belong");
             }
             None => {}
         }
@@ -196,10 +202,8 @@ impl Listeners {
 }
 
 /// The file that was made for a Unix socket, if one was.
-fn file_of(bound: Option<&Bound>) -> Option<SocketFile> {
-    let Some(Bound { local: Address::Unix(UnixName::Path(path)), handle: Handle::Os(_), .. }) = bound else {
-        return None;
-    };
+pub(super) fn file_of(local: &Address, handle: &Handle) -> Option<SocketFile> {
+    let (Address::Unix(UnixName::Path(path)), Handle::Os(_)) = (local, handle) else { return None };
     let unremoved =
         |error: &io::Error| tracing::warn!("{} will not be removed at the end: {error}", path.display());
     SocketFile::of(path).inspect_err(unremoved).ok()

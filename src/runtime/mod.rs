@@ -6,6 +6,7 @@ mod cgroup;
 mod choose;
 mod config;
 mod cpus;
+mod datagrams;
 mod declare;
 mod given;
 mod knob;

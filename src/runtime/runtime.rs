@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use waterwheel_os::SocketFile;
 use waterwheel_reactor::{Backend, Ended, Launch, ListenOptions};
 
 use super::blocking::Pool;
@@ -23,6 +24,7 @@ use super::stop::Stopper;
 use super::supervision::OnFailure;
 use super::watch::Watch;
 use crate::mesh::{DeclareError, Mesh, Remote, StopGuard};
+use crate::net::datagram::DatagramGroup;
 use crate::net::{Endpoint, EndpointError, Listening, Lookups, ResolveError};
 use crate::shard::Shard;
 use crate::steer::random_seed;
@@ -36,12 +38,16 @@ pub struct Runtime {
     config: Config,
     plan: Plan,
     choice: Choice,
-    backend: Arc<dyn Backend>,
+    pub(super) backend: Arc<dyn Backend>,
     pub(super) mesh: Arc<Mesh>,
     stopper: Stopper,
     /// From the start, so that whoever asks a runtime that never ran is told that it has ended.
     guards: Vec<StopGuard>,
     listeners: Files,
+    /// Every group of datagram sockets, so that the parts of shards that end are given up.
+    pub(super) datagrams: Mutex<Vec<DatagramGroup>>,
+    /// Of Unix sockets for datagrams; removed with the runtime, whether it ran or not.
+    pub(super) datagram_files: Mutex<Vec<SocketFile>>,
     signals: bool,
     /// Unless the configuration says something else.
     on_failure: OnFailure,
@@ -183,6 +189,8 @@ impl Runtime {
             stopper,
             guards,
             listeners,
+            datagrams: Mutex::default(),
+            datagram_files: Mutex::default(),
             signals: true,
             on_failure: OnFailure::Ignore,
             on_report: None,
@@ -333,6 +341,7 @@ impl Runtime {
             outcomes: outcomes.clone(),
             threads,
             listeners: self.listeners(),
+            datagrams: std::mem::take(&mut *self.datagrams.lock().unwrap_or_else(PoisonError::into_inner)),
             on_failure: self.config.on_failure.unwrap_or(self.on_failure),
             supervision: self.config.supervision,
             main,

@@ -360,7 +360,7 @@ impl Core {
             }
             Ok(Poll::Ready(())) => self.tasks.borrow_mut().vacate(slot),
             Err(panic) => {
-                self.report_panic(entry.name.get(), &*panic);
+                self.report_panic(entry.name.get(), "a task panicked and was ended", &*panic);
                 drop_contained(Some(panic));
                 self.tasks.borrow_mut().vacate(slot)
             }
@@ -384,11 +384,21 @@ impl Core {
         self.later.borrow_mut().push_back(key);
     }
 
-    fn report_panic(&self, task: &str, panic: &(dyn Any + Send)) {
+    /// A part of a task, which goes on if it panics.
+    pub(super) fn contain<T>(&self, task: &str, part: impl FnOnce() -> T) -> Option<T> {
+        catch_unwind(AssertUnwindSafe(part))
+            .map_err(|panic| {
+                self.report_panic(task, "a handler panicked, and its task goes on", &*panic);
+                drop_contained(Some(panic));
+            })
+            .ok()
+    }
+
+    fn report_panic(&self, task: &str, what: &str, panic: &(dyn Any + Send)) {
         self.stats.panics.set(self.stats.panics.get() + 1);
         let said = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
         let said = said.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default();
-        tracing::error!(shard = self.id.index(), task, "a task panicked and was ended: {said}");
+        tracing::error!(shard = self.id.index(), task, "{what}: {said}");
     }
 
     /// Drops every task and what the program keeps here, which may hold the shard; also what the drops spawn or keep;

@@ -120,6 +120,11 @@ impl Shard {
         self.core.spawn(name, Location::caller(), 0, self.core.groups.running(), Box::pin(future));
     }
 
+    /// Runs a handler inside a task that goes on if it panics; that is logged and counted as a task's.
+    pub(crate) fn contain<T>(&self, task: &'static str, handler: impl FnOnce() -> T) -> Option<T> {
+        self.core.contain(task, handler)
+    }
+
     /// The group of this name, for tasks that are to have these shares of this shard's time; made if there is none yet,
     /// else its shares are changed, unless they are an operator's. `default` is the one whose tasks nobody spawned into another.
     ///

@@ -28,6 +28,7 @@
 pub mod kit;
 
 mod connecting;
+mod datagrams;
 mod handing;
 mod law;
 mod life;
@@ -48,8 +49,16 @@ pub use kit::set_allocation_counter;
 pub use law::{Deviation, Law, Outcome};
 
 /// Every law of the suite, in the order of the contract.
-const LAWS: &[&[Law]] =
-    &[life::LAWS, time::LAWS, waking::LAWS, listening::LAWS, connecting::LAWS, streams::LAWS, handing::LAWS];
+const LAWS: &[&[Law]] = &[
+    life::LAWS,
+    time::LAWS,
+    waking::LAWS,
+    listening::LAWS,
+    connecting::LAWS,
+    streams::LAWS,
+    handing::LAWS,
+    datagrams::LAWS,
+];
 
 /// A reactor, what it is held to, and what is around it meanwhile.
 #[derive(Clone, Debug)]

@@ -11,7 +11,8 @@ use rustix::event::epoll::{Event, EventFlags};
 use rustix::io::Errno;
 use waterwheel_os::{Fault, Interrupt, Progress, StreamPipe};
 use waterwheel_reactor::{
-    Address, Alarm, Bound, Clock, ConnectOptions, Incoming, Listener, Reactor, Time, Transport, Watched,
+    Address, Alarm, Bound, Clock, ConnectOptions, Datagrams, Incoming, Listener, Reactor, Time, Transport,
+    Watched,
 };
 
 use crate::descriptor::{Descriptor, Facts};
@@ -207,5 +208,9 @@ impl Reactor for EpollReactor {
             })?;
         EpollWatched::new(self.core.clone(), descriptor)
             .map(|watched| Some(Box::new(watched) as Box<dyn Watched>))
+    }
+
+    fn datagrams(&self) -> Option<&dyn Datagrams> {
+        Some(self)
     }
 }

@@ -10,7 +10,8 @@ use std::time::Duration;
 use rustix::io::Errno;
 use waterwheel_os::Progress;
 use waterwheel_reactor::{
-    Address, Alarm, Bound, Clock, ConnectOptions, Incoming, Listener, Reactor, Time, Transport, Watched,
+    Address, Alarm, Bound, Clock, ConnectOptions, Datagrams, Incoming, Listener, Reactor, Time, Transport,
+    Watched,
 };
 
 use crate::link::{Fault, Link, Stage};
@@ -166,6 +167,10 @@ impl Reactor for GlommioReactor {
     fn watch(&self, descriptor: OwnedFd) -> io::Result<Option<Box<dyn Watched>>> {
         self.core.check()?;
         Ok(Some(Box::new(GlommioWatched::new(Rc::clone(&self.core), descriptor)?)))
+    }
+
+    fn datagrams(&self) -> Option<&dyn Datagrams> {
+        Some(self)
     }
 }
 

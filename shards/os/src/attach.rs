@@ -3,7 +3,7 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 
-use waterwheel_reactor::{Bound, Handle, Program};
+use waterwheel_reactor::{Address, Bound, Handle, Program};
 
 use crate::address::invalid;
 
@@ -18,10 +18,15 @@ use crate::address::invalid;
 /// longer than `net.core.optmem_max` allows; whatever a sandbox that knows no such option says.
 pub fn steer(group: &[Bound], program: &Program) -> io::Result<()> {
     let first = group.first().ok_or_else(|| invalid("a group without sockets"))?;
-    let Handle::Os(socket) = &first.handle else {
+    attach(&first.handle, &first.local, first.options.reuse_port, program)
+}
+
+/// Attaches the program to the group of one of its sockets.
+pub(crate) fn attach(handle: &Handle, local: &Address, shared: bool, program: &Program) -> io::Result<()> {
+    let Handle::Os(socket) = handle else {
         return Err(invalid("no socket of the kernel's"));
     };
-    if first.local.inet().is_none() || !first.options.reuse_port {
+    if local.inet().is_none() || !shared {
         return Err(invalid("a program needs a group of sockets that share a port"));
     }
     let filters: Vec<libc::sock_filter> = program

@@ -36,7 +36,7 @@ pub fn bind_group(at: &Address, options: &ListenOptions, count: usize) -> io::Re
         Address::Unix(UnixName::Path(path)) => {
             // Until it listens: nobody answers on it before, and another start would take it for one left behind.
             let _alone = alone(path);
-            let socket = bind_path(path, options)?;
+            let socket = bind_path(path, Type::STREAM, |at| bind_unix(at, options))?;
             // The file is ours: it must not outlive a failure.
             share_socket(socket, options, count).inspect_err(|_| drop(fs::remove_file(path)))?
         }
@@ -118,12 +118,17 @@ fn bind_unix(at: &SockAddr, options: &ListenOptions) -> io::Result<Socket> {
     Ok(socket)
 }
 
-fn bind_path(path: &Path, options: &ListenOptions) -> io::Result<Socket> {
+/// Binds a socket of this type to a path, in place of one that nobody answers on any more.
+pub(crate) fn bind_path(
+    path: &Path,
+    kind: Type,
+    bind: impl Fn(&SockAddr) -> io::Result<Socket>,
+) -> io::Result<Socket> {
     let at = to_kernel(&Address::Unix(UnixName::Path(path.to_owned())))?;
-    match bind_unix(&at, options) {
-        Err(error) if error.kind() == ErrorKind::AddrInUse && nobody_answers(path, &at) => {
+    match bind(&at) {
+        Err(error) if error.kind() == ErrorKind::AddrInUse && nobody_answers(path, kind, &at) => {
             fs::remove_file(path)?;
-            bind_unix(&at, options)
+            bind(&at)
         }
         bound => bound,
     }
@@ -131,10 +136,10 @@ fn bind_path(path: &Path, options: &ListenOptions) -> io::Result<Socket> {
 
 /// Whether `path` is a socket's file left behind by a process that is gone. Anything else that has the name, and a
 /// socket that only refuses us, is left alone.
-fn nobody_answers(path: &Path, at: &SockAddr) -> bool {
+fn nobody_answers(path: &Path, kind: Type, at: &SockAddr) -> bool {
     let is_socket = fs::symlink_metadata(path).is_ok_and(|file| file.file_type().is_socket());
     let ask = || -> io::Result<()> {
-        Socket::new_raw(Domain::UNIX, Type::STREAM.nonblocking().cloexec(), None)?.connect(at)
+        Socket::new_raw(Domain::UNIX, kind.nonblocking().cloexec(), None)?.connect(at)
     };
     is_socket && ask().is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused)
 }

@@ -7,6 +7,7 @@
 //! | connecting | [`begin_connect`], [`prepare_connect`], [`take_error`], [`is_near`], [`near_port`], [`met_itself`], [`met_itself_at`] |
 //! | a connection | [`receive`], [`send`], [`send_last`], [`send_vectored`], [`shutdown_write`], [`unacknowledged`], [`abort`], [`Fault`] |
 //! | from one connection to another | [`StreamPipe`], [`Pipe`], [`Gulp`], [`never_waits`], [`is_refusal`] |
+//! | datagrams | [`bind_datagrams`], [`steer_datagrams`], [`serve_datagrams`], [`bind_datagram_socket`], [`connect_datagrams`] |
 //! | names | [`local`], [`peer`], [`is_internet`] |
 //! | waking a sleeping thread | [`Interrupt`] |
 //! | descriptors | [`open`], [`duplicate`], [`reset`], [`can_be_polled`], [`raise_descriptor_limit`] |
@@ -32,6 +33,7 @@ mod affinity;
 mod attach;
 mod bind;
 mod connect;
+mod datagram;
 mod descriptors;
 mod disposition;
 mod fault;
@@ -59,6 +61,9 @@ pub use bind::bind_group;
 pub use connect::{
     Progress, SocketName, begin_connect, is_near, met_itself, met_itself_at, near_port, prepare_connect,
     take_error,
+};
+pub use datagram::{
+    bind_datagram_socket, bind_datagrams, connect_datagrams, serve_datagrams, steer_datagrams,
 };
 pub use descriptors::{can_be_polled, duplicate, open, raise_descriptor_limit, reset};
 pub use disposition::Disposition;

@@ -9,9 +9,9 @@ use std::path::PathBuf;
 /// An address that a backend can bind or connect to, after names were resolved.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Address {
-    /// TCP over IPv4 or IPv6.
+    /// Over IPv4 or IPv6: TCP, or UDP where datagrams are meant.
     Inet(SocketAddr),
-    /// A stream socket of the Unix family (unix(7)).
+    /// Of the Unix family (unix(7)): a stream socket, or one for datagrams.
     Unix(UnixName),
 }
 

@@ -10,7 +10,7 @@ use std::os::unix::net::UnixDatagram;
 use std::pin::Pin;
 use std::rc::Rc;
 
-use crate::{Address, ListenOptions, Program, Reactor};
+use crate::{Address, BoundDatagrams, DatagramOptions, ListenOptions, Program, Reactor};
 
 /// The one future that a backend drives for a shard.
 pub type Root = Pin<Box<dyn Future<Output = ()>>>;
@@ -46,6 +46,30 @@ pub trait Backend: fmt::Debug + Send + Sync {
     /// # Errors
     /// `Unsupported` where this backend has no such thing, as this default has it; or why the program is refused.
     fn steer(&self, group: &[Bound], program: &Program) -> io::Result<()> {
+        let _ = (group, program);
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    /// Binds `count` datagram sockets to one address, one per shard, in the order of the shards. As [`bind`](Backend::bind),
+    /// for sockets that do not listen: datagrams wait in them from here on, as many as their buffers hold.
+    ///
+    /// # Errors
+    /// As bind(2); nothing stays bound then. `Unsupported` where this backend has no such thing, as this default has it.
+    fn bind_datagrams(
+        &self,
+        at: &Address,
+        options: &DatagramOptions,
+        count: usize,
+    ) -> io::Result<Vec<BoundDatagrams>> {
+        let _ = (at, options, count);
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    /// As [`steer`](Backend::steer), of a group that [`bind_datagrams`](Backend::bind_datagrams) made.
+    ///
+    /// # Errors
+    /// As [`steer`](Backend::steer).
+    fn steer_datagrams(&self, group: &[BoundDatagrams], program: &Program) -> io::Result<()> {
         let _ = (group, program);
         Err(io::ErrorKind::Unsupported.into())
     }
@@ -96,6 +120,19 @@ impl<B: Backend + ?Sized> Backend for &B {
 
     fn steer(&self, group: &[Bound], program: &Program) -> io::Result<()> {
         (**self).steer(group, program)
+    }
+
+    fn bind_datagrams(
+        &self,
+        at: &Address,
+        options: &DatagramOptions,
+        count: usize,
+    ) -> io::Result<Vec<BoundDatagrams>> {
+        (**self).bind_datagrams(at, options, count)
+    }
+
+    fn steer_datagrams(&self, group: &[BoundDatagrams], program: &Program) -> io::Result<()> {
+        (**self).steer_datagrams(group, program)
     }
 
     fn spare(&self) -> io::Result<Handle> {

@@ -11,6 +11,7 @@
 //! | [`Listener`] | accepts; gives its [`Bound`] back when closed |
 //! | [`Source`], [`Sink`] | the receiving and the sending half of a connection |
 //! | [`Incoming`] | a connection between two shards: it may cross, and is adopted on the other side |
+//! | [`Datagrams`], [`DatagramSocket`] | datagrams, several in one call; a reactor need not have them |
 //! | [`Doorbell`] | the sleep and wake protocol that a backend's waker needs, model-checked once for all |
 //! | [`Waiter`] | the one who waits at a source or a sink |
 //!
@@ -97,6 +98,7 @@ compile_error!("Waterwheel runs on Linux only: its reactors are built on epoll a
 
 mod address;
 mod backend;
+mod datagram;
 mod doorbell;
 mod options;
 pub mod program;
@@ -110,12 +112,13 @@ pub use address::{Address, UnixName};
 pub use backend::{
     Backend, Bound, Ended, Handle, Launch, Root, Start, Unavailable, Virtual, VirtualSocket, Why,
 };
-pub use doorbell::Doorbell;
-pub use options::{ConnectOptions, ListenOptions, StreamOptions};
-pub use program::Program;
-pub use reactor::{
-    Datagram, DatagramSocket, Datagrams, Incoming, Inspect, Listener, Lookup, Reactor, TaskNote, Watched,
+pub use datagram::{
+    BoundDatagrams, Congestion, DATAGRAM_BYTES_MAX, Datagram, DatagramSocket, Datagrams, Outgoing, Via,
 };
+pub use doorbell::Doorbell;
+pub use options::{ConnectOptions, DatagramOptions, ListenOptions, StreamOptions};
+pub use program::Program;
+pub use reactor::{Incoming, Inspect, Listener, Lookup, Reactor, TaskNote, Watched};
 pub use stream::{Side, Sink, Source, Transport, forward_by_writing};
 pub use threads::{Life, on_threads, panic_message};
 pub use time::{Alarm, Clock, Time};

@@ -51,3 +51,33 @@ pub struct ConnectOptions {
     /// What the connection is asked to do.
     pub stream: StreamOptions,
 }
+
+/// Options of [`Backend::bind_datagrams`](crate::Backend::bind_datagrams) and of a reactor's
+/// [datagram sockets](crate::Datagrams).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DatagramOptions {
+    /// Share the port among `count` sockets (`SO_REUSEPORT`), so that the kernel spreads peers over them. Default true;
+    /// without it all are duplicates of one socket, whose datagrams go to whichever shard is first.
+    pub reuse_port: bool,
+    /// For an IPv6 address: refuse IPv4 peers (`IPV6_V6ONLY`). Default false: dual stack.
+    pub only_v6: bool,
+    /// May send to broadcast addresses (`SO_BROADCAST`). Default false.
+    pub broadcast: bool,
+    /// `SO_RCVBUF` in bytes, which the kernel caps at `net.core.rmem_max`; `None`: its default. What finds no room is
+    /// lost.
+    pub receive_buffer: Option<usize>,
+    /// `SO_SNDBUF` in bytes, which the kernel caps at `net.core.wmem_max`; `None`: its default.
+    pub send_buffer: Option<usize>,
+}
+
+impl Default for DatagramOptions {
+    fn default() -> DatagramOptions {
+        DatagramOptions {
+            reuse_port: true,
+            only_v6: false,
+            broadcast: false,
+            receive_buffer: None,
+            send_buffer: None,
+        }
+    }
+}

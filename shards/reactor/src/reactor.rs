@@ -11,7 +11,7 @@ use std::rc::Weak;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use crate::{Address, Bound, ConnectOptions, Handle, Time, Transport};
+use crate::{Address, Bound, ConnectOptions, Datagrams, Handle, Time, Transport};
 
 /// What a shard shows of itself to the reactor under it.
 pub trait Inspect {
@@ -153,41 +153,4 @@ pub trait Watched: fmt::Debug {
     fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
     /// Ready when writing may succeed or fail for good; clears the readiness, so write until `WouldBlock`.
     fn poll_writable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
-}
-
-/// Makes datagram sockets.
-pub trait Datagrams: fmt::Debug {
-    /// Binds a datagram socket.
-    ///
-    /// # Errors
-    /// As socket(2) and bind(2).
-    fn bind(&self, at: &Address) -> io::Result<Box<dyn DatagramSocket>>;
-}
-
-/// A datagram socket on one shard.
-pub trait DatagramSocket: fmt::Debug {
-    /// Receives one datagram into `buffer`.
-    ///
-    /// # Errors
-    /// As recvmsg(2); an error about one peer does not end the socket.
-    fn poll_receive(&mut self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<Datagram>>;
-    /// Sends one datagram, whole or not at all.
-    ///
-    /// # Errors
-    /// As sendmsg(2).
-    fn poll_send(&mut self, cx: &mut Context<'_>, bytes: &[u8], to: &Address) -> Poll<io::Result<()>>;
-    /// Where it is bound.
-    ///
-    /// # Errors
-    /// As getsockname(2).
-    fn local(&self) -> io::Result<Address>;
-}
-
-/// What is known of a datagram that was received.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Datagram {
-    /// Who sent it.
-    pub from: Address,
-    /// Its size in bytes as sent; more than the buffer holds if it was cut.
-    pub size: usize,
 }

@@ -13,6 +13,7 @@ use waterwheel_reactor::Time;
 /// |---|---|---|---|
 /// | [`Refuse`](Verdict::Refuse), [`Lose`](Verdict::Lose), [`Delay`](Verdict::Delay), [`Hold`](Verdict::Hold) | a connect begins, and is tried again | who connects | where to |
 /// | [`Delay`](Verdict::Delay), [`Stall`](Verdict::Stall), [`Hold`](Verdict::Hold), [`Reset`](Verdict::Reset), [`HalfOpen`](Verdict::HalfOpen) | bytes, or an end, are sent | who sends | who is to receive |
+/// | [`Refuse`](Verdict::Refuse) (nobody is there), [`Lose`](Verdict::Lose), [`Delay`](Verdict::Delay), [`Hold`](Verdict::Hold) (lost) | a datagram is sent | who sends | where to |
 /// | [`Delay`](Verdict::Delay), [`Hold`](Verdict::Hold) | a reset is sent | who resets | who is to learn of it |
 /// | [`SlowReader`](Verdict::SlowReader) | somebody reads | who sent | who reads |
 /// | [`ShortWrite`](Verdict::ShortWrite) | somebody writes | who writes | who is to receive |
@@ -63,8 +64,10 @@ impl Verdict {
             ShortWrite, SlowReader, SlowTurn, Stall,
         };
         match self {
-            Refuse | Lose => moment == Moment::Connect,
-            Delay(_) | Hold => matches!(moment, Moment::Connect | Moment::Send | Moment::Reset),
+            Refuse | Lose => matches!(moment, Moment::Connect | Moment::Datagram),
+            Delay(_) | Hold => {
+                matches!(moment, Moment::Connect | Moment::Send | Moment::Reset | Moment::Datagram)
+            }
             Stall(_) | Reset | HalfOpen => moment == Moment::Send,
             SlowReader(..) => moment == Moment::Read,
             ShortWrite(_) => moment == Moment::Write,
@@ -92,6 +95,7 @@ pub(crate) enum Moment {
     Accept,
     Turn,
     Lookup,
+    Datagram,
 }
 
 /// Which hosts or addresses one side of a rule means.

@@ -41,6 +41,18 @@ impl Host {
         ip.is_loopback() || self.ips.contains(&ip)
     }
 
+    /// The next port of those that nobody chose, but for those that are taken; `None`: there is none left.
+    pub(crate) fn next_port(&mut self, taken: impl Fn(u16) -> bool) -> Option<u16> {
+        for _ in FIRST_PORT..=u16::MAX {
+            let port = self.next_port;
+            self.next_port = port.checked_add(1).unwrap_or(FIRST_PORT);
+            if !taken(port) {
+                return Some(port);
+            }
+        }
+        None
+    }
+
     /// The address that a connection to `to` comes from.
     pub(crate) fn source(&self, to: IpAddr) -> Option<IpAddr> {
         match to {

@@ -62,7 +62,7 @@
 //! * Descriptors: [`Source::descriptor`](waterwheel_reactor::Source::descriptor) has none, and nothing can be watched.
 //!   They are counted, and may run out.
 //! * Files: a Unix socket's path is a name, free again once its socket is closed.
-//! * Datagrams, signals, processes; the memory that sockets take; processors, and what they do at the same time.
+//! * Datagrams that are merged or cut by the network, and what they fill beside the receiver's queue; signals, processes; the memory that sockets take; processors, and what they do at the same time.
 //!
 //! # Live worlds
 //!
@@ -81,11 +81,13 @@
 //! | `reactor`, `halves` | the seam: what a shard has |
 //! | `host`, `socket`, `names` | addresses and descriptors; listening and connecting; names |
 //! | `end`, `wire`, `calls` | an end of a connection; how its bytes travel; what its owner may ask |
+//! | `datagrams`, `outlet` | datagram sockets: what becomes of what they send; the seam |
 //! | `outside` | sockets for threads of a live world |
 //! | `trace`, `report` | what happened; who waits for what, and what is left over |
 #![forbid(unsafe_code)]
 
 mod calls;
+mod datagrams;
 mod drive;
 mod end;
 mod errno;
@@ -94,6 +96,7 @@ mod halves;
 mod host;
 mod names;
 mod options;
+mod outlet;
 pub mod outside;
 mod random;
 mod reactor;

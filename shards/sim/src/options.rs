@@ -47,6 +47,12 @@ pub struct Options {
     pub lopsided: f64,
     /// The probability that a program attached to a group has no say in where a connection goes. Default 0.1.
     pub missteered: f64,
+    /// The probability that a datagram is lost on its way. Default 0.
+    pub datagram_lost: f64,
+    /// The probability that a datagram comes twice. Default 0.
+    pub datagram_doubled: f64,
+    /// The probability that a datagram may overtake others of its socket, or be overtaken. Default 0.
+    pub datagram_shuffled: f64,
     /// What the receiving side buffers, in bytes, where a socket does not say. Default 64 KiB.
     pub receive_buffer: usize,
     /// What the sending side buffers. Default 64 KiB.
@@ -80,6 +86,9 @@ impl Default for Options {
             reset_destroys: 0.5,
             lopsided: 0.0,
             missteered: 0.1,
+            datagram_lost: 0.0,
+            datagram_doubled: 0.0,
+            datagram_shuffled: 0.0,
             receive_buffer: 64 << 10,
             send_buffer: 64 << 10,
             descriptors: 20_000,
@@ -141,7 +150,7 @@ impl Options {
         let missteered = probability(usual.missteered, 0.8);
         let mut one_of = |choices: [u64; 3]| choices[random.place(3)];
         let micros = Duration::from_micros;
-        Options {
+        let drawn = Options {
             latency_max: micros(one_of([20, 500, 20_000])),
             turn_max: micros(one_of([1, 20, 400])),
             wake_late_max: micros(one_of([5, 50, 2_000])),
@@ -159,6 +168,13 @@ impl Options {
             lopsided,
             missteered,
             ..usual
+        };
+        let mut now_and_then = |high: f64| if random.below(2) == 0 { 0.0 } else { high };
+        Options {
+            datagram_lost: now_and_then(0.1),
+            datagram_doubled: now_and_then(0.1),
+            datagram_shuffled: now_and_then(0.5),
+            ..drawn
         }
     }
 }

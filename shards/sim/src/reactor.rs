@@ -9,8 +9,8 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use waterwheel_reactor::{
-    Address, Alarm, Bound, ConnectOptions, Handle, Incoming, Inspect, Listener, Lookup, Reactor, Time,
-    Transport, Virtual, VirtualSocket,
+    Address, Alarm, Bound, ConnectOptions, Datagrams, Handle, Incoming, Inspect, Listener, Lookup, Reactor,
+    Time, Transport, Virtual, VirtualSocket,
 };
 
 use crate::errno;
@@ -36,6 +36,8 @@ pub(crate) struct SimReactor {
     ended: Cell<bool>,
     /// Sockets that listeners of this reactor serve.
     serves: RefCell<Vec<(Id, Id)>>,
+    /// The same of datagrams.
+    pub(crate) outlets: RefCell<Vec<(Id, Id)>>,
     inspected: RefCell<Option<Weak<dyn Inspect>>>,
 }
 
@@ -52,6 +54,7 @@ impl SimReactor {
             me: me.clone(),
             ended: Cell::new(false),
             serves: RefCell::default(),
+            outlets: RefCell::default(),
             inspected: RefCell::default(),
         })
     }
@@ -61,7 +64,7 @@ impl SimReactor {
         self.inspected.borrow().as_ref()?.upgrade()
     }
 
-    fn me(&self) -> io::Result<Rc<SimReactor>> {
+    pub(crate) fn me(&self) -> io::Result<Rc<SimReactor>> {
         let me = self.me.upgrade().filter(|_| !self.ended.get());
         me.ok_or_else(|| errno::error(errno::NOTCONN))
     }
@@ -85,7 +88,12 @@ impl SimReactor {
     pub(crate) fn end(&self) {
         self.ended.set(true);
         let serves = std::mem::take(&mut *self.serves.borrow_mut());
+        let outlets = std::mem::take(&mut *self.outlets.borrow_mut());
         self.shared.with(|state| {
+            for (outlet, user) in outlets {
+                state.outlet_waits_no_more(outlet, user);
+                state.leave_outlet(outlet);
+            }
             for (socket, listener) in serves {
                 state.wait_no_more(socket, listener);
                 state.leave_socket(socket);
@@ -171,10 +179,14 @@ impl Reactor for SimReactor {
     fn inspect(&self, shard: Weak<dyn Inspect>) {
         *self.inspected.borrow_mut() = Some(shard);
     }
+
+    fn datagrams(&self) -> Option<&dyn Datagrams> {
+        Some(self)
+    }
 }
 
 /// What a handle of this kind of world is.
-fn opened<T: VirtualSocket>(handle: Handle) -> io::Result<T> {
+pub(crate) fn opened<T: VirtualSocket>(handle: Handle) -> io::Result<T> {
     let other =
         || io::Error::new(io::ErrorKind::InvalidInput, "a socket of another backend, or of another kind");
     match handle {

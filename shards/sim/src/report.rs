@@ -85,6 +85,9 @@ fn told(state: &State, task: &TaskNote) -> String {
     for socket in state.sockets.values().filter(|socket| socket.has_waiting(&task.waker)) {
         reasons.push(format!("to accept on {}", socket.local));
     }
+    for outlet in state.outlets.values().filter(|outlet| outlet.has_waiting(&task.waker)) {
+        reasons.push(format!("for a datagram, or for room for one, at {}", outlet.local));
+    }
     let reasons = match reasons.is_empty() {
         true => "for another task, or for nobody".to_owned(),
         false => reasons.join(", and "),
@@ -150,6 +153,10 @@ impl State {
             let users = 0..socket.users();
             open.extend(users.map(|user| format!("socket {id} on {}, handle {user}", socket.local)));
         }
+        for (id, outlet) in self.outlets.iter().filter(|(_, outlet)| outlet.host == host) {
+            let users = 0..outlet.users();
+            open.extend(users.map(|user| format!("datagrams {id} at {}, handle {user}", outlet.local)));
+        }
         let counted = |end: &End| end.host == host && !matches!(end.owner, Owner::Nobody | Owner::Queue);
         for (id, end) in self.ends.iter().filter(|(_, end)| counted(end)) {
             open.push(format!("connection {id}, {} from {}", end.local, end.peer));
@@ -174,6 +181,9 @@ impl State {
         }
         for (id, socket) in &self.sockets {
             left.push(format!("{}: socket {id} still listens on {}", host(socket.host), socket.local));
+        }
+        for (id, outlet) in &self.outlets {
+            left.push(format!("{}: datagrams {id} are still open at {}", host(outlet.host), outlet.local));
         }
         for (number, known) in self.hosts.iter().enumerate() {
             let explained = self.sockets_and_connections(number).len();

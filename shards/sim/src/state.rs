@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use waterwheel_reactor::{Clock, Time};
 
+use crate::datagrams::{Outlet, Packet};
 use crate::end::End;
 use crate::fault::{Moment, Party, Rule, Verdict};
 use crate::host::Host;
@@ -181,6 +182,10 @@ pub(crate) enum Occurrence {
     Alarm { shard: Id },
     /// A name is answered.
     Found { lookup: Id },
+    /// A datagram comes to a host.
+    Datagram { there: usize, packet: Packet },
+    /// A socket learns that nobody is where it sent a datagram.
+    Unreachable { socket: Id },
 }
 
 /// When something is to happen; equal times in the order in which they were set.
@@ -233,6 +238,7 @@ pub(crate) struct State {
     pub(crate) hosts: Vec<Host>,
     pub(crate) ends: BTreeMap<Id, End>,
     pub(crate) sockets: BTreeMap<Id, Socket>,
+    pub(crate) outlets: BTreeMap<Id, Outlet>,
     pub(crate) shards: BTreeMap<Id, Place>,
     /// Shards that may be polled now.
     pub(crate) ready: Vec<Id>,
@@ -273,6 +279,7 @@ impl State {
             hosts: Vec::new(),
             ends: BTreeMap::new(),
             sockets: BTreeMap::new(),
+            outlets: BTreeMap::new(),
             shards: BTreeMap::new(),
             ready: Vec::new(),
             alarms: Vec::new(),
@@ -346,6 +353,8 @@ impl State {
             Occurrence::Run { shard } => self.run(shard),
             Occurrence::Alarm { shard } => self.alarms.push(shard),
             Occurrence::Found { lookup } => self.found(lookup),
+            Occurrence::Datagram { there, packet } => self.datagram(there, packet),
+            Occurrence::Unreachable { socket } => self.unreachable(socket),
         }
     }
 

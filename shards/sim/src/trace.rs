@@ -133,6 +133,41 @@ pub enum What {
         /// The end.
         end: Id,
     },
+    /// A datagram socket is bound.
+    Binds {
+        /// The socket.
+        socket: Id,
+        /// Its port; 0 of a Unix socket.
+        port: u16,
+    },
+    /// A datagram socket is closed.
+    Unbinds {
+        /// The socket.
+        socket: Id,
+    },
+    /// A datagram set off.
+    Sent {
+        /// The sending socket.
+        socket: Id,
+        /// How many bytes it has.
+        bytes: usize,
+        /// What they are: a hash.
+        hash: u64,
+    },
+    /// A datagram came to a socket.
+    Came {
+        /// The receiving socket.
+        socket: Id,
+        /// How many bytes it has.
+        bytes: usize,
+    },
+    /// A datagram was lost: on the way, or for want of room at the end of it.
+    Lost {
+        /// The sending socket, or the one without room.
+        socket: Id,
+        /// How many bytes it had.
+        bytes: usize,
+    },
     /// A name was asked for.
     Asked(Box<str>),
     /// A rule struck.
@@ -178,6 +213,15 @@ impl What {
             What::Broke { end, error: number } => ("broke", [("end", *end), error(number), NONE]),
             What::Closed { end } => ("closed", [("end", *end), NONE, NONE]),
             What::Aborted { end } => ("aborted", [("end", *end), NONE, NONE]),
+            What::Binds { socket, port } => {
+                ("binds", [("socket", *socket), ("port", u64::from(*port)), NONE])
+            }
+            What::Unbinds { socket } => ("unbinds", [("socket", *socket), NONE, NONE]),
+            What::Sent { socket, bytes, hash } => {
+                ("sent", [("socket", *socket), ("bytes", *bytes as u64), ("hash", *hash)])
+            }
+            What::Came { socket, bytes } => ("came", [("socket", *socket), ("bytes", *bytes as u64), NONE]),
+            What::Lost { socket, bytes } => ("lost", [("socket", *socket), ("bytes", *bytes as u64), NONE]),
             What::Asked(_) => ("asked", [NONE, NONE, NONE]),
             What::Fault { rule, .. } => ("fault", [("rule", *rule as u64), NONE, NONE]),
             What::Said(_) => ("said", [NONE, NONE, NONE]),

@@ -6,14 +6,17 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use waterwheel_reactor::{
-    Address, Backend, Bound, Ended, Handle, Launch, ListenOptions, Program, Time, Unavailable, Why,
+    Address, Backend, Bound, BoundDatagrams, DatagramOptions, Ended, Handle, Launch, ListenOptions, Program,
+    Time, Unavailable, Why,
 };
 
+use crate::datagrams::Sharing;
 use crate::drive::{Driving, drive};
 use crate::errno;
 use crate::fault::Rule;
 use crate::host::Host as Known;
 use crate::options::Options;
+use crate::outlet::LooseDatagrams;
 use crate::random::Random;
 use crate::reactor::{Ear, spare};
 use crate::report::Stuck;
@@ -292,6 +295,29 @@ impl Backend for Host {
         let first = group.first().and_then(|bound| socket_of(&bound.handle));
         let first = first.ok_or_else(|| errno::error(errno::INVAL))?;
         self.shared.with(|state| state.steer(first, program)).map_err(errno::error)
+    }
+
+    fn bind_datagrams(
+        &self,
+        at: &Address,
+        options: &DatagramOptions,
+        count: usize,
+    ) -> io::Result<Vec<BoundDatagrams>> {
+        let many = (Sharing::Group, count);
+        let bound = self.shared.with(|state| state.bind_datagrams(self.host, at, options, many));
+        let (local, sockets) = bound.map_err(errno::error)?;
+        let wrap = |socket| BoundDatagrams {
+            local: local.clone(),
+            handle: LooseDatagrams::handle(&self.shared, socket),
+            options: *options,
+        };
+        Ok(sockets.into_iter().map(wrap).collect())
+    }
+
+    fn steer_datagrams(&self, group: &[BoundDatagrams], program: &Program) -> io::Result<()> {
+        let first = group.first().and_then(|bound| LooseDatagrams::socket_of(&bound.handle));
+        let first = first.ok_or_else(|| errno::error(errno::INVAL))?;
+        self.shared.with(|state| state.steer_datagrams(first, program)).map_err(errno::error)
     }
 
     fn spare(&self) -> io::Result<Handle> {

@@ -15,7 +15,8 @@ use io_uring::types::{CancelBuilder, Fd};
 use rustix::io::Errno;
 use waterwheel_os::{Fault, Progress, SocketName, StreamPipe};
 use waterwheel_reactor::{
-    Address, Alarm, Bound, Clock, ConnectOptions, Incoming, Listener, Reactor, Time, Transport, Watched,
+    Address, Alarm, Bound, Clock, ConnectOptions, Datagrams, Incoming, Listener, Reactor, Time, Transport,
+    Watched,
 };
 
 use crate::bell::Way;
@@ -519,5 +520,9 @@ impl Reactor for UringReactor {
         }
         UringWatched::new(self.core.clone(), descriptor)
             .map(|watched| Some(Box::new(watched) as Box<dyn Watched>))
+    }
+
+    fn datagrams(&self) -> Option<&dyn Datagrams> {
+        Some(self)
     }
 }

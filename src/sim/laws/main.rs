@@ -4,6 +4,7 @@
 mod basics;
 mod checks;
 mod childless;
+mod datagrams;
 mod first;
 mod framed;
 mod handed;

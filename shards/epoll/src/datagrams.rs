@@ -1,0 +1,21 @@
+//! Datagram sockets: system calls of their own, and the reactor's readiness.
+
+use std::io;
+
+use waterwheel_reactor::{Address, BoundDatagrams, DatagramOptions, DatagramSocket, Datagrams};
+
+use crate::core::EpollReactor;
+
+impl Datagrams for EpollReactor {
+    fn serve(&self, bound: BoundDatagrams) -> io::Result<Box<dyn DatagramSocket>> {
+        waterwheel_os::serve_datagrams(self, bound)
+    }
+
+    fn bind(&self, at: &Address, options: &DatagramOptions) -> io::Result<Box<dyn DatagramSocket>> {
+        waterwheel_os::bind_datagram_socket(self, at, options)
+    }
+
+    fn connect(&self, to: &Address, options: &DatagramOptions) -> io::Result<Box<dyn DatagramSocket>> {
+        waterwheel_os::connect_datagrams(self, to, options)
+    }
+}

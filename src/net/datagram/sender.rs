@@ -1,0 +1,255 @@
+//! Sending datagrams, from any task of the shard.
+
+use std::array;
+use std::cell::RefCell;
+use std::fmt;
+use std::future::poll_fn;
+use std::io::{self, ErrorKind};
+use std::net::IpAddr;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+
+use waterwheel_reactor::{self as seam, Address, Outgoing, Via};
+
+use super::group::DatagramGroup;
+use super::socket::Received;
+use crate::shard::Shard;
+use crate::shard::waiters::Waiters;
+
+/// Segments of one size in one call, together: what fits one datagram of IPv4 (65 535 bytes less both headers).
+const SEGMENTED_BYTES_MAX: usize = 65_507;
+/// Segments that are sent one by one go so many to a call.
+const SINGLES: usize = 16;
+
+/// Sends datagrams through a socket, from any task of its shard. The socket stays open until the last sender is dropped.
+///
+/// Each datagram goes whole or not at all, and is with the network when the call is back; whether it arrives nobody says.
+/// Sending waits while the socket's buffer is full.
+#[derive(Clone)]
+pub struct DatagramSender {
+    pub(super) shared: Rc<Shared>,
+}
+
+/// A socket, until its last user is gone.
+pub(super) struct Shared {
+    pub(super) shard: Shard,
+    /// `None` only while it is dropped.
+    socket: RefCell<Option<Box<dyn seam::DatagramSocket>>>,
+    /// Who waits for room. The socket wakes the latest alone, who wakes the others.
+    waiters: RefCell<Waiters>,
+    local: Address,
+    /// Whose part it is.
+    group: Option<DatagramGroup>,
+}
+
+impl Shared {
+    pub(super) fn new(
+        shard: &Shard,
+        socket: Box<dyn seam::DatagramSocket>,
+        group: Option<DatagramGroup>,
+    ) -> io::Result<Rc<Shared>> {
+        let local = socket.local()?;
+        let (socket, waiters) = (RefCell::new(Some(socket)), RefCell::default());
+        Ok(Rc::new(Shared { shard: shard.clone(), socket, waiters, local, group }))
+    }
+
+    pub(super) fn with<T>(&self, use_it: impl FnOnce(&mut dyn seam::DatagramSocket) -> T) -> Option<T> {
+        self.socket.borrow_mut().as_mut().map(|socket| use_it(&mut **socket))
+    }
+
+    fn poll_send(&self, cx: &mut Context<'_>, outgoing: &[Outgoing<'_>]) -> Poll<io::Result<usize>> {
+        self.with(|socket| socket.poll_send(cx, outgoing))
+            .unwrap_or_else(|| Poll::Ready(Err(ErrorKind::NotConnected.into())))
+    }
+
+    /// Where an answer comes from: needed only where the socket has several addresses.
+    fn answers_from(&self, via: Option<Via>) -> Option<Via> {
+        let Address::Inet(local) = &self.local else { return None };
+        let Via { address, interface } = via.filter(|_| local.ip().is_unspecified())?;
+        let interface = match address {
+            _ if address.is_multicast() || address.is_unspecified() => return None,
+            IpAddr::V4(four) if four.is_broadcast() => return None,
+            // Only these mean nothing without their interface; for others the routes know better.
+            IpAddr::V6(six) if six.is_unicast_link_local() => interface,
+            _ => 0,
+        };
+        Some(Via { address, interface })
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        let fails = self.shard.is_clearing() || std::thread::panicking();
+        if let (Some(socket), Some(group), true) = (self.socket.take(), &self.group, fails)
+            && let Ok(bound) = socket.release()
+        {
+            group.put_back(self.shard.id().index(), bound);
+        }
+    }
+}
+
+/// A place among those who wait for room; leaves it, and wakes the others, when it is dropped.
+struct Wait<'a> {
+    shared: &'a Shared,
+    place: Option<usize>,
+}
+
+impl Drop for Wait<'_> {
+    fn drop(&mut self) {
+        if self.place.is_some() {
+            let mut waiters = self.shared.waiters.borrow_mut();
+            waiters.leave(&mut self.place);
+            waiters.wake_all();
+        }
+    }
+}
+
+impl DatagramSender {
+    /// Where the socket is bound.
+    pub fn local(&self) -> &Address {
+        &self.shared.local
+    }
+
+    /// Sends one datagram.
+    ///
+    /// # Errors
+    /// As sendmsg(2): too large for one (`EMSGSIZE`), no way there (`NetworkUnreachable`), forbidden here
+    /// (`PermissionDenied`); over Unix names nobody there, or no room there (`ResourceBusy`).
+    pub async fn send_to(&self, bytes: &[u8], to: &Address) -> io::Result<()> {
+        self.send_some(&[Outgoing::new(bytes, to)]).await.map(drop)
+    }
+
+    /// Sends one datagram to whom the socket is connected.
+    ///
+    /// # Errors
+    /// As [`send_to`](DatagramSender::send_to); also `ConnectionRefused`, which tells of one sent before. `NotConnected`,
+    /// or `EDESTADDRREQ`, if it is not.
+    pub async fn send(&self, bytes: &[u8]) -> io::Result<()> {
+        self.send_some(&[Outgoing::to_peer(bytes)]).await.map(drop)
+    }
+
+    /// Answers a datagram: sends to where it came from, from where it came to.
+    ///
+    /// # Errors
+    /// As [`send_to`](DatagramSender::send_to).
+    pub async fn answer(&self, question: &Received<'_>, bytes: &[u8]) -> io::Result<()> {
+        self.send_some(&[self.answer_to(question.from, question.via, bytes)]).await.map(drop)
+    }
+
+    /// The same without waiting.
+    ///
+    /// # Errors
+    /// As [`try_send`](DatagramSender::try_send).
+    pub fn try_answer(&self, question: &Received<'_>, bytes: &[u8]) -> io::Result<()> {
+        self.try_send(&self.answer_to(question.from, question.via, bytes))
+    }
+
+    pub(super) fn answer_to<'a>(&self, to: &'a Address, via: Option<Via>, bytes: &'a [u8]) -> Outgoing<'a> {
+        let from = self.shared.answers_from(via);
+        Outgoing { from, ..Outgoing::new(bytes, to) }
+    }
+
+    /// Sends one datagram, or some segments, now or not at all.
+    ///
+    /// # Errors
+    /// `WouldBlock` if there is no room; else as [`send_to`](DatagramSender::send_to), and for segments as
+    /// [`send_some`](DatagramSender::send_some).
+    pub fn try_send(&self, outgoing: &Outgoing<'_>) -> io::Result<()> {
+        let nobody = &mut Context::from_waker(Waker::noop());
+        match self.shared.poll_send(nobody, std::slice::from_ref(outgoing)) {
+            Poll::Ready(sent) => sent.map(drop),
+            Poll::Pending => {
+                // Those who wait are to ask again, in the place of nobody.
+                self.shared.waiters.borrow_mut().wake_all();
+                Err(ErrorKind::WouldBlock.into())
+            }
+        }
+    }
+
+    /// Sends some of several datagrams, to one peer or to many, in one system call, and answers how many of them: at least the
+    /// first.
+    ///
+    /// # Errors
+    /// As [`send_to`](DatagramSender::send_to), of the first; the others were not tried. `Unsupported` if it has segments
+    /// that cannot be sent in one call; [`send_segments`](DatagramSender::send_segments) knows what to do then.
+    pub async fn send_some(&self, outgoing: &[Outgoing<'_>]) -> io::Result<usize> {
+        let mut wait = Wait { shared: &self.shared, place: None };
+        poll_fn(|cx| {
+            let polled = self.shared.poll_send(cx, outgoing);
+            if polled.is_pending() {
+                wait.shared.waiters.borrow_mut().wait(&mut wait.place, cx.waker());
+            }
+            polled
+        })
+        .await
+    }
+
+    /// Sends datagrams of `segment` bytes each, the last one shorter, to one peer or, without `to`, to whom the socket is
+    /// connected; in as few calls as the kernel allows. Nothing is sent of no bytes.
+    ///
+    /// # Errors
+    /// As [`send_to`](DatagramSender::send_to); some may have been sent before. `InvalidInput` for segments of no bytes.
+    pub async fn send_segments(&self, bytes: &[u8], segment: usize, to: Option<&Address>) -> io::Result<()> {
+        let whole = Outgoing { to, segment: Some(segment), ..Outgoing::to_peer(bytes) };
+        self.send_in_segments(whole).await
+    }
+
+    /// The same of a datagram with all that can be said of it.
+    ///
+    /// # Errors
+    /// As [`send_segments`](DatagramSender::send_segments).
+    pub async fn send_in_segments(&self, whole: Outgoing<'_>) -> io::Result<()> {
+        let segment = whole.segment.unwrap_or(whole.bytes.len().max(1));
+        if segment == 0 {
+            return Err(io::Error::new(ErrorKind::InvalidInput, "segments of no bytes"));
+        }
+        let mut rest = whole.bytes;
+        while !rest.is_empty() {
+            let most = self.shared.with(|socket| socket.segments_max()).unwrap_or(1);
+            let together = most.min(SEGMENTED_BYTES_MAX / segment).max(1) * segment;
+            let bytes = &rest[..together.min(rest.len())];
+            if bytes.len() > segment {
+                match self.send_some(&[Outgoing { bytes, segment: Some(segment), ..whole }]).await {
+                    Ok(_) => rest = &rest[bytes.len()..],
+                    Err(error) if error.kind() == ErrorKind::Unsupported => {
+                        rest = self.send_singles(whole, rest, segment, bytes.len().div_ceil(segment)).await?;
+                    }
+                    Err(error) => return Err(error),
+                }
+            } else {
+                rest = self.send_singles(whole, rest, segment, SINGLES).await?;
+            }
+            self.shared.shard.yield_if_needed().await;
+        }
+        Ok(())
+    }
+
+    /// Sends so many segments, each a datagram to the kernel; answers what is left.
+    async fn send_singles<'a>(
+        &self,
+        whole: Outgoing<'_>,
+        mut rest: &'a [u8],
+        segment: usize,
+        mut count: usize,
+    ) -> io::Result<&'a [u8]> {
+        while count > 0 && !rest.is_empty() {
+            let mut pieces = rest.chunks(segment);
+            let some = count.min(SINGLES).min(rest.len().div_ceil(segment));
+            let singles: [_; SINGLES] = array::from_fn(|_| Outgoing {
+                bytes: pieces.next().unwrap_or_default(),
+                segment: None,
+                ..whole
+            });
+            let sent = self.send_some(&singles[..some]).await?;
+            rest = &rest[(sent * segment).min(rest.len())..];
+            count -= sent.min(count);
+        }
+        Ok(rest)
+    }
+}
+
+impl fmt::Debug for DatagramSender {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DatagramSender").field("local", &self.shared.local).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,134 @@
+//! Datagrams that get lost, come twice and overtake each other, between shards that die: whoever asks again is answered in the
+//! end, by the shard that owns him, and a peer that is not there ends nobody's socket.
+
+use std::collections::BTreeMap;
+use std::io::ErrorKind;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context, bail, ensure};
+use futures_util::future::try_join_all;
+use waterwheel::net::datagram::{DatagramProtocol, DatagramSender, Received};
+use waterwheel::reactor::{Address, DatagramOptions};
+use waterwheel::runtime::{Config, OnFailure, Supervision};
+use waterwheel::sim::{Check, Rule, Verdict, World};
+
+const PORT: u16 = 53;
+const CLIENTS: usize = 6;
+/// For as long as shards may die.
+const WORK: Duration = Duration::from_secs(2);
+
+/// Which shards each client came to.
+type Book = Arc<Mutex<BTreeMap<Address, Vec<usize>>>>;
+
+/// Answers with the question; panics at one that says so.
+struct Answers {
+    shard: usize,
+    book: Book,
+}
+
+impl DatagramProtocol for Answers {
+    fn received(&mut self, sender: &DatagramSender, datagram: &Received<'_>) -> anyhow::Result<()> {
+        let mut book = self.book.lock().unwrap_or_else(PoisonError::into_inner);
+        book.entry(datagram.from.clone()).or_default().push(self.shard);
+        drop(book);
+        match datagram.bytes.first() {
+            Some(b'!') => panic!("planned"),
+            Some(b'?') => bail!("planned"),
+            _ => Ok(sender.try_answer(datagram, datagram.bytes)?),
+        }
+    }
+}
+
+/// Asks a few questions, each until it is answered.
+async fn client(world: World, to: Address, id: usize) -> anyhow::Result<()> {
+    let mut socket = world.shard().connect_datagrams(&to, &DatagramOptions::default())?;
+    for number in 0..8_u8 {
+        if world.chance(0.2) {
+            // Not answered, and nobody is the worse for it; or refused, which the next attempt tells.
+            let _ = socket.send(if world.chance(0.5) { b"!" } else { b"?" }).await;
+        }
+        let question = vec![number; 1 + world.below(1_500) as usize];
+        let until = world.now() + Duration::from_secs(60);
+        while !asked(&world, &mut socket, &question).await? {
+            ensure!(world.now() < until, "client {id} has no answer to question {number}");
+        }
+        world.sleep(Duration::from_micros(world.below(400_000))).await;
+    }
+    Ok(())
+}
+
+/// Whether this attempt is answered.
+async fn asked(
+    world: &World,
+    socket: &mut waterwheel::net::datagram::DatagramSocket,
+    question: &[u8],
+) -> anyhow::Result<bool> {
+    match socket.send(question).await {
+        Err(error) if error.kind() == ErrorKind::ConnectionRefused => return Ok(false),
+        sent => sent?,
+    }
+    let answered = async {
+        loop {
+            match socket.receive().await {
+                // Another is of an earlier attempt.
+                Ok(answer) if answer.bytes == question => return Ok(true),
+                Ok(answer) => ensure!(answer.bytes.first() < question.first(), "of no question"),
+                Err(error) => ensure!(error.kind() == ErrorKind::ConnectionRefused, error),
+            }
+        }
+    };
+    world.shard().timeout(Duration::from_millis(100), answered).await.unwrap_or(Ok(false))
+}
+
+async fn scene(world: World) -> anyhow::Result<()> {
+    world.allow_panics();
+    let host = world.host("server");
+    let shards = 1 + world.below(4) as usize;
+    let pause = Duration::from_micros(world.below(3_000));
+    let supervision = Supervision { restarts: 1_000, pause, pause_most: pause * 2, ..Supervision::default() };
+    let config = Config::default().cores(shards).on_failure(OnFailure::Restart).supervision(supervision);
+    let runtime = host.runtime_with(config)?;
+    let group = runtime.datagrams(&format!("udp:{}", host.at(PORT)))?;
+    let to = group.local().clone();
+    world.rule(
+        Rule::new(Verdict::Panic).to(("server", 0)).with(0.01).at_most(3).between(Duration::ZERO..=WORK),
+    );
+    world.rule(Rule::new(Verdict::Refuse).to("server").with(0.05).between(Duration::ZERO..=WORK));
+    let book = Book::default();
+    let inside = book.clone();
+    let running = host.start(runtime, move |shard| {
+        let (group, book) = (group.clone(), inside.clone());
+        async move {
+            let answers = Answers { shard: shard.id().index(), book };
+            shard.datagrams_on(&group)?.serve(answers).await;
+            Ok(())
+        }
+    });
+    try_join_all((0..CLIENTS).map(|id| client(world.clone(), to.clone(), id))).await?;
+    running.stop(Duration::from_millis(50));
+    let ended = world.shard().timeout(Duration::from_secs(60), running).await.context("a shard hangs")?;
+    ensure!(ended.is_ok(), "{ended:?}");
+    let book = book.lock().unwrap_or_else(PoisonError::into_inner);
+    ensure!(book.len() == CLIENTS, "{} of {CLIENTS} came", book.len());
+    for (client, came) in &*book {
+        ensure!(came.iter().all(|shard| *shard == came[0]), "{client} came to {came:?}");
+    }
+    Ok(())
+}
+
+#[test]
+fn whoever_asks_again_is_answered_by_his_shard() {
+    Check::new().seeds(300).run(scene);
+}
+
+#[test]
+fn a_seed_decides_what_becomes_of_each_datagram() {
+    let check = Check::new().without_environment();
+    for seed in 0..10 {
+        let (one, two) = (check.seed(seed, scene), check.seed(seed, scene));
+        assert_eq!(one, two, "seed {seed}");
+        assert!(one.failure.is_none(), "{:?}", one.failure);
+        assert_ne!(one.hash, check.seed(seed + 100, scene).hash);
+    }
+}
