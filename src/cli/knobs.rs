@@ -51,6 +51,9 @@ pub(super) struct Knobs {
     /// Failures of a shard within a minute that are followed by a restart (WATERWHEEL_RESTARTS).
     #[arg(long, global = true, value_name = "COUNT")]
     restarts: Option<String>,
+    /// Where numbers, health and readiness are told over HTTP, as in `tcp:127.0.0.1:9100` (WATERWHEEL_ADMIN).
+    #[arg(long, global = true, value_name = "ENDPOINT")]
+    admin: Option<String>,
 }
 
 impl Knobs {
@@ -71,6 +74,7 @@ impl Knobs {
             (Knob::SteerProgram, "--steer-program", &self.steer_program),
             (Knob::OnFailure, "--on-failure", &self.on_failure),
             (Knob::Restarts, "--restarts", &self.restarts),
+            (Knob::Admin, "--admin", &self.admin),
         ];
         let usage = |error: crate::runtime::ConfigError| Failure::Usage(error.to_string());
         let mut config = Config::from_env().map_err(usage)?;

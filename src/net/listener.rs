@@ -15,7 +15,7 @@ use super::accepting::{Accepting, Steer};
 use super::connection::Connection;
 use super::offered::Offered;
 use super::places::{Part, Parts, Places};
-use super::queue::{AcceptCounters, Queue};
+use super::queue::{AcceptCounters, AcceptedBy, Queue};
 use super::reserve::Reserve;
 use crate::mesh::{Mailbox, OpenError, Port, PortOptions, Sender};
 use crate::shard::{Shard, Task};
@@ -76,6 +76,11 @@ impl Listening {
     /// shards, complete once all of them ended. So many are handed over and not taken over.
     pub fn undelivered(&self) -> u64 {
         self.shared.handoff.undelivered()
+    }
+
+    /// Whether clients are served: every part was opened, or given up, and not all are closed.
+    pub(crate) fn is_served(&self) -> bool {
+        self.shared.parts.are_served()
     }
 
     /// Closes a shard's part if it was never opened: the shard has ended.
@@ -149,6 +154,7 @@ impl Shard {
         let Shared { parts, reserve, .. } = &*listening.shared;
         let own = Queue::new(parts.clone(), self.id().index());
         let counters = own.counters.clone();
+        AcceptedBy::of(self).add(listening.local(), counters.clone());
         let steer = Rc::new(Steer { steering, to, parts: parts.clone(), counters });
         let door = Door::new(listener, listening.clone(), self.clone(), stays);
         let accepting = Accepting::new(self.clone(), door, own.clone(), steer.clone(), reserve.clone());

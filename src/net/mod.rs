@@ -38,4 +38,5 @@ pub use network::{Network, NetworkError, NetworkFault};
 pub use peek::PeekError;
 pub use places::Places;
 pub use pump::pump;
+pub(crate) use queue::AcceptedBy;
 pub use queue::{AcceptCounters, AcceptStats};

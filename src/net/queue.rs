@@ -1,14 +1,14 @@
 //! Connections accepted for a shard and not yet served, and what is counted about them.
 
 use std::cell::{Cell, OnceCell, RefCell};
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Waker};
 use std::time::Duration;
 
-use waterwheel_reactor::Time;
+use waterwheel_reactor::{Address, Time};
 
 use super::offered::Offered;
 use super::places::{Part, Parts, Places};
@@ -103,6 +103,38 @@ impl AcceptCounters {
             let AcceptStats { shed, adopt_failed, .. } = self.copy();
             tracing::warn!(shard = shard.id().index(), shed, adopt_failed, "{what}: {error}");
         }
+    }
+}
+
+/// What all listeners of a shard count, in this life of it.
+#[derive(Debug, Default)]
+pub(crate) struct AcceptedBy {
+    /// By address, in words. A part is opened seldom, and so are there few of them.
+    all: RefCell<Vec<(String, Rc<AcceptCounters>)>>,
+}
+
+impl AcceptedBy {
+    /// The one that is kept for this shard.
+    pub(crate) fn of(shard: &Shard) -> Rc<AcceptedBy> {
+        shard.kept().unwrap_or_else(|| {
+            let own = Rc::new(AcceptedBy::default());
+            drop(shard.keep(own.clone()));
+            own
+        })
+    }
+
+    pub(super) fn add(&self, listener: &Address, counters: Rc<AcceptCounters>) {
+        self.all.borrow_mut().push((listener.to_string(), counters));
+    }
+
+    /// What was counted so far, by listener.
+    pub(crate) fn stats(&self) -> BTreeMap<String, AcceptStats> {
+        let mut sums: BTreeMap<String, AcceptStats> = BTreeMap::new();
+        for (listener, counters) in &*self.all.borrow() {
+            let sum = sums.entry(listener.clone()).or_default();
+            *sum = *sum + counters.copy();
+        }
+        sums
     }
 }
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::knob::{self, DRAIN_S_MAX, Knob, RESTARTS_MAX, SEEDS_MAX, SHARDS_MAX, SPIN_US_MAX, STALL_MS_MAX};
 use super::{CpuList, OnFailure, Supervision};
 use crate::net::quoted::{Bare, Quoted};
+use crate::net::{Endpoint, EndpointError};
 use crate::shard::Budgets;
 use crate::steer::Mode;
 
@@ -49,6 +50,8 @@ pub struct Config {
     /// `None`: as whoever runs it says.
     pub(crate) on_failure: Option<OnFailure>,
     pub(crate) supervision: Supervision,
+    /// `None`: there is none.
+    pub(crate) admin: Option<Given<Endpoint>>,
     pub(crate) simulation: Simulation,
     /// Without `spin` and `stall`, which have knobs of their own.
     budgets: Budgets,
@@ -104,6 +107,7 @@ impl Default for Config {
             steer_program: true,
             on_failure: None,
             supervision: Supervision::default(),
+            admin: None,
             simulation: Simulation::default(),
             budgets: Budgets::default(),
         }
@@ -257,6 +261,11 @@ impl Config {
                 self.on_failure = Some(text.parse().map_err(|()| "nothing that could be done".to_owned())?);
             }
             Knob::Restarts => self.supervision.restarts = knob::number(text, RESTARTS_MAX)? as u32,
+            Knob::Admin if text == "off" => self.admin = None,
+            Knob::Admin => {
+                let endpoint = text.parse().map_err(|error: EndpointError| error.fault().to_string())?;
+                self.admin = Some(Given::by(origin, endpoint));
+            }
             Knob::Seeds => match knob::number(text, SEEDS_MAX)? {
                 0 => return Err("nothing would be tried".to_owned()),
                 count => self.simulation.seeds = Some(count),
@@ -345,6 +354,17 @@ impl Config {
     pub fn supervision(mut self, supervision: Supervision) -> Config {
         self.supervision = supervision;
         self
+    }
+
+    /// Where the program tells what it counts and how it stands, over HTTP: see [`crate::metrics`]. Default: nowhere.
+    pub fn admin(mut self, at: Endpoint) -> Config {
+        self.admin = Some(Given::by("Config::admin", at));
+        self
+    }
+
+    /// Where that is, for programs that want it always.
+    pub fn admin_endpoint(&self) -> Option<&Endpoint> {
+        self.admin.as_ref().map(|given| &given.value)
     }
 
     /// Other limits for a turn. The idle spin and the stall report have settings of their own ([`Config::spin`],

@@ -8,6 +8,10 @@ use crate::steer::Mode;
 /// The most shards that one runtime runs: one for each CPU that a thread can be pinned to.
 pub(crate) const SHARDS_MAX: usize = 1024;
 
+/// Where the admin endpoint may be.
+pub(crate) const ADMIN: &str =
+    "off, or an endpoint to listen on, as in tcp:127.0.0.1:9100 or unix:/run/waterwheel.sock";
+
 /// One thing that an operator may set, by an environment variable, a flag or a method of [`Config`](super::Config).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Knob {
@@ -42,6 +46,9 @@ pub enum Knob {
     OnFailure,
     /// `WATERWHEEL_RESTARTS`: how many failures of a shard within a minute are followed by a restart. Default 5.
     Restarts,
+    /// `WATERWHEEL_ADMIN`: where the program tells what it counts and how it stands, over HTTP ([`crate::metrics`]): an
+    /// endpoint as in `tcp:127.0.0.1:9100`, `unix:/run/x.sock`, or `off`, the default. Whoever can connect is told.
+    Admin,
     /// `WATERWHEEL_SEEDS`: how many seeds each simulated test tries. Its own number by default.
     Seeds,
     /// `WATERWHEEL_SEED`: the one seed that simulated tests replay.
@@ -67,6 +74,7 @@ impl Knob {
         Knob::SteerProgram,
         Knob::OnFailure,
         Knob::Restarts,
+        Knob::Admin,
         Knob::Seeds,
         Knob::Seed,
         Knob::Trace,
@@ -89,6 +97,7 @@ impl Knob {
             Knob::SteerProgram => "WATERWHEEL_STEER_PROGRAM",
             Knob::OnFailure => "WATERWHEEL_ON_FAILURE",
             Knob::Restarts => "WATERWHEEL_RESTARTS",
+            Knob::Admin => "WATERWHEEL_ADMIN",
             Knob::Seeds => "WATERWHEEL_SEEDS",
             Knob::Seed => "WATERWHEEL_SEED",
             Knob::Trace => "WATERWHEEL_TRACE",
@@ -114,6 +123,7 @@ impl Knob {
             Knob::SteerProgram => "on, off".to_owned(),
             Knob::OnFailure => OnFailure::ALL.map(OnFailure::name).join(", "),
             Knob::Restarts => format!("a number from 0 to {RESTARTS_MAX}"),
+            Knob::Admin => ADMIN.to_owned(),
             Knob::Seeds => format!("a number from 1 to {SEEDS_MAX}"),
             Knob::Seed => format!("a number from 0 to {}", u64::MAX),
             Knob::Trace => "the path of a file".to_owned(),

@@ -8,6 +8,7 @@ mod config;
 mod cpus;
 mod declare;
 mod knob;
+mod measured;
 mod plan;
 mod protocols;
 mod reporter;

@@ -20,9 +20,10 @@ use super::signal::{Signal, SignalError, Signals};
 use super::stop::Stopper;
 use super::supervision::OnFailure;
 use crate::mesh::{DeclareError, Mesh, Remote, StopGuard};
-use crate::net::reserve::Reserve;
-
+use crate::metrics::Registry;
+use crate::metrics::admin::Admin;
 use crate::net::Steering;
+use crate::net::reserve::Reserve;
 use crate::net::{Endpoint, EndpointError, Listening, Lookups, ResolveError};
 use crate::shard::Shard;
 use crate::steer::{Mode, program, random_seed};
@@ -33,10 +34,10 @@ use crate::steer::{Mode, program, random_seed};
 /// listeners ([`listen`](Runtime::listen)), then [`run`](Runtime::run).
 #[derive(Debug)]
 pub struct Runtime {
-    config: Config,
+    pub(super) config: Config,
     plan: Plan,
     choice: Choice,
-    backend: Arc<dyn Backend>,
+    pub(super) backend: Arc<dyn Backend>,
     pub(super) mesh: Arc<Mesh>,
     stopper: Stopper,
     /// From the start, so that whoever asks a runtime that never ran is told that it has ended.
@@ -52,6 +53,9 @@ pub struct Runtime {
     /// Unless the configuration says something else.
     on_failure: OnFailure,
     on_report: Option<Box<dyn Report>>,
+    pub(super) metrics: Arc<Registry>,
+    /// Where it is told, if it is.
+    pub(super) admin: Option<Arc<Admin>>,
 }
 
 /// Why a runtime could not start.
@@ -168,16 +172,25 @@ impl Runtime {
         if let Err(error) = waterwheel_os::raise_descriptor_limit() {
             tracing::warn!("the limit of open descriptors stays as it is: {error}");
         }
-        Ok(Runtime::made_of(config, plan, choice, Arc::new(backend)))
+        let mut runtime = Runtime::made_of(config, plan, choice, Arc::new(backend), true);
+        runtime.open_admin()?;
+        Ok(runtime)
     }
 
-    /// Of what was decided already.
-    pub(crate) fn made_of(config: Config, plan: Plan, choice: Choice, backend: Arc<dyn Backend>) -> Runtime {
+    /// Of what was decided already; `is_real` if its shards will be threads of this process.
+    pub(crate) fn made_of(
+        config: Config,
+        plan: Plan,
+        choice: Choice,
+        backend: Arc<dyn Backend>,
+        is_real: bool,
+    ) -> Runtime {
         let mesh = Mesh::new(plan.shards.len(), config.turn_budgets().messages);
         let guards = (0..mesh.shards()).map(|shard| StopGuard::new(&mesh, shard)).collect();
         let stopper = Stopper::new(&mesh);
         let seed = config.steer_seed.unwrap_or_else(random_seed);
         let (listeners, files, reserve) = Default::default();
+        let metrics = Registry::new(mesh.shards(), choice.reactor, is_real);
         Runtime {
             config,
             plan,
@@ -193,6 +206,8 @@ impl Runtime {
             signals: true,
             on_failure: OnFailure::Ignore,
             on_report: None,
+            metrics,
+            admin: None,
         }
     }
 
@@ -325,7 +340,7 @@ impl Runtime {
     }
 
     /// Remembers the file that was made for a Unix socket, if one was.
-    fn keep_file(&self, bound: Option<&Bound>) {
+    pub(super) fn keep_file(&self, bound: Option<&Bound>) {
         let Some(Bound { local: Address::Unix(UnixName::Path(path)), handle: Handle::Os(_), .. }) = bound
         else {
             return;
@@ -405,7 +420,10 @@ impl Runtime {
             supervision: self.config.supervision,
             main,
             made,
+            metrics: self.metrics.clone(),
+            admin: self.admin.clone(),
         };
+        self.metrics.status.listens_on(crew.listeners.clone());
         let launches = crew.launches(&self.plan, std::mem::take(&mut self.guards));
         // What is left of the runtime, files of sockets among it, goes when the run is over.
         let finish = move |ended: Result<(), Vec<Ended>>| {

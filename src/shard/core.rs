@@ -472,6 +472,7 @@ impl Core {
     /// Reports a turn that kept everybody else waiting for too long.
     pub(super) fn report_stall(&self, limit: Duration) {
         let length = self.reactor.now().since(self.turn_began.get());
+        self.stats.turn_times.borrow_mut().record(length);
         if length > limit {
             self.stats.stalls.set(self.stats.stalls.get() + 1);
             tracing::warn!(

@@ -32,7 +32,7 @@ mod tests;
 #[cfg(test)]
 pub(crate) mod wakes;
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::time::Duration;
 
 use waterwheel_reactor::Time;
@@ -108,6 +108,8 @@ pub(crate) struct Stats {
     pub(crate) spawned: Cell<u64>,
     pub(crate) panics: Cell<u64>,
     pub(crate) stalls: Cell<u64>,
+    /// How long turns took, while stalls are reported: else nobody looks at the clock.
+    pub(crate) turn_times: RefCell<QueueTimes>,
     /// Resolvers that were made here and are still there.
     pub(crate) resolvers: Cell<usize>,
 }
