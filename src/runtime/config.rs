@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use super::knob::{self, DRAIN_S_MAX, Knob, RESTARTS_MAX, SEEDS_MAX, SHARDS_MAX, SPIN_US_MAX, STALL_MS_MAX};
 use super::{CpuList, OnFailure, Supervision};
+use crate::net::Endpoint;
 use crate::net::quoted::{Bare, Quoted};
-use crate::net::{Endpoint, EndpointError};
 use crate::shard::Budgets;
 use crate::steer::Mode;
 
@@ -77,7 +77,7 @@ pub(crate) struct Given<T> {
 }
 
 impl<T> Given<T> {
-    fn by(origin: &str, value: T) -> Given<T> {
+    pub(super) fn by(origin: &str, value: T) -> Given<T> {
         Given { value, origin: origin.to_owned() }
     }
 }
@@ -229,7 +229,7 @@ impl Config {
             Knob::Cores if text == "auto" => self.cores = None,
             Knob::Cores => {
                 let count = knob::number(text, SHARDS_MAX as u64)? as usize;
-                self.cores = Some(Given::by(origin, shard_count(count)?));
+                self.cores = Some(Given::by(origin, knob::shard_count(count)?));
             }
             Knob::Cpus => {
                 let list = text.parse::<CpuList>().map_err(|error| error.to_string())?;
@@ -261,11 +261,7 @@ impl Config {
                 self.on_failure = Some(text.parse().map_err(|()| "nothing that could be done".to_owned())?);
             }
             Knob::Restarts => self.supervision.restarts = knob::number(text, RESTARTS_MAX)? as u32,
-            Knob::Admin if text == "off" => self.admin = None,
-            Knob::Admin => {
-                let endpoint = text.parse().map_err(|error: EndpointError| error.fault().to_string())?;
-                self.admin = Some(Given::by(origin, endpoint));
-            }
+            Knob::Admin => self.admin = knob::admin(text)?.map(|at| Given::by(origin, at)),
             Knob::Seeds => match knob::number(text, SEEDS_MAX)? {
                 0 => return Err("nothing would be tried".to_owned()),
                 count => self.simulation.seeds = Some(count),
@@ -356,17 +352,6 @@ impl Config {
         self
     }
 
-    /// Where the program tells what it counts and how it stands, over HTTP: see [`crate::metrics`]. Default: nowhere.
-    pub fn admin(mut self, at: Endpoint) -> Config {
-        self.admin = Some(Given::by("Config::admin", at));
-        self
-    }
-
-    /// Where that is, for programs that want it always.
-    pub fn admin_endpoint(&self) -> Option<&Endpoint> {
-        self.admin.as_ref().map(|given| &given.value)
-    }
-
     /// Other limits for a turn. The idle spin and the stall report have settings of their own ([`Config::spin`],
     /// [`Config::stall`]), which count.
     pub fn budgets(mut self, budgets: Budgets) -> Config {
@@ -404,7 +389,7 @@ impl Config {
             malformed(Knob::BlockingThreads, "Config::blocking_threads", &threads.to_string(), wrong)
         })?;
         let Some(cores) = &self.cores else { return Ok(()) };
-        shard_count(cores.value)
+        knob::shard_count(cores.value)
             .map_err(|wrong| malformed(Knob::Cores, &cores.origin, &cores.value.to_string(), wrong))?;
         match &self.cpus {
             Some(cpus) if cpus.value.len() != cores.value => Err(ConfigError::Contradiction {
@@ -415,14 +400,6 @@ impl Config {
             }),
             _ => Ok(()),
         }
-    }
-}
-
-fn shard_count(count: usize) -> Result<usize, String> {
-    match count {
-        0 => Err("no shard could run".to_owned()),
-        1..=SHARDS_MAX => Ok(count),
-        _ => Err(format!("more than {SHARDS_MAX}")),
     }
 }
 

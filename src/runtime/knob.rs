@@ -3,6 +3,7 @@
 use std::fmt;
 
 use super::OnFailure;
+use crate::net::{Endpoint, EndpointError};
 use crate::steer::Mode;
 
 /// The most shards that one runtime runs: one for each CPU that a thread can be pinned to.
@@ -171,6 +172,20 @@ pub(crate) fn seed(text: &str) -> Result<u32, String> {
         return Err("not a hexadecimal number".to_owned());
     }
     u32::from_str_radix(digits, 16).map_err(|_| "more than 0xffffffff".to_owned())
+}
+
+pub(crate) fn shard_count(count: usize) -> Result<usize, String> {
+    match count {
+        0 => Err("no shard could run".to_owned()),
+        1..=SHARDS_MAX => Ok(count),
+        _ => Err(format!("more than {SHARDS_MAX}")),
+    }
+}
+
+/// Where the admin endpoint is to be; `None`: there is to be none.
+pub(crate) fn admin(text: &str) -> Result<Option<Endpoint>, String> {
+    let endpoint = || text.parse().map_err(|error: EndpointError| error.fault().to_string());
+    if text == "off" { Ok(None) } else { endpoint().map(Some) }
 }
 
 /// Checks a log filter: levels, each for everything or for one target.
