@@ -15,6 +15,7 @@ mod kit;
 mod left;
 mod limits;
 mod load;
+mod measured;
 mod pressure;
 mod programs;
 mod proxy;
