@@ -2,7 +2,7 @@
 //! stands.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -15,7 +15,10 @@ use waterwheel::net::Connection;
 use waterwheel::runtime::{Config, OnFailure, RunError, Runtime, Stopper, Supervision};
 use waterwheel::shard::{Shard, ShardId};
 
-use super::kit::{LONG, Page, Watch, client, config, eventually, on_each_reactor, pause, spawn};
+use super::kit::{
+    LONG, Page, Proxy, Watch, client, config, dead_port, eventually, meet, on_each_reactor, pause, spawn,
+    total,
+};
 
 on_each_reactor![
     a_scrape_under_load_is_what_clients_did,
@@ -24,6 +27,8 @@ on_each_reactor![
     clients_that_say_nothing_keep_nobody_out,
     ready_is_told_from_starting_and_stopping,
     shards_that_stall_or_wait_for_their_restart_are_named,
+    the_proxy_tells_what_it_reports,
+    a_connection_is_a_span_of_the_log,
     a_unix_socket_is_as_good_and_goes_with_the_runtime,
 ];
 
@@ -375,6 +380,58 @@ fn shards_that_stall_or_wait_for_their_restart_are_named(reactor: &str) {
     assert_eq!(body, "not ready\nthe weir is open is not met\n", "others serve their clients");
     running.stopper.stop(Duration::ZERO);
     assert!(running.thread.join().unwrap().is_err());
+}
+
+fn the_proxy_tells_what_it_reports(reactor: &str) {
+    let origin = TcpListener::bind("127.0.0.1:0").unwrap();
+    let upstream = origin.local_addr().unwrap();
+    let mut command = Proxy::command(reactor, &[upstream]);
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("admin.sock");
+    command.args(["--admin", &format!("unix:{}", path.display())]);
+    command.args(["--log", "info,waterwheel::net=debug"]);
+    let proxy = Proxy::spawn(&mut command);
+    let mut client = client(proxy.at);
+    let mut server = meet(&origin);
+    client.write_all(b"water").unwrap();
+    server.read_exact(&mut [0; 5]).unwrap();
+    let page = || {
+        Page::read(&ask(&mut UnixStream::connect(&path).unwrap(), "GET /metrics HTTP/1.0\r\n\r\n").1, false)
+    };
+    let page = eventually("the bytes to be counted", || {
+        Some(page()).filter(|page| page.value("proxy_forwarded_bytes_total{direction=up}") == 5.0)
+    });
+    assert_eq!(page.value("proxy_connections_active{}"), 1.0);
+    let upstream = format!("proxy_upstream_connections_total{{group=,upstream=tcp:{upstream}}}");
+    assert_eq!(page.value(&upstream), 1.0);
+    drop(client);
+    drop(server);
+    let report = proxy.report();
+    assert_eq!(total(&report, "accepted"), 1);
+    proxy.counts("active", 0);
+    let ended = |how: &str| format!("proxy_connections_ended_total{{how={how}}}");
+    let text = ask(&mut UnixStream::connect(&path).unwrap(), "GET /metrics HTTP/1.0\r\n\r\n").1;
+    let page = Page::read(&text, false);
+    let report = proxy.report();
+    for how in ["finished", "client_broke", "upstream_broke"] {
+        assert_eq!(page.value(&ended(how)), total(&report, how) as f64, "{how}");
+    }
+    proxy.stop();
+}
+
+fn a_connection_is_a_span_of_the_log(reactor: &str) {
+    let (_held, upstream) = dead_port();
+    let mut command = Proxy::command(reactor, &[upstream]);
+    command.args(["--log", "info,waterwheel::net=debug"]);
+    let proxy = Proxy::spawn(&mut command);
+    let own = {
+        let mut client = client(proxy.at);
+        let own = client.local_addr().unwrap();
+        let _ = client.read(&mut [0]);
+        own
+    };
+    proxy.process.told_of(&format!("id=1 peer=\"tcp:{own}\" listener=tcp:{}}}: ", proxy.at));
+    proxy.stop();
 }
 
 fn a_unix_socket_is_as_good_and_goes_with_the_runtime(reactor: &str) {

@@ -9,6 +9,7 @@ use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
 
+use tracing::{Instrument, Span};
 use waterwheel_reactor::{Address, Bound, Incoming, Listener};
 
 use super::accepting::{Accepting, Steer};
@@ -114,6 +115,8 @@ pub struct Acceptor {
     spreads: bool,
     steer: Rc<Steer>,
     accepting: Option<Task<()>>,
+    /// Where it listens.
+    local: Address,
 }
 
 impl Shard {
@@ -130,7 +133,8 @@ impl Shard {
         let (own, steer, accepting) = self.accept_by(listening, bound, mailbox.sender(), steering, stays)?;
         let accepting = Some(self.spawn("accept", accepting.run()));
         let spreads = steering.mode.spreads() && self.count() > 1;
-        Ok(Acceptor { shard: self.clone(), mailbox, own, own_first: false, spreads, steer, accepting })
+        let local = listening.local().clone();
+        Ok(Acceptor { shard: self.clone(), mailbox, own, own_first: false, spreads, steer, accepting, local })
     }
 
     fn take_part(&self, listening: &Listening) -> io::Result<Bound> {
@@ -335,17 +339,22 @@ impl Acceptor {
         F: Future<Output = anyhow::Result<()>> + 'static,
     {
         self.own.serve_in(places);
-        let serve = Rc::new(serve);
+        let (serve, local) = (Rc::new(serve), self.local.clone());
         let start = |shard: &Shard, connection: Connection| {
             // Taken until both its task and the connection are gone, which may linger.
             let place = Rc::new(places.take());
             let (serve, connection) = (serve.clone(), connection.escorted(place.clone()));
-            shard.spawn_detached("connection", async move {
+            let span = connection_span(shard, &local, &connection);
+            let serving = async move {
                 if let Err(error) = serve(connection).await {
                     tracing::debug!("a connection ended with an error: {error:#}");
                 }
                 drop(place);
-            });
+            };
+            match span {
+                Some(span) => shard.spawn_detached("connection", serving.instrument(span)),
+                None => shard.spawn_detached("connection", serving),
+            }
         };
         while let Some(accepted) = self.next(Some(places)).await {
             // If it failed that was counted, and the next one may be fine.
@@ -376,6 +385,18 @@ impl Acceptor {
     pub fn counters(&self) -> Rc<AcceptCounters> {
         self.own.counters.clone()
     }
+}
+
+/// What a connection's events are within, where somebody wants to know: its task is not wrapped otherwise, and a level that
+/// is off costs one relaxed load, when it is accepted.
+fn connection_span(shard: &Shard, listener: &Address, connection: &Connection) -> Option<Span> {
+    if !tracing::enabled!(tracing::Level::DEBUG) {
+        return None;
+    }
+    let peer = connection.peer().map_or_else(|error| error.to_string(), |peer| peer.to_string());
+    let (shard, id) = (shard.id().index(), AcceptedBy::of(shard).next_id());
+    let span = tracing::debug_span!("connection", shard, id, peer, %listener);
+    (!span.is_disabled()).then_some(span)
 }
 
 impl Drop for Acceptor {

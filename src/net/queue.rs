@@ -111,6 +111,8 @@ impl AcceptCounters {
 pub(crate) struct AcceptedBy {
     /// By address, in words. A part is opened seldom, and so are there few of them.
     all: RefCell<Vec<(String, Rc<AcceptCounters>)>>,
+    /// Connections that have a number, for the log.
+    numbered: Cell<u64>,
 }
 
 impl AcceptedBy {
@@ -121,6 +123,12 @@ impl AcceptedBy {
             drop(shard.keep(own.clone()));
             own
         })
+    }
+
+    /// The number of the next connection, from 1.
+    pub(super) fn next_id(&self) -> u64 {
+        self.numbered.set(self.numbered.get() + 1);
+        self.numbered.get()
     }
 
     pub(super) fn add(&self, listener: &Address, counters: Rc<AcceptCounters>) {

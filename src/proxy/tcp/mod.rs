@@ -3,6 +3,7 @@
 mod counters;
 mod first;
 mod itself;
+mod measures;
 mod routes;
 mod serve;
 mod settings;

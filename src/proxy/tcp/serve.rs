@@ -11,9 +11,10 @@ use std::time::Duration;
 use futures_util::future::select;
 use waterwheel_reactor::{Address, ConnectOptions, ListenOptions, Side, StreamOptions};
 
-use super::counters::{Cells, Report, ShardReport, add};
+use super::counters::{Cells, Report, ShardReport, UpstreamCounters, add};
 use super::first::{self, First, Refusal};
 use super::itself::reaches;
+use super::measures::Measures;
 use super::routes::Routes;
 use super::settings::{ProxyError, Settings};
 use super::upstreams::{Lease, Upstreams};
@@ -49,6 +50,8 @@ struct Plan {
     reactor: &'static str,
     /// By shard: what it had counted when it ended.
     last: Mutex<Vec<Option<ShardReport>>>,
+    /// `None`: another proxy of this runtime has them.
+    measures: Option<Measures>,
 }
 
 /// What one shard of the proxy shares among its connections.
@@ -105,7 +108,11 @@ impl Proxy {
         let upstreams = groups.into_iter().map(addresses).collect();
         let reactor = runtime.choice().reactor;
         let last = Mutex::new(vec![None; shards]);
-        Ok(Proxy { plan: Arc::new(Plan { settings, listeners, upstreams, routes, options, reactor, last }) })
+        let measures = Measures::declare(runtime)
+            .inspect_err(|error| tracing::warn!("the metrics are of another proxy alone: {error}"))
+            .ok();
+        let plan = Plan { settings, listeners, upstreams, routes, options, reactor, last, measures };
+        Ok(Proxy { plan: Arc::new(plan) })
     }
 
     /// Where it listens, ports resolved, in the order of the settings.
@@ -136,7 +143,11 @@ impl Proxy {
             accepting: acceptors.iter().map(|acceptor| acceptor.counters()).collect(),
         });
         shard.keep(state.clone());
+        let measured = state.clone();
         let last = Last { state: state.clone(), shard };
+        if let Some(measures) = &plan.measures {
+            measures.watch(shard, move |with| with(&measured.cells.copy(), &measured.upstream_counters()))?;
+        }
         begun();
         let places = Places::new(shard.part_of(plan.settings.connections).len());
         let serving = acceptors.into_iter().map(|acceptor| {
@@ -251,13 +262,17 @@ fn keepalive(idle: Option<Duration>) -> Option<Duration> {
 }
 
 impl State {
+    fn upstream_counters(&self) -> Vec<UpstreamCounters> {
+        self.upstreams.iter().flat_map(Upstreams::counters).collect()
+    }
+
     fn report(&self, shard: &Shard) -> ShardReport {
         let accepting = self.accepting.iter().map(|counters| counters.copy());
         ShardReport {
             shard: shard.id().index(),
             counters: self.cells.copy(),
             accepting: accepting.fold(AcceptStats::default(), std::ops::Add::add),
-            upstreams: self.upstreams.iter().flat_map(Upstreams::counters).collect(),
+            upstreams: self.upstream_counters(),
             tasks: shard.stats(),
             messages: shard.mesh_stats(),
         }
