@@ -177,12 +177,16 @@ where
     M: Fn(Shard) -> F,
 {
     let index = shard.id().index();
-    if let Some(admin) = crew.admin.as_ref().filter(|_| index == admin::SHARD) {
-        admin.serve(&shard, &crew.metrics);
-    }
+    let serve_admin = || {
+        if let Some(admin) = crew.admin.as_ref().filter(|_| index == admin::SHARD) {
+            admin.serve(&shard, &crew.metrics);
+        }
+    };
     if let Some(pause) = pause {
         let began = shard.now();
         reopened(&shard).await;
+        // Not before, since it calls the others; and during the pause.
+        serve_admin();
         // In the next turn it has heard of a stop.
         shard.yield_now().await;
         if !pause.is_zero() {
@@ -193,6 +197,8 @@ where
         }
         let took = shard.now().since(began);
         tracing::info!(shard = shard.id().index(), ?took, "the shard is back");
+    } else {
+        serve_admin();
     }
     crew.metrics.status.set(index, Standing::Running);
     run_main(crew, shard).await;
