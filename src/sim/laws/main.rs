@@ -9,6 +9,7 @@ mod handed;
 mod kept;
 mod layered;
 mod leased;
+mod measured;
 mod ported;
 mod proxied;
 mod restarted;
