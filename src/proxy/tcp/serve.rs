@@ -452,6 +452,7 @@ mod tests {
             options: ConnectOptions::default(),
             reactor: "none",
             last: Mutex::default(),
+            measures: None,
         };
         let state = Rc::new(State {
             upstreams: Vec::new(),
