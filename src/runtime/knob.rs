@@ -60,7 +60,7 @@ pub enum Knob {
 
 impl Knob {
     /// All of them, in the order in which they are documented.
-    pub const ALL: [Knob; 17] = [
+    pub const ALL: [Knob; 18] = [
         Knob::Cores,
         Knob::Cpus,
         Knob::Reactor,
