@@ -78,6 +78,7 @@
 //! | [`mesh`] | between shards: ports, lanes, bells, calls, stop |
 //! | [`steer`] | which shard: the hash and its modes |
 //! | [`net`] | connections, listeners, endpoints, forwarding; frames, layers, protocols; HTTP/1 heads |
+//! | [`metrics`] | counters of each shard, merged by message; the admin endpoint |
 //! | [`runtime`] | settings, CPUs, start, signals, drain |
 //! | [`process`] | child processes, and programs that are kept running |
 //! | `sim` | whole programs in simulated worlds, for tests |
@@ -90,6 +91,7 @@
 pub mod load;
 pub mod manual;
 pub mod mesh;
+pub mod metrics;
 pub mod net;
 pub mod process;
 pub mod proxy;

@@ -18,6 +18,7 @@ mod lifecycle;
 mod limits;
 mod load;
 mod logged;
+mod measured;
 mod pressure;
 mod programs;
 mod proxy;

@@ -209,7 +209,7 @@ impl Connection {
     }
 
     /// Something more to drop when both halves are gone for good, lingering included.
-    pub(super) fn escorted(mut self, escort: Rc<dyn Any>) -> Connection {
+    pub(crate) fn escorted(mut self, escort: Rc<dyn Any>) -> Connection {
         for place in [&mut self.receiving.escort, &mut self.sending.escort] {
             *place = Some(match place.take() {
                 Some(before) => Rc::new((before, escort.clone())),

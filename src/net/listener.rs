@@ -11,6 +11,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use futures_util::future::{Either, select};
+use tracing::{Instrument, Span};
 use waterwheel_os::SocketFile;
 use waterwheel_reactor::{Address, Bound, Incoming, Listener};
 
@@ -18,7 +19,7 @@ use super::accepting::{Accepting, Steer};
 use super::connection::Connection;
 use super::offered::Offered;
 use super::places::{Part, Parts, Places};
-use super::queue::{AcceptCounters, Queue};
+use super::queue::{AcceptCounters, AcceptedBy, Queue};
 use super::quota::Quota;
 use super::reserve::Reserve;
 use crate::mesh::{Mailbox, OpenError, Port, PortOptions, Sender};
@@ -138,6 +139,11 @@ impl Listening {
         self.shared.handoff.undelivered()
     }
 
+    /// Whether clients are served: every part was opened, or given up, and not all are closed.
+    pub(crate) fn is_served(&self) -> bool {
+        self.shared.parts.are_served()
+    }
+
     /// Closes a shard's part if it was never opened: the shard has ended.
     pub(crate) fn give_up(&self, shard: usize) {
         self.shared.parts.set(shard, Part::Closed);
@@ -167,6 +173,8 @@ pub struct Acceptor {
     spreads: bool,
     steer: Rc<Steer>,
     accepting: Option<Task<()>>,
+    /// Where it listens.
+    local: Address,
     leaving: Leaving,
 }
 
@@ -215,8 +223,9 @@ impl Shard {
         let (own, steer, accepting) = self.accept_by(listening, bound, mailbox.sender(), steering, stays)?;
         let accepting = Some(self.spawn("accept", accepting.run()));
         let spreads = steering.mode.spreads() && self.count() > 1;
-        let (shard, own_first, leaving) = (self.clone(), false, Leaving::default());
-        Ok(Acceptor { shard, mailbox, own, own_first, spreads, steer, accepting, leaving })
+        let (shard, own_first, leaving, local) =
+            (self.clone(), false, Leaving::default(), listening.local().clone());
+        Ok(Acceptor { shard, mailbox, own, own_first, spreads, steer, accepting, leaving, local })
     }
 
     fn take_part(&self, listening: &Listening) -> io::Result<Bound> {
@@ -238,6 +247,7 @@ impl Shard {
         let Shared { parts, reserve, .. } = &*listening.shared;
         let own = Queue::new(parts.clone(), self.id().index(), Quota::of(self));
         let counters = own.counters.clone();
+        AcceptedBy::of(self).add(listening.local(), counters.clone());
         let (parts, _of) = (parts.clone(), listening.clone());
         let steer = Rc::new(Steer { steering, to, parts, counters, _of });
         let door = Door::new(listener, listening.clone(), self.clone(), stays);
@@ -518,12 +528,17 @@ impl Acceptor {
         // Taken until both its task and the connection are gone, which may linger.
         let place = Rc::new(places.take());
         let (serve, connection) = (serve.clone(), connection.escorted(place.clone()));
-        self.shard.spawn_detached("connection", async move {
+        let span = connection_span(&self.shard, &self.local, &connection);
+        let serving = async move {
             if let Err(error) = serve(connection).await {
                 tracing::debug!("a connection ended with an error: {error:#}");
             }
             drop(place);
-        });
+        };
+        match span {
+            Some(span) => self.shard.spawn_detached("connection", serving.instrument(span)),
+            None => self.shard.spawn_detached("connection", serving),
+        }
     }
 
     fn end_accepting(&mut self) {
@@ -549,6 +564,18 @@ async fn until<F: Future>(end: impl Future<Output = ()>, future: F) -> Option<F:
         Either::Left(_) => None,
         Either::Right((output, _)) => Some(output),
     }
+}
+
+/// What a connection's events are within, where somebody wants to know: its task is not wrapped otherwise, and a level that
+/// is off costs one relaxed load, when it is accepted.
+fn connection_span(shard: &Shard, listener: &Address, connection: &Connection) -> Option<Span> {
+    if !tracing::enabled!(tracing::Level::DEBUG) {
+        return None;
+    }
+    let peer = connection.peer().map_or_else(|error| error.to_string(), |peer| peer.to_string());
+    let (shard, id) = (shard.id().index(), AcceptedBy::of(shard).next_id());
+    let span = tracing::debug_span!("connection", shard, id, peer, %listener);
+    (!span.is_disabled()).then_some(span)
 }
 
 impl Drop for Acceptor {

@@ -42,4 +42,5 @@ pub(crate) use offered::Offered;
 pub use peek::PeekError;
 pub use places::Places;
 pub use pump::pump;
+pub(crate) use queue::AcceptedBy;
 pub use queue::{AcceptCounters, AcceptStats};

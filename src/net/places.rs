@@ -50,14 +50,14 @@ impl Places {
     }
 
     /// Takes a place, also if none is left: the connection is there already.
-    pub(super) fn take(&self) -> Place {
+    pub(crate) fn take(&self) -> Place {
         self.inner.taken.set(self.inner.taken.get() + 1);
         self.inner.tell();
         Place(self.inner.clone())
     }
 
     /// Whether a place is left.
-    pub(super) fn are_left(&self) -> bool {
+    pub(crate) fn are_left(&self) -> bool {
         self.inner.taken.get() < self.inner.most.get()
     }
 
@@ -67,12 +67,12 @@ impl Places {
     }
 
     /// Whether one more may be accepted, and find a place behind those that wait already.
-    pub(super) fn are_left_for_more(&self) -> bool {
+    pub(crate) fn are_left_for_more(&self) -> bool {
         self.inner.taken.get().saturating_add(self.inner.queued.get()) < self.inner.most.get()
     }
 
     /// Ready when a place is left.
-    pub(super) fn poll_left(&self, cx: &Context<'_>) -> Poll<()> {
+    pub(crate) fn poll_left(&self, cx: &Context<'_>) -> Poll<()> {
         self.poll_below(cx, self.inner.most.get())
     }
 
@@ -127,7 +127,7 @@ impl fmt::Debug for Places {
 }
 
 /// A place that is taken, until this is dropped.
-pub(super) struct Place(Rc<Inner>);
+pub(crate) struct Place(Rc<Inner>);
 
 impl Drop for Place {
     fn drop(&mut self) {
@@ -185,6 +185,12 @@ impl Parts {
 
     pub(super) fn set(&self, shard: usize, part: Part) {
         self.parts[shard].store(part as u8, Relaxed);
+    }
+
+    /// Whether each part was opened, or given up, and one of them at least is not closed.
+    pub(super) fn are_served(&self) -> bool {
+        let all = || self.parts.iter().map(|part| part.load(Relaxed));
+        all().all(|part| part != Part::Unopened as u8) && all().any(|part| part != Part::Closed as u8)
     }
 
     pub(super) fn is(&self, shard: usize, part: Part) -> bool {

@@ -1,14 +1,14 @@
 //! Connections accepted for a shard and not yet served, and what is counted about them.
 
 use std::cell::{Cell, OnceCell, RefCell};
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Waker};
 use std::time::Duration;
 
-use waterwheel_reactor::Time;
+use waterwheel_reactor::{Address, Time};
 
 use super::offered::Offered;
 use super::places::{Part, Parts, Places};
@@ -107,6 +107,57 @@ impl AcceptCounters {
             let AcceptStats { shed, adopt_failed, .. } = self.copy();
             tracing::warn!(shard = shard.id().index(), shed, adopt_failed, "{what}: {error}");
         }
+    }
+}
+
+/// What all listeners of a shard count, in this life of it.
+#[derive(Debug, Default)]
+pub(crate) struct AcceptedBy {
+    /// By address, in words. A part is opened seldom, and so are there few of them.
+    all: RefCell<Vec<(String, Rc<AcceptCounters>)>>,
+    /// Of parts that are closed.
+    closed: RefCell<BTreeMap<String, AcceptStats>>,
+    /// Connections that have a number, for the log.
+    numbered: Cell<u64>,
+}
+
+impl AcceptedBy {
+    /// The one that is kept for this shard.
+    pub(crate) fn of(shard: &Shard) -> Rc<AcceptedBy> {
+        shard.kept().unwrap_or_else(|| {
+            let own = Rc::new(AcceptedBy::default());
+            drop(shard.keep(own.clone()));
+            own
+        })
+    }
+
+    /// The number of the next connection, from 1.
+    pub(super) fn next_id(&self) -> u64 {
+        self.numbered.set(self.numbered.get() + 1);
+        self.numbered.get()
+    }
+
+    pub(super) fn add(&self, listener: &Address, counters: Rc<AcceptCounters>) {
+        let (mut all, mut closed) = (self.all.borrow_mut(), self.closed.borrow_mut());
+        all.retain(|(listener, counters)| {
+            let counts = Rc::strong_count(counters) > 1;
+            if !counts {
+                let sum = closed.entry(listener.clone()).or_default();
+                *sum = *sum + counters.copy();
+            }
+            counts
+        });
+        all.push((listener.to_string(), counters));
+    }
+
+    /// What was counted so far, by listener.
+    pub(crate) fn stats(&self) -> BTreeMap<String, AcceptStats> {
+        let mut sums = self.closed.borrow().clone();
+        for (listener, counters) in &*self.all.borrow() {
+            let sum = sums.entry(listener.clone()).or_default();
+            *sum = *sum + counters.copy();
+        }
+        sums
     }
 }
 

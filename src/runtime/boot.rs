@@ -19,6 +19,9 @@ use super::signal_stream::{self, Board};
 use super::stop::Stopper;
 use super::supervision::{Failures, OnFailure, Supervision};
 use crate::mesh::{Mesh, StopGuard, reopened};
+use crate::metrics::Registry;
+use crate::metrics::admin::{self, Admin};
+use crate::metrics::status::Standing;
 use crate::net::datagram::DatagramGroup;
 use crate::net::{Listening, Lookups, lingered, names};
 use crate::shard::core::Core;
@@ -69,6 +72,8 @@ pub(super) struct Crew<T, M> {
     pub(super) main: M,
     /// Where the program was started; for reports.
     pub(super) made: &'static Location<'static>,
+    pub(super) metrics: Arc<Registry>,
+    pub(super) admin: Option<Arc<Admin>>,
 }
 
 impl<T, F, M> Crew<T, M>
@@ -105,8 +110,15 @@ where
         // As a whole: the closure is to own it, not a copy of its flag.
         let part = &mut part;
         let again = std::mem::replace(&mut part.started, true);
-        let pause =
-            if again { crew.after_a_life(shard, &mut failures, reactor.now())? } else { Duration::ZERO };
+        let pause = match again {
+            true => {
+                let next = crew.after_a_life(shard, &mut failures, reactor.now());
+                let standing = if next.is_some() { Standing::Pausing } else { Standing::Ended };
+                crew.metrics.status.set(shard, standing);
+                next?
+            }
+            false => Duration::ZERO,
+        };
         let guard = guard.take().unwrap_or_else(|| StopGuard::new(&crew.mesh, shard));
         let joined = guard.join();
         let id = ShardId::new(shard);
@@ -126,8 +138,10 @@ where
                 signal_stream::provide(&shard, board.clone());
             }
         }
+        // Outlives the tasks, and tells of the end when all that was counted is kept.
+        let life = crew.metrics.begin(&shard, Box::new(joined));
         let main = live(crew.clone(), shard, again.then_some(pause));
-        Some(Box::pin(RootFuture::made_at(crew.made, core, main, Box::new(joined))))
+        Some(Box::pin(RootFuture::made_at(crew.made, core, main, Box::new(life))))
     })
 }
 
@@ -178,9 +192,17 @@ where
     F: Future<Output = anyhow::Result<T>>,
     M: Fn(Shard) -> F,
 {
+    let index = shard.id().index();
+    let serve_admin = || {
+        if let Some(admin) = crew.admin.as_ref().filter(|_| index == admin::SHARD) {
+            admin.serve(&shard, &crew.metrics);
+        }
+    };
     if let Some(pause) = pause {
         let began = shard.now();
         reopened(&shard).await;
+        // Not before, since it calls the others; and during the pause.
+        serve_admin();
         // In the next turn it has heard of a stop.
         shard.yield_now().await;
         if !pause.is_zero() {
@@ -191,8 +213,11 @@ where
         }
         let took = shard.now().since(began);
         tracing::info!(shard = shard.id().index(), ?took, "the shard is back");
+    } else {
+        serve_admin();
     }
     Course::begin(&shard, crew.lifecycle.clone()).opened().await;
+    crew.metrics.status.set(index, Standing::Running);
     run_main(crew, shard).await;
 }
 

@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use super::given::Given;
 use super::knob::{self, DRAIN_S_MAX, Knob, RESTARTS_MAX, SEEDS_MAX, SHARDS_MAX, SPIN_US_MAX, STALL_MS_MAX};
-use super::portions::quota;
-use super::portions::{GroupShares, Quotas};
+use super::portions::{GroupShares, Quotas, quota};
 use super::{CpuList, OnFailure, StepTimes, Supervision};
+use crate::net::Endpoint;
 use crate::net::quoted::{Bare, Quoted};
 use crate::shard::Budgets;
 use crate::steer::Mode;
@@ -55,6 +55,8 @@ pub struct Config {
     pub(crate) step_times: StepTimes,
     pub(super) groups: GroupShares,
     pub(super) quotas: Quotas,
+    /// `None`: there is none.
+    pub(crate) admin: Option<Given<Endpoint>>,
     pub(crate) simulation: Simulation,
     /// Without `spin` and `stall`, which have knobs of their own.
     budgets: Budgets,
@@ -91,6 +93,7 @@ impl Default for Config {
             step_times: StepTimes::default(),
             groups: GroupShares::default(),
             quotas: Quotas::default(),
+            admin: None,
             simulation: Simulation::default(),
             budgets: Budgets::default(),
         }
@@ -228,7 +231,7 @@ impl Config {
             Knob::Cores if text == "auto" => self.cores = None,
             Knob::Cores => {
                 let count = knob::number(text, SHARDS_MAX as u64)? as usize;
-                self.cores = Some(Given::by(origin, shard_count(count)?));
+                self.cores = Some(Given::by(origin, knob::shard_count(count)?));
             }
             Knob::Cpus => {
                 let list = text.parse::<CpuList>().map_err(|error| error.to_string())?;
@@ -264,6 +267,7 @@ impl Config {
             Knob::LatencyClass => self.groups.set_latency_class(text)?,
             Knob::MaxConnections => self.quotas.connections = quota(text)?,
             Knob::MaxDescriptors => self.quotas.descriptors = quota(text)?,
+            Knob::Admin => self.admin = knob::admin(text)?.map(|at| Given::by(origin, at)),
             Knob::Seeds => match knob::number(text, SEEDS_MAX)? {
                 0 => return Err("nothing would be tried".to_owned()),
                 count => self.simulation.seeds = Some(count),
@@ -394,7 +398,7 @@ impl Config {
             malformed(Knob::BlockingThreads, "Config::blocking_threads", &threads.to_string(), wrong)
         })?;
         let Some(cores) = &self.cores else { return Ok(()) };
-        shard_count(cores.value)
+        knob::shard_count(cores.value)
             .map_err(|wrong| malformed(Knob::Cores, &cores.origin, &cores.value.to_string(), wrong))?;
         match &self.cpus {
             Some(cpus) if cpus.value.len() != cores.value => Err(ConfigError::Contradiction {
@@ -405,14 +409,6 @@ impl Config {
             }),
             _ => Ok(()),
         }
-    }
-}
-
-fn shard_count(count: usize) -> Result<usize, String> {
-    match count {
-        0 => Err("no shard could run".to_owned()),
-        1..=SHARDS_MAX => Ok(count),
-        _ => Err(format!("more than {SHARDS_MAX}")),
     }
 }
 

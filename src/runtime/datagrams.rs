@@ -38,7 +38,7 @@ impl Runtime {
         };
         let bounds = self.backend.bind_datagrams(address, options, self.shards()).map_err(refused)?;
         let file = bounds.first().and_then(|bound| file_of(&bound.local, &bound.handle));
-        self.datagram_files.lock().unwrap_or_else(PoisonError::into_inner).extend(file);
+        self.other_files.lock().unwrap_or_else(PoisonError::into_inner).extend(file);
         if bounds.len() != self.shards() {
             return Err(refused(Error::other("the backend did not bind a socket for each shard")));
         }

@@ -4,11 +4,16 @@ use std::fmt;
 
 use super::OnFailure;
 use super::portions::{NAMED_MAX, QUOTA_MAX};
+use crate::net::{Endpoint, EndpointError};
 use crate::shard::Shares;
 use crate::steer::Mode;
 
 /// The most shards that one runtime runs: one for each CPU that a thread can be pinned to.
 pub(crate) const SHARDS_MAX: usize = 1024;
+
+/// Where the admin endpoint may be.
+pub(crate) const ADMIN: &str =
+    "off, or an endpoint to listen on, as in tcp:127.0.0.1:9100 or unix:/run/waterwheel.sock";
 
 /// One thing that an operator may set, by an environment variable, a flag or a method of [`Config`](super::Config).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -52,6 +57,9 @@ pub enum Knob {
     MaxConnections,
     /// `WATERWHEEL_MAX_DESCRIPTORS`: how many connections of either kind a shard has at once; 0: no limit. Default 0.
     MaxDescriptors,
+    /// `WATERWHEEL_ADMIN`: where the program tells what it counts and how it stands, over HTTP ([`crate::metrics`]): an
+    /// endpoint as in `tcp:127.0.0.1:9100`, `unix:/run/x.sock`, or `off`, the default. Whoever can connect is told.
+    Admin,
     /// `WATERWHEEL_SEEDS`: how many seeds each simulated test tries. Its own number by default.
     Seeds,
     /// `WATERWHEEL_SEED`: the one seed that simulated tests replay.
@@ -62,7 +70,7 @@ pub enum Knob {
 
 impl Knob {
     /// All of them, in the order in which they are documented.
-    pub const ALL: [Knob; 21] = [
+    pub const ALL: [Knob; 22] = [
         Knob::Cores,
         Knob::Cpus,
         Knob::Reactor,
@@ -81,6 +89,7 @@ impl Knob {
         Knob::LatencyClass,
         Knob::MaxConnections,
         Knob::MaxDescriptors,
+        Knob::Admin,
         Knob::Seeds,
         Knob::Seed,
         Knob::Trace,
@@ -107,6 +116,7 @@ impl Knob {
             Knob::LatencyClass => "WATERWHEEL_LATENCY_CLASS",
             Knob::MaxConnections => "WATERWHEEL_MAX_CONNECTIONS",
             Knob::MaxDescriptors => "WATERWHEEL_MAX_DESCRIPTORS",
+            Knob::Admin => "WATERWHEEL_ADMIN",
             Knob::Seeds => "WATERWHEEL_SEEDS",
             Knob::Seed => "WATERWHEEL_SEED",
             Knob::Trace => "WATERWHEEL_TRACE",
@@ -142,6 +152,7 @@ impl Knob {
             Knob::MaxConnections | Knob::MaxDescriptors => {
                 format!("a number from 1 to {QUOTA_MAX}, or 0 for no limit")
             }
+            Knob::Admin => ADMIN.to_owned(),
             Knob::Seeds => format!("a number from 1 to {SEEDS_MAX}"),
             Knob::Seed => format!("a number from 0 to {}", u64::MAX),
             Knob::Trace => "the path of a file".to_owned(),
@@ -189,6 +200,20 @@ pub(crate) fn seed(text: &str) -> Result<u32, String> {
         return Err("not a hexadecimal number".to_owned());
     }
     u32::from_str_radix(digits, 16).map_err(|_| "more than 0xffffffff".to_owned())
+}
+
+pub(crate) fn shard_count(count: usize) -> Result<usize, String> {
+    match count {
+        0 => Err("no shard could run".to_owned()),
+        1..=SHARDS_MAX => Ok(count),
+        _ => Err(format!("more than {SHARDS_MAX}")),
+    }
+}
+
+/// Where the admin endpoint is to be; `None`: there is to be none.
+pub(crate) fn admin(text: &str) -> Result<Option<Endpoint>, String> {
+    let endpoint = || text.parse().map_err(|error: EndpointError| error.fault().to_string());
+    if text == "off" { Ok(None) } else { endpoint().map(Some) }
 }
 
 /// Checks a log filter: levels, each for everything or for one target.

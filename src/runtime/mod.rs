@@ -12,6 +12,7 @@ mod given;
 mod knob;
 mod lifecycle;
 mod listeners;
+mod measured;
 mod plan;
 mod portions;
 mod protocols;

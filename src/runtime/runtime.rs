@@ -24,6 +24,8 @@ use super::stop::Stopper;
 use super::supervision::OnFailure;
 use super::watch::Watch;
 use crate::mesh::{DeclareError, Mesh, Remote, StopGuard};
+use crate::metrics::Registry;
+use crate::metrics::admin::Admin;
 use crate::net::datagram::DatagramGroup;
 use crate::net::{Endpoint, EndpointError, Listening, Lookups, ResolveError};
 use crate::shard::Shard;
@@ -35,7 +37,7 @@ use crate::steer::random_seed;
 /// listeners ([`listen`](Runtime::listen)), then [`run`](Runtime::run).
 #[derive(Debug)]
 pub struct Runtime {
-    config: Config,
+    pub(super) config: Config,
     plan: Plan,
     choice: Choice,
     pub(super) backend: Arc<dyn Backend>,
@@ -46,14 +48,17 @@ pub struct Runtime {
     listeners: Files,
     /// Every group of datagram sockets, so that the parts of shards that end are given up.
     pub(super) datagrams: Mutex<Vec<DatagramGroup>>,
-    /// Of Unix sockets for datagrams; removed with the runtime, whether it ran or not.
-    pub(super) datagram_files: Mutex<Vec<SocketFile>>,
+    /// Of Unix sockets for datagrams and for what is told of the program; removed with the runtime, whether it ran or not.
+    pub(super) other_files: Mutex<Vec<SocketFile>>,
     signals: bool,
     /// Unless the configuration says something else.
     on_failure: OnFailure,
     on_report: Option<Box<dyn Report>>,
     /// Triggers of all shards.
     pub(super) declared: Declared,
+    pub(super) metrics: Arc<Registry>,
+    /// Where it is told, if it is.
+    pub(super) admin: Option<Arc<Admin>>,
 }
 
 /// Why a runtime could not start.
@@ -170,16 +175,25 @@ impl Runtime {
         if let Err(error) = waterwheel_os::raise_descriptor_limit() {
             tracing::warn!("the limit of open descriptors stays as it is: {error}");
         }
-        Ok(Runtime::made_of(config, plan, choice, Arc::new(backend)))
+        let mut runtime = Runtime::made_of(config, plan, choice, Arc::new(backend), true);
+        runtime.open_admin()?;
+        Ok(runtime)
     }
 
-    /// Of what was decided already.
-    pub(crate) fn made_of(config: Config, plan: Plan, choice: Choice, backend: Arc<dyn Backend>) -> Runtime {
+    /// Of what was decided already; `is_real` if its shards will be threads of this process.
+    pub(crate) fn made_of(
+        config: Config,
+        plan: Plan,
+        choice: Choice,
+        backend: Arc<dyn Backend>,
+        is_real: bool,
+    ) -> Runtime {
         let mesh = Mesh::new(plan.shards.len(), config.turn_budgets().messages);
         let guards = (0..mesh.shards()).map(|shard| StopGuard::new(&mesh, shard)).collect();
         let stopper = Stopper::new(&mesh);
         let seed = config.steer_seed.unwrap_or_else(random_seed);
         let listeners = Files(Listeners::new(&config, &plan, &backend, &mesh, seed));
+        let metrics = Registry::new(mesh.shards(), choice.reactor, is_real);
         Runtime {
             config,
             plan,
@@ -190,11 +204,13 @@ impl Runtime {
             guards,
             listeners,
             datagrams: Mutex::default(),
-            datagram_files: Mutex::default(),
+            other_files: Mutex::default(),
             signals: true,
             on_failure: OnFailure::Ignore,
             on_report: None,
             declared: Declared::default(),
+            metrics,
+            admin: None,
         }
     }
 
@@ -346,7 +362,11 @@ impl Runtime {
             supervision: self.config.supervision,
             main,
             made,
+            metrics: self.metrics.clone(),
+            admin: self.admin.clone(),
         };
+        let listeners = crew.listeners.clone();
+        self.metrics.status.listens_on(move || listeners.open());
         let launches = crew.launches(&self.plan, std::mem::take(&mut self.guards));
         // What is left of the runtime, files of sockets among it, goes when the run is over.
         let finish = move |ended: Result<(), Vec<Ended>>| {

@@ -455,6 +455,7 @@ impl Core {
         self.foreign.heartbeat().end_turn();
         let Some(limit) = self.budgets.stall else { return };
         let length = self.reactor.now().since(self.turn_began.get());
+        self.stats.turn_times.borrow_mut().record(length);
         if length > limit {
             self.report_stall(length);
         }

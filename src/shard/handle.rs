@@ -16,6 +16,7 @@ use super::between::Between;
 use super::core::Core;
 use super::deferred::{Abandoned, Deferred, deferred};
 use super::group::{Group, GroupError, GroupStats, Shares};
+use super::queue_times::QueueTimes;
 use super::schedule::GroupId;
 use super::sleep::{PhaseChange, Sleep, Timeout, YieldNow};
 use super::stopping::Step;
@@ -222,6 +223,16 @@ impl Shard {
     /// Whether the shard's tasks are being dropped, since it ends.
     pub(crate) fn is_clearing(&self) -> bool {
         self.core.is_clearing()
+    }
+
+    /// How many timers are set.
+    pub(crate) fn timers(&self) -> usize {
+        self.core.wheel.len()
+    }
+
+    /// How long its turns took, while stalls are reported.
+    pub(crate) fn turn_times(&self) -> QueueTimes {
+        self.core.stats.turn_times.borrow().clone()
     }
 
     /// A copy of the shard's counters.

@@ -34,7 +34,7 @@ mod tests;
 #[cfg(test)]
 pub(crate) mod wakes;
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::time::Duration;
 
 use waterwheel_reactor::Time;
@@ -113,6 +113,8 @@ pub(crate) struct Stats {
     /// When one was reported last, by its beginning, and how many have not been since.
     stall_told: Cell<Option<Time>>,
     stalls_untold: Cell<u64>,
+    /// How long turns took, while stalls are reported: else nobody looks at the clock.
+    pub(crate) turn_times: RefCell<QueueTimes>,
     /// Resolvers that were made here and are still there.
     pub(crate) resolvers: Cell<usize>,
 }

@@ -148,7 +148,9 @@ pub(super) fn runtime(host: &waterwheel_sim::Host, config: Config) -> Result<Run
     };
     let plan = Plan { shards: vec![None; shards], notes: Vec::new() };
     let choice = Choice::only(host, &asked(host));
-    Ok(Runtime::made_of(config, plan, choice, Arc::new(host.clone())))
+    let mut runtime = Runtime::made_of(config, plan, choice, Arc::new(host.clone()), false);
+    runtime.open_admin()?;
+    Ok(runtime)
 }
 
 /// How a runtime says which machine it is of.

@@ -1,5 +1,6 @@
 //! What the laws are written with: the command as a process, peers that block, and deadlines.
 
+mod exposition;
 mod peer;
 mod process;
 mod proxy;
@@ -12,6 +13,7 @@ use waterwheel::reactor::{Clock, Time};
 use waterwheel::runtime::reactors;
 pub(crate) use waterwheel_conformance::kit::pause;
 
+pub(crate) use exposition::Page;
 pub(crate) use peer::{
     Origin, Pattern, Random, Unreachable, client, dead_port, end_of, meet, moment, reset, until_full, waits,
 };

@@ -12,6 +12,7 @@ mod entry;
 mod first;
 mod itself;
 mod line;
+mod measures;
 mod part;
 mod plan;
 mod proxy;

@@ -16,6 +16,7 @@ use super::access::AccessLog;
 use super::change::{Orders, obey};
 use super::checks::{self, Down};
 use super::counters::{Report, ShardReport};
+use super::measures::Measures;
 use super::part::State;
 use super::plan::{Limits, Named, Plan, Version};
 use super::settings::{ProxyError, Settings};
@@ -45,6 +46,8 @@ pub(super) struct Shared {
     /// There is one change at a time.
     pub(super) changing: AtomicBool,
     reactor: &'static str,
+    /// `None`: other proxies of this runtime have them.
+    measures: Option<Measures>,
     log: OnceLock<AccessLog>,
     /// By shard: what it had counted when it ended.
     last: Mutex<Vec<Option<ShardReport>>>,
@@ -97,6 +100,9 @@ impl Proxy {
         let last = Mutex::new(vec![None; listeners.shards()]);
         let newest = Mutex::new(Arc::new(Version { number: 0, plans }));
         let (changing, reactor) = (AtomicBool::new(false), runtime.choice().reactor);
+        let measures = Measures::declare(runtime)
+            .inspect_err(|error| tracing::warn!("the metrics are of other proxies alone: {error}"))
+            .ok();
         let shared = Shared {
             listeners,
             limits,
@@ -105,6 +111,7 @@ impl Proxy {
             newest,
             changing,
             reactor,
+            measures,
             log: OnceLock::new(),
             last,
         };
@@ -151,6 +158,13 @@ impl Proxy {
         };
         shard.keep(state.clone());
         obey(shard, &self.shared.orders, &state)?;
+        if let Some(measures) = &self.shared.measures {
+            let (counted, of) = (state.clone(), shard.clone());
+            measures.watch(shard, move |with| {
+                let report = counted.report(&of);
+                with(&report.counters, &report.upstreams);
+            })?;
+        }
         let last = Last { proxy: self, state: &state, shard, written: Cell::default() };
         begun();
         // Whatever still runs when the drain's time is up is cut short, and counted so.

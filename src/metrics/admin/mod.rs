@@ -1,0 +1,107 @@
+//! The admin endpoint: what the program counts and how it stands, over HTTP/1.1.
+//!
+//! A task of one shard accepts, and not the runtime's listeners: those are spread over the shards, and close when a program
+//! is asked to stop, which is when an operator wants to know. The socket outlives the shard's lives.
+
+mod answer;
+mod client;
+
+use std::future::poll_fn;
+use std::io;
+use std::rc::Rc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use waterwheel_os::AcceptTrouble;
+use waterwheel_reactor::{Address, Bound, Incoming, Listener};
+
+use super::registry::Registry;
+use crate::net::Places;
+use crate::shard::Shard;
+
+/// The shard that serves it.
+pub(crate) const SHARD: usize = 0;
+/// Connections served at once; others wait in the backlog. Two scrapers, an operator, and probes of an orchestrator.
+const CLIENTS_MAX: usize = 8;
+/// How long accepting rests after an error, and the whole after a panic.
+const REST: Duration = Duration::from_millis(200);
+
+/// The endpoint, bound from the start of the runtime.
+#[derive(Debug)]
+pub(crate) struct Admin {
+    local: Address,
+    /// While no life of the shard serves it.
+    bound: Mutex<Option<Bound>>,
+}
+
+impl Admin {
+    pub(crate) fn new(bound: Bound) -> Arc<Admin> {
+        Arc::new(Admin { local: bound.local.clone(), bound: Mutex::new(Some(bound)) })
+    }
+
+    /// Where it listens, port 0 resolved.
+    pub(crate) fn local(&self) -> &Address {
+        &self.local
+    }
+
+    /// Serves it for as long as this life of the shard lasts.
+    pub(crate) fn serve(self: &Arc<Admin>, shard: &Shard, registry: &Arc<Registry>) {
+        let (admin, registry, own) = (self.clone(), registry.clone(), shard.clone());
+        shard.spawn_detached("admin", async move {
+            // Whatever goes wrong in it concerns nobody else, and not for long.
+            loop {
+                match own.spawn("admin", admin.clone().accept(own.clone(), registry.clone())).await {
+                    Ok(Err(error)) => return tracing::error!("the admin endpoint cannot be served: {error}"),
+                    Ok(Ok(())) => return,
+                    Err(_) => own.sleep(REST).await,
+                }
+            }
+        });
+    }
+
+    async fn accept(self: Arc<Admin>, shard: Shard, registry: Arc<Registry>) -> io::Result<()> {
+        let Some(bound) = self.bound.lock().unwrap_or_else(PoisonError::into_inner).take() else {
+            return Ok(());
+        };
+        let listener = shard.reactor().listen(bound)?;
+        let mut door = Door { admin: self, listener };
+        let places = Places::new(CLIENTS_MAX);
+        loop {
+            poll_fn(|cx| places.poll_left(cx)).await;
+            let accepted = poll_fn(|cx| door.listener.poll_accept(cx)).await;
+            match accepted.and_then(|incoming: Incoming| shard.adopt(incoming)) {
+                Ok(connection) => {
+                    let place = Rc::new(places.take());
+                    let (connection, registry) = (connection.escorted(place.clone()), registry.clone());
+                    let is_last = !places.are_left();
+                    shard.spawn_detached("admin client", async move {
+                        if let Err(error) = client::serve(connection, &registry, is_last).await {
+                            tracing::debug!("an admin client: {error}");
+                        }
+                        drop(place);
+                    });
+                }
+                Err(error) if AcceptTrouble::of(&error) == AcceptTrouble::OneConnection => {}
+                Err(error) => {
+                    tracing::debug!("the admin endpoint cannot accept: {error}");
+                    shard.sleep(REST).await;
+                }
+            }
+        }
+    }
+}
+
+/// The socket at work, which finds its way back for the next life.
+struct Door {
+    admin: Arc<Admin>,
+    listener: Box<dyn Listener>,
+}
+
+impl Drop for Door {
+    fn drop(&mut self) {
+        if let Poll::Ready(bound) = self.listener.poll_close(&mut Context::from_waker(Waker::noop())) {
+            *self.admin.bound.lock().unwrap_or_else(PoisonError::into_inner) = Some(bound);
+        }
+    }
+}

@@ -1,0 +1,166 @@
+//! What a proxy counts, under the names that a scraper sees.
+
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+
+use super::counters::{Counters, UpstreamCounters, UpstreamState};
+use crate::metrics::{Children, Counter, Family, FamilyError, FamilyOptions, Gauge};
+use crate::runtime::Runtime;
+use crate::shard::Shard;
+
+/// How connections came to their end: the value of a label, and its counter.
+type End = (&'static str, fn(&Counters) -> u64);
+
+const ENDS: [End; 11] = [
+    ("finished", |all| all.finished),
+    ("idle", |all| all.idle_closed),
+    ("client_broke", |all| all.client_broke),
+    ("upstream_broke", |all| all.upstream_broke),
+    ("no_upstream", |all| all.no_upstream),
+    ("no_place", |all| all.no_place),
+    ("refused", |all| all.refused),
+    ("no_route", |all| all.no_route),
+    ("shortage", |all| all.shortage),
+    ("panicked", |all| all.panicked),
+    ("cut_short", |all| all.cut_short),
+];
+const BYTES: [End; 2] = [("up", |all| all.bytes_up), ("down", |all| all.bytes_down)];
+/// Upstreams that are told of one by one.
+const UPSTREAMS_MAX: usize = 1_000;
+
+/// The families of a proxy.
+#[derive(Debug)]
+pub(super) struct Measures {
+    accepted: Family<Counter>,
+    active: Family<Gauge>,
+    ended: Family<Counter, 1>,
+    bytes: Family<Counter, 1>,
+    retries: Family<Counter>,
+    upstream_up: Family<Gauge, 3>,
+    upstream_active: Family<Gauge, 3>,
+    upstream_connected: Family<Counter, 3>,
+    upstream_failed: Family<Counter, 3>,
+    upstream_ejections: Family<Counter, 3>,
+    upstream_checks_failed: Family<Counter, 3>,
+}
+
+impl Measures {
+    pub(super) fn declare(runtime: &Runtime) -> Result<Measures, FamilyError> {
+        let options = FamilyOptions { children: UPSTREAMS_MAX, ..FamilyOptions::default() };
+        let of_upstreams = ["proxy", "group", "upstream"];
+        Ok(Measures {
+            accepted: runtime.counter("proxy_connections_total", "Client connections.")?,
+            active: runtime.gauge("proxy_connections_active", "Client connections that are being served.")?,
+            ended: runtime.counters(
+                "proxy_connections_ended_total",
+                "Client connections by how they ended.",
+                ["how"],
+                options,
+            )?,
+            bytes: runtime.counters(
+                "proxy_forwarded_bytes_total",
+                "Bytes from clients (up) and to them (down).",
+                ["direction"],
+                options,
+            )?,
+            retries: runtime
+                .counter("proxy_retries_total", "Attempts at another upstream after one failed.")?,
+            upstream_up: runtime.gauges(
+                "proxy_upstream_up",
+                "Shards that send new connections to an upstream.",
+                of_upstreams,
+                options,
+            )?,
+            upstream_ejections: runtime.counters(
+                "proxy_upstream_ejections_total",
+                "How often a shard left an upstream alone because connections to it failed.",
+                of_upstreams,
+                options,
+            )?,
+            upstream_checks_failed: runtime.counters(
+                "proxy_upstream_checks_failed_total",
+                "Active checks that an upstream failed.",
+                of_upstreams,
+                options,
+            )?,
+            upstream_active: runtime.gauges(
+                "proxy_upstream_connections_active",
+                "Connections to an upstream, and attempts at one.",
+                of_upstreams,
+                options,
+            )?,
+            upstream_connected: runtime.counters(
+                "proxy_upstream_connections_total",
+                "Connections made to an upstream.",
+                of_upstreams,
+                options,
+            )?,
+            upstream_failed: runtime.counters(
+                "proxy_upstream_connects_failed_total",
+                "Attempts to connect to an upstream that failed.",
+                of_upstreams,
+                options,
+            )?,
+        })
+    }
+
+    /// Copies what a shard counts whenever somebody is about to ask; `counted` gives it to whom it is given.
+    ///
+    /// # Errors
+    /// The shard ends.
+    pub(super) fn watch(
+        &self,
+        shard: &Shard,
+        counted: impl Fn(&dyn Fn(&Counters, &[UpstreamCounters])) + 'static,
+    ) -> Result<(), FamilyError> {
+        let (accepted, active) = (shard.counter(&self.accepted)?, shard.gauge(&self.active)?);
+        let (ended, bytes) = (shard.children(&self.ended)?, shard.children(&self.bytes)?);
+        let retries = shard.counter(&self.retries)?;
+        let upstream_up = shard.children(&self.upstream_up)?;
+        let upstream_ejections = shard.children(&self.upstream_ejections)?;
+        let upstream_checks_failed = shard.children(&self.upstream_checks_failed)?;
+        let upstream_active = shard.children(&self.upstream_active)?;
+        let known = RefCell::new(BTreeSet::new());
+        let upstream_connected = shard.children(&self.upstream_connected)?;
+        let upstream_failed = shard.children(&self.upstream_failed)?;
+        shard.before_scrape(move || {
+            counted(&|all, upstreams| {
+                accepted.raise_to(all.accepted);
+                active.set(all.active as f64);
+                raise(&ended, &ENDS, all);
+                raise(&bytes, &BYTES, all);
+                retries.raise_to(all.retries);
+                // One that the settings do not have any more would stand there for ever as it was.
+                let gone = known.replace(upstreams.iter().map(owned_labels).collect());
+                for labels in gone.difference(&known.borrow()) {
+                    let labels = labels.each_ref().map(|label| &**label);
+                    upstream_up.with(labels).set(0.0);
+                    upstream_active.with(labels).set(0.0);
+                }
+                for upstream in upstreams {
+                    let labels = labels(upstream);
+                    let is_up = upstream.state == UpstreamState::Up;
+                    upstream_up.with(labels).set(f64::from(u8::from(is_up)));
+                    upstream_active.with(labels).set(upstream.active as f64);
+                    upstream_ejections.with(labels).raise_to(upstream.ejections);
+                    upstream_checks_failed.with(labels).raise_to(upstream.checks_failed);
+                    upstream_connected.with(labels).raise_to(upstream.connected);
+                    upstream_failed.with(labels).raise_to(upstream.failed);
+                }
+            });
+        })
+    }
+}
+
+fn labels(upstream: &UpstreamCounters) -> [&str; 3] {
+    let UpstreamCounters { proxy, group, address, .. } = upstream;
+    [proxy.as_deref().unwrap_or_default(), group.as_deref().unwrap_or_default(), address]
+}
+
+fn owned_labels(upstream: &UpstreamCounters) -> [String; 3] {
+    labels(upstream).map(str::to_owned)
+}
+
+fn raise(children: &Children<Counter, 1>, rows: &[End], all: &Counters) {
+    rows.iter().for_each(|(label, read)| children.with([*label]).raise_to(read(all)));
+}
