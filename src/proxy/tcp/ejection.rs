@@ -121,7 +121,7 @@ mod tests {
         let (record, start) = (Record::default(), Time::ZERO + SECOND);
         let fails = |after: u32| record.connect_failed(start + SECOND * after, &settings());
         assert_eq!(
-            [fails(0), fails(10), fails(21), fails(22), fails(23)],
+            [fails(0), fails(10), fails(26), fails(27), fails(28)],
             [false, false, false, false, true]
         );
     }
