@@ -173,6 +173,8 @@ pub struct Acceptor {
     spreads: bool,
     steer: Rc<Steer>,
     accepting: Option<Task<()>>,
+    /// Whether the socket stays, for who accepts next, when this goes.
+    stays: Rc<Cell<bool>>,
     /// Where it listens.
     local: Address,
     leaving: Leaving,
@@ -220,12 +222,13 @@ impl Shard {
         let mailbox = self.open_again(handoff).map_err(|error: OpenError| io::Error::other(error))?;
         let steering = listening.shared.steering;
         let stays = Rc::new(Cell::new(false));
-        let (own, steer, accepting) = self.accept_by(listening, bound, mailbox.sender(), steering, stays)?;
+        let (own, steer, accepting) =
+            self.accept_by(listening, bound, mailbox.sender(), steering, stays.clone())?;
         let accepting = Some(self.spawn("accept", accepting.run()));
         let spreads = steering.mode.spreads() && self.count() > 1;
         let (shard, own_first, leaving, local) =
             (self.clone(), false, Leaving::default(), listening.local().clone());
-        Ok(Acceptor { shard, mailbox, own, own_first, spreads, steer, accepting, leaving, local })
+        Ok(Acceptor { shard, mailbox, own, own_first, spreads, steer, accepting, stays, leaving, local })
     }
 
     fn take_part(&self, listening: &Listening) -> io::Result<Bound> {
@@ -539,6 +542,11 @@ impl Acceptor {
             Some(span) => self.shard.spawn_detached("connection", serving.instrument(span)),
             None => self.shard.spawn_detached("connection", serving),
         }
+    }
+
+    /// Gives this shard's part back as it was, with the clients that wait there: for who opens it next.
+    pub(crate) fn give_back(self) {
+        self.stays.set(true);
     }
 
     fn end_accepting(&mut self) {

@@ -77,7 +77,7 @@ impl Places {
     }
 
     /// Waits until all are free.
-    pub(super) async fn free(&self) {
+    pub(crate) async fn free(&self) {
         poll_fn(|cx| self.poll_below(cx, 1)).await;
     }
 

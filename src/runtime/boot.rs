@@ -240,7 +240,7 @@ struct Part<T, M> {
 impl<T, M> Drop for Part<T, M> {
     fn drop(&mut self) {
         // Clients that the kernel gave to a part that nobody opened would wait for ever.
-        self.crew.listeners.open().iter().for_each(|listening| listening.give_up(self.shard));
+        self.crew.listeners.give_up(self.shard);
         self.crew.datagrams.iter().for_each(|group| group.give_up(self.shard));
         self.crew.lifecycle.ended(self.shard);
         if !self.started {

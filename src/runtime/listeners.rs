@@ -38,10 +38,17 @@ struct Inner {
     /// The spare descriptors of all listeners; taken with the first.
     reserve: OnceLock<Arc<Reserve>>,
     /// Every listener that was not closed, so that the parts of shards that end are given up.
-    all: Mutex<Vec<Listening>>,
+    all: Mutex<Open>,
     spare: SparePorts,
     /// Numbers the ports, whose names are told apart so.
     ports: AtomicUsize,
+}
+
+/// Listeners that were not closed, and shards that will never serve one.
+#[derive(Debug, Default)]
+struct Open {
+    listening: Vec<Listening>,
+    gone: Vec<usize>,
 }
 
 impl Listeners {
@@ -92,7 +99,11 @@ impl Listeners {
         let steering = Steering { mode: *mode, seed: *seed, placed };
         let listening = Listening::new(bounds, reserve, (handoff, spare.clone()), steering, file)
             .ok_or_else(|| refused(io::Error::other("the backend bound nothing")))?;
-        self.all().push(listening.clone());
+        let mut all = self.all();
+        all.listening.push(listening.clone());
+        // Clients that the kernel gave to a part that nobody opens would wait for ever.
+        all.gone.iter().for_each(|shard| listening.give_up(*shard));
+        drop(all);
         for other in others {
             tracing::warn!("{endpoint} is {other} too, which is not listened on unless it is given itself");
         }
@@ -102,7 +113,7 @@ impl Listeners {
     /// Closes a listener for the shards that do not serve it, and for those that begin again: those that serve it are to
     /// leave it. The file of a Unix socket is removed.
     pub fn close(&self, listening: &Listening) {
-        self.all().retain(|other| !other.is(listening));
+        self.all().listening.retain(|other| !other.is(listening));
         listening.end();
     }
 
@@ -117,7 +128,7 @@ impl Listeners {
     /// Connections that a shard handed over to one that had ended, or had left the listener, when they came, and that were
     /// reset: of all listeners that there are or were.
     pub fn undelivered(&self) -> u64 {
-        let open: u64 = self.all().iter().map(Listening::undelivered).sum();
+        let open: u64 = self.all().listening.iter().map(Listening::undelivered).sum();
         let spare = self.inner.spare.lock().unwrap_or_else(PoisonError::into_inner);
         open + spare.iter().map(Port::undelivered).sum::<u64>()
     }
@@ -134,10 +145,17 @@ impl Listeners {
 
     /// Those that were not closed.
     pub(super) fn open(&self) -> Vec<Listening> {
-        self.all().clone()
+        self.all().listening.clone()
     }
 
-    fn all(&self) -> MutexGuard<'_, Vec<Listening>> {
+    /// A shard has no next life: gives its parts up, also of those that are bound later.
+    pub(super) fn give_up(&self, shard: usize) {
+        let mut all = self.all();
+        all.gone.push(shard);
+        all.listening.iter().for_each(|listening| listening.give_up(shard));
+    }
+
+    fn all(&self) -> MutexGuard<'_, Open> {
         self.inner.all.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

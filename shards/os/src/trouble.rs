@@ -42,9 +42,10 @@ impl AcceptTrouble {
 }
 
 /// Whether an error says that this process or the system is short of descriptors or memory: whoever was called is not
-/// to blame, and nobody else would do better.
+/// to blame, and nobody else would do better. Or that a quota of the program's own is used up.
 pub fn is_shortage(error: &io::Error) -> bool {
     matches!(Errno::from_io_error(error), Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM))
+        || (error.raw_os_error().is_none() && error.kind() == io::ErrorKind::QuotaExceeded)
 }
 
 #[cfg(test)]

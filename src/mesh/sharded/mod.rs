@@ -8,13 +8,14 @@ mod errand;
 mod error;
 mod place;
 
+use std::cell::Cell;
 use std::fmt;
 use std::future::{Future, ready};
 use std::rc::Rc;
 
 use futures_util::future::join_all;
 
-use super::calls::{CallOptions, CallPort, Caller};
+use super::calls::{CallError, CallOptions, CallPort, Caller};
 use super::hub::Mesh;
 use super::member::Member;
 use super::port::{DeclareError, OpenError};
@@ -81,7 +82,8 @@ impl Shard {
     /// It belongs to another runtime.
     pub fn instances<S: Instance>(&self, sharded: &Sharded<S>) -> Result<Instances<S>, OpenError> {
         let (place, caller) = (sharded.place(self)?, self.caller(&sharded.port)?);
-        Ok(Instances { shard: self.clone(), sharded: sharded.clone(), place, caller })
+        let reached = self.ids().map(|_| Cell::new(None)).collect();
+        Ok(Instances { shard: self.clone(), sharded: sharded.clone(), place, caller, reached })
     }
 }
 
@@ -138,6 +140,8 @@ pub struct Instances<S: Instance> {
     sharded: Sharded<S>,
     place: Rc<Place<S>>,
     caller: Caller<Errand<S>, Answer>,
+    /// By shard: in which of its lives it serves what is asked, for sure.
+    reached: Rc<[Cell<Option<u32>>]>,
 }
 
 impl<S: Instance> Instances<S> {
@@ -169,12 +173,7 @@ impl<S: Instance> Instances<S> {
         W: Future<Output = Result<S, E>> + 'static,
     {
         let unreachable = |error| SpreadError::Call { shard: to, error };
-        let sharded = self.sharded.clone();
-        // That shard need not have been here itself.
-        let served = move |there: Shard| async move { sharded.place(&there).is_ok() };
-        let served = self.shard.run_on(to, served).await;
-        let served = served.map_err(unreachable)?;
-        assert!(served, "a port that is of this shard's runtime is of the other's");
+        self.reach(to).await.map_err(unreachable)?;
         let make: errand::Make<S> = Box::new(|shard| {
             Box::pin(async move {
                 match make(shard).await {
@@ -188,6 +187,21 @@ impl<S: Instance> Instances<S> {
             Answer::Refused => Err(SpreadError::AlreadyStarted { shard: to }),
             Answer::Failed(error) => Err(SpreadError::Instance { shard: to, error: errand::unpack(error) }),
         }
+    }
+
+    /// Sees to it that shard `to` serves what is asked of its instance: it need not have been here itself, in the life in
+    /// which it is now.
+    async fn reach(&self, to: ShardId) -> Result<(), CallError> {
+        let life = Member::of(&self.shard).ledger.life(to.index());
+        if self.reached[to.index()].get() == Some(life) {
+            return Ok(());
+        }
+        let sharded = self.sharded.clone();
+        let served = move |there: Shard| async move { sharded.place(&there).is_ok() };
+        let served = self.shard.run_on(to, served).await?;
+        assert!(served, "a port that is of this shard's runtime is of the other's");
+        self.reached[to.index()].set(Some(life));
+        Ok(())
     }
 
     /// Makes this shard's instance alone: for a runtime that restarts shards, in which the root of each shard makes its
@@ -217,10 +231,11 @@ impl<S: Instance> Instances<S> {
 
     async fn stop_on(&self, to: ShardId) -> Result<(), InvokeError> {
         let name = self.sharded.name();
-        match self.caller.call(to, Errand::Stop).await {
-            Ok(_) => Ok(()),
-            Err(error) => Err(InvokeError::Call { name, shard: to, error }),
-        }
+        let stopped = async {
+            self.reach(to).await?;
+            self.caller.call(to, Errand::Stop).await
+        };
+        stopped.await.map(drop).map_err(|error| InvokeError::Call { name, shard: to, error })
     }
 
     /// This shard's instance.
@@ -257,7 +272,11 @@ impl<S: Instance> Instances<S> {
         let name = self.sharded.name();
         let invoke: errand::Invoke<S> =
             Box::new(|local| Box::pin(async move { parcel(closure(local).await) }));
-        match self.caller.call(to, Errand::Invoke(invoke)).await {
+        let answered = async {
+            self.reach(to).await?;
+            self.caller.call(to, Errand::Invoke(invoke)).await
+        };
+        match answered.await {
             Ok(Answer::Done(parcel)) => Ok(errand::unpack(parcel)),
             Ok(Answer::Refused | Answer::Failed(_)) => Err(self.not_running(to)),
             Err(error) => Err(InvokeError::Call { name, shard: to, error }),
@@ -325,7 +344,8 @@ impl<S> fmt::Debug for Sharded<S> {
 impl<S: Instance> Clone for Instances<S> {
     fn clone(&self) -> Instances<S> {
         let (shard, sharded) = (self.shard.clone(), self.sharded.clone());
-        Instances { shard, sharded, place: self.place.clone(), caller: self.caller.clone() }
+        let (place, caller) = (self.place.clone(), self.caller.clone());
+        Instances { shard, sharded, place, caller, reached: self.reached.clone() }
     }
 }
 

@@ -18,7 +18,7 @@ use super::part::State;
 use super::plan::{Bound, Named, Plan, Version};
 use super::proxy::{Proxy, Shared};
 use super::settings::ProxyError;
-use crate::mesh::{CallPort, OpenError, Remote};
+use crate::mesh::{CallError, CallPort, OpenError, Remote};
 use crate::net::Listening;
 use crate::shard::{Shard, ShardId};
 
@@ -150,13 +150,12 @@ impl Proxy {
         }
         // From here on nothing brings it back.
         self.shared.set_newest(change.version.clone());
-        change.added.clear();
+        // Closed whatever becomes of this shard: no other knows of them any more.
+        change.added = std::mem::take(&mut change.removed);
         if let Err(error) = self.tell_all(shard, &Order::Commit(change.version.clone())).await {
             tracing::error!("version {number} of the settings is late on a shard: {error}");
         }
-        for listening in std::mem::take(&mut change.removed) {
-            self.shared.listeners.close(&listening);
-        }
+        drop(change);
         Ok(number)
     }
 
@@ -186,17 +185,27 @@ impl Proxy {
         Err(ChangeError::Ended)
     }
 
-    /// Tells all shards at once. One that has ended has nothing to do: it begins again with the newest version.
+    /// Tells all shards at once. One that has ended has nothing to do: it begins again with the newest version. That it
+    /// has begun with the one before, this shard may not know yet: so it is told what comes, when it is back.
     async fn tell_all(&self, shard: &Shard, order: &Order) -> Result<(), ChangeError> {
         let caller = shard.caller(&self.shared.orders).map_err(|_| ChangeError::Ended)?;
         let calls = shard.ids().map(|to| {
-            let call = shard.timeout(PREPARED_WITHIN, caller.call(to, order.clone()));
+            let (caller, again) = (caller.clone(), matches!(order, Order::Commit(_)));
+            let told = shard.timeout(PREPARED_WITHIN, async move {
+                loop {
+                    match caller.call(to, order.clone()).await {
+                        Err(CallError::Closed) if again => shard.opened(to).await,
+                        told => return told,
+                    }
+                }
+            });
             async move {
-                let shard = to.index();
-                match call.await {
+                let told = told.await;
+                match told {
                     Ok(Ok(Ok(())) | Err(_)) => Ok(()),
-                    Ok(Ok(Err(wrong))) => Err(ChangeError::Refused { shard, wrong }),
-                    Err(_) => Err(ChangeError::Silent { shard }),
+                    Ok(Ok(Err(wrong))) => Err(ChangeError::Refused { shard: to.index(), wrong }),
+                    Err(_) if again && !shard.is_open(to) => Ok(()),
+                    Err(_) => Err(ChangeError::Silent { shard: to.index() }),
                 }
             }
         });

@@ -18,6 +18,7 @@ impl Line {
         Line { waiting: RefCell::default(), next: Cell::new(0), most }
     }
 
+    #[cfg(test)]
     pub(super) fn is_empty(&self) -> bool {
         self.waiting.borrow().is_empty()
     }

@@ -9,6 +9,8 @@ use std::sync::Arc;
 use std::task::{Poll, Waker};
 use std::time::Duration;
 
+use futures_util::future::{join_all, select};
+
 use super::access::{AccessLog, ShardLog};
 use super::budget::Budget;
 use super::checks::{self, Checking, Down};
@@ -269,7 +271,13 @@ impl State {
         let mut acceptors = Vec::new();
         for listening in version.plans.iter().flat_map(|plan| &plan.listeners) {
             if !parts.iter().any(|part| part.has(listening)) {
-                acceptors.push((listening.clone(), shard.accept_on(listening)?));
+                match shard.accept_on(listening) {
+                    Ok(acceptor) => acceptors.push((listening.clone(), acceptor)),
+                    Err(error) => {
+                        acceptors.into_iter().for_each(|(_, acceptor): (_, Acceptor)| acceptor.give_back());
+                        return Err(error);
+                    }
+                }
             }
         }
         Ok(Opened { currents, acceptors })
@@ -377,6 +385,10 @@ impl State {
         })
         .await;
         self.abandon(None);
+        // Those of proxies that a change has removed, too: their doors were over long before.
+        let left: Vec<Rc<Part>> = self.leaving.borrow().clone();
+        let ended = join_all(left.iter().map(|part| part.places.free()));
+        select(pin!(ended), time_up).await;
     }
 
     pub(super) fn report(&self, shard: &Shard) -> ShardReport {

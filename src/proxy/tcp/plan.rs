@@ -93,12 +93,14 @@ impl Plan {
         let groups = groups.collect::<Result<Vec<_>, _>>()?;
         let stream = StreamOptions { keepalive: keepalive(settings.idle_timeout), ..Default::default() };
         let options = ConnectOptions { stream, ..Default::default() };
+        // Always, since clients inherit it from a listener that stays when the limit changes; for them it costs no call.
+        let accepted = StreamOptions { keepalive: Some(KEEPALIVE), ..Default::default() };
         let mut all = Bound { listeners, bound: Vec::new() };
         let mut kept = Vec::new();
         for listen in &settings.listen {
             let listening = match before.and_then(|before| before.listener(listen)) {
                 Some(listening) => listening.clone(),
-                None => all.listen(listen, &ListenOptions { stream, ..Default::default() })?,
+                None => all.listen(listen, &ListenOptions { stream: accepted, ..Default::default() })?,
             };
             let mut upstreams = groups.iter().flatten();
             if let Some((upstream, _)) = upstreams.find(|(_, to)| reaches(&to.address, listening.local())) {

@@ -306,7 +306,7 @@ pub fn run_all(
     let reports = runtime.on_failure(OnFailure::Restart).run(move |shard| {
         let (proxy, tell, reload) = (serving.clone(), tell.clone(), reload.clone());
         async move {
-            if let Some(reload) = reload.filter(|_| shard.id().index() == 0) {
+            if let Some(reload) = reload {
                 hear(&shard, reload)?;
             }
             proxy.serve_from(&shard, || tell(&proxy)).await
@@ -339,10 +339,14 @@ fn reloads(mut reload: Reload, proxy: &Proxy, remote: Remote) -> io::Result<Send
 /// Asks for a reload on each SIGHUP.
 fn hear(shard: &Shard, reload: Sender<()>) -> Result<(), SignalError> {
     let mut signals = shard.signals(&[Signal::Hangup])?;
+    let own = shard.clone();
     shard.spawn_detached("hears SIGHUP", async move {
         loop {
             signals.next().await;
-            let _ = reload.try_send(());
+            // One of them asks: the first that is at work.
+            if own.ids().take(own.id().index()).all(|before| !own.is_open(before)) {
+                let _ = reload.try_send(());
+            }
         }
     });
     Ok(())

@@ -208,11 +208,10 @@ impl Upstreams {
     /// line and no longer than the settings say, where all that may be chosen are full.
     pub(super) async fn take(&self, shard: &Shard, search: Search<'_>) -> Result<Lease, Nowhere> {
         let group = &self.0;
-        if group.line.is_empty() {
-            match self.choose(shard.turn_time(), search) {
-                Err(Nowhere::Full) => {}
-                chosen => return chosen,
-            }
+        // Also if others wait: for what this one does not need. At a limiter that somebody waits for it gets nothing.
+        match self.choose(shard.turn_time(), search) {
+            Err(Nowhere::Full) => {}
+            chosen => return chosen,
         }
         let waiting = group.line.join().ok_or(Nowhere::Full)?;
         let since = shard.turn_time();
@@ -229,12 +228,11 @@ impl Upstreams {
     async fn wait(&self, shard: &Shard, search: Search<'_>, waiting: &Waiting<'_>) -> Result<Lease, Nowhere> {
         let mut takes: Vec<(usize, Take)> = Vec::new();
         poll_fn(|cx| {
-            if !waiting.is_first(cx.waker()) {
-                return Poll::Pending;
-            }
+            let is_first = waiting.is_first(cx.waker());
             let now = shard.turn_time();
             match self.choose(now, search) {
-                Err(Nowhere::Full) => {}
+                Err(Nowhere::Full) if is_first => {}
+                Err(Nowhere::Full) => return Poll::Pending,
                 chosen => return Poll::Ready(chosen),
             }
             let panics = self.0.panics(now);

@@ -106,6 +106,8 @@ async fn scene(world: World) -> anyhow::Result<()> {
         }
     });
     try_join_all((0..CLIENTS).map(|id| client(world.clone(), to.clone(), id))).await?;
+    // Who dies while all stop is not begun again, and that is no good end.
+    world.sleep(WORK).await;
     running.stop(Duration::from_millis(50));
     let ended = world.shard().timeout(Duration::from_secs(60), running).await.context("a shard hangs")?;
     ensure!(ended.is_ok(), "{ended:?}");

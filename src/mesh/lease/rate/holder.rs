@@ -202,8 +202,13 @@ impl State {
                 return if now.since(self.served_since) < LONG { last.want } else { self.limit };
             }
             let seems = usage.max(self.lately.most_per_second());
-            let before = if last.short { last.want } else { 0 };
+            let before = if last.short || self.guessed { last.want } else { 0 };
             return (seems + seems / 4 + self.floor()).max(before).min(self.limit);
+        }
+        if self.reported.short && now.since(self.reported_at) < STRETCH {
+            // It was told a moment ago, and nothing has been measured since.
+            self.guessed = true;
+            return self.reported.want;
         }
         // What was used in less than that says as much less.
         let enough = period / 8;
