@@ -14,7 +14,7 @@ use waterwheel_reactor::Watched;
 
 use super::command::{Command, Stdio};
 use super::error::SpawnError;
-use super::life::{EndUnknown, Life};
+use super::life::{EndUnknown, Life, SHORT_OF};
 use super::pipe::{PipeSink, PipeSource};
 use super::spawner::{Spawned, Spawner};
 use crate::net::{Receiving, Sending};
@@ -175,9 +175,10 @@ impl Child {
         );
         let (status, ended) = match select(pin!(self.ended()), pin!(reading)).await {
             Either::Left((status, reading)) => {
-                (status, self.shard.timeout(self.patience, reading).await.is_ok())
+                let read = self.shard.timeout(self.patience, reading).await;
+                (status, read.is_ok_and(|(stdout, stderr)| stdout && stderr))
             }
-            Either::Right((_, waiting)) => (waiting.await, true),
+            Either::Right(((stdout, stderr), waiting)) => (waiting.await, stdout && stderr),
         };
         let (stdout, stderr) = kept.into_inner();
         let cut = stdout.cut || stderr.cut;
@@ -211,18 +212,27 @@ impl Kept {
     }
 }
 
-/// Reads a stream to its end, giving way to others after each piece.
-async fn read_all(stream: Option<Receiving>, most: usize, shard: &Shard, keep: impl Fn(&[u8], usize)) {
-    let Some(mut stream) = stream else { return };
+/// Reads a stream to its end, giving way to others after each piece; answers whether it got there.
+async fn read_all(
+    stream: Option<Receiving>,
+    most: usize,
+    shard: &Shard,
+    keep: impl Fn(&[u8], usize),
+) -> bool {
+    let Some(mut stream) = stream else { return true };
     loop {
         match stream.fill().await {
-            Ok([]) => return,
+            Ok([]) => return true,
             Ok(bytes) => {
                 let count = bytes.len();
                 keep(bytes, most);
                 stream.consume(count);
             }
-            Err(error) => return tracing::warn!("reading a child process's output: {error}"),
+            Err(error) if waterwheel_os::is_shortage(&error) => shard.sleep(SHORT_OF).await,
+            Err(error) => {
+                tracing::warn!("reading a child process's output: {error}");
+                return false;
+            }
         }
         shard.yield_if_needed().await;
     }

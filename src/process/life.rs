@@ -7,14 +7,18 @@ use std::os::fd::AsFd;
 use std::process::ExitStatus;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
-use waterwheel_os::duplicate;
+use waterwheel_os::{duplicate, is_shortage};
 use waterwheel_reactor::Watched;
 
 use super::orphans;
 use super::spawner::Spawner;
 use crate::runtime::Signal;
 use crate::shard::Shard;
+
+/// Where descriptors or memory are short, it is tried again after so long.
+pub(super) const SHORT_OF: Duration = Duration::from_millis(50);
 
 /// Nobody can say how a child ended.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -46,8 +50,8 @@ impl Life {
     /// Waits for its end from now on, in a task of the shard's.
     pub(super) fn begin(shard: &Shard, life: Life) -> Rc<Life> {
         let life = Rc::new(life);
-        let ending = Ending(life.clone());
-        shard.spawn_detached("child process", async move { ending.0.see_end().await });
+        let (ending, own) = (Ending(life.clone()), shard.clone());
+        shard.spawn_detached("child process", async move { ending.0.see_end(&own).await });
         life
     }
 
@@ -65,16 +69,20 @@ impl Life {
         }
     }
 
-    async fn see_end(&self) {
+    async fn see_end(&self, shard: &Shard) {
         while self.end.borrow().is_none() {
             let ready = poll_fn(|cx| match &mut *self.watched.borrow_mut() {
                 Some(watched) => watched.poll_readable(cx),
                 None => Poll::Ready(Ok(())),
             });
             if let Err(error) = ready.await {
-                // The reactor is ending, and this task with it.
-                tracing::debug!(id = self.id, "a child process is not watched any more: {error}");
-                return;
+                if is_shortage(&error) {
+                    shard.sleep(SHORT_OF).await;
+                } else {
+                    // What comes after this task tells those who wait.
+                    tracing::debug!(id = self.id, "a child process is not watched any more: {error}");
+                    return;
+                }
             }
             self.look();
         }
@@ -143,6 +151,12 @@ struct Ending(Rc<Life>);
 impl Drop for Ending {
     fn drop(&mut self) {
         let Some(watched) = self.0.watched.take() else { return };
+        // Nobody on this shard will know more.
+        let reason = "it is not watched any more".to_owned();
+        self.0.end.borrow_mut().get_or_insert(Err(EndUnknown { id: self.0.id, reason }));
+        if let Some(waiting) = self.0.waiting.take() {
+            waiting.wake();
+        }
         let kill = self.0.kill_on_drop.get() || self.0.dies_with_shard.get();
         if kill {
             orphans::kill(self.0.id, self.0.own_group, watched.descriptor());

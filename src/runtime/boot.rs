@@ -242,6 +242,9 @@ impl<T, M> Drop for Part<T, M> {
         // Clients that the kernel gave to a part that nobody opened would wait for ever.
         self.crew.listeners.give_up(self.shard);
         self.crew.datagrams.iter().for_each(|group| group.give_up(self.shard));
+        if let Some(admin) = self.crew.admin.as_ref().filter(|_| self.shard == admin::SHARD) {
+            admin.close();
+        }
         self.crew.lifecycle.ended(self.shard);
         if !self.started {
             tracing::error!(

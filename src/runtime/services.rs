@@ -171,6 +171,10 @@ impl<S: Service> Serving<S> {
         loop {
             let Err(why) = self.one_life().await else { return Ok(()) };
             if let Next::Over = overseer.after(why).await? {
+                if self.behind.is_none() {
+                    // Clients that the kernel gave to a part that nobody opens would wait for ever.
+                    self.listening.give_up(self.shard.id().index());
+                }
                 return Ok(());
             }
         }

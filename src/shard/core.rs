@@ -488,7 +488,7 @@ impl Core {
 
 impl Inspect for Core {
     fn tasks(&self) -> Vec<TaskNote> {
-        self.notes_of(|mark| mark != COURSE)
+        self.notes_of(|mark| mark != COURSE, usize::MAX)
     }
 
     fn timers(&self) -> usize {
@@ -505,10 +505,17 @@ impl Inspect for Core {
 }
 
 impl Core {
-    /// The tasks with such a mark, and what they wait for.
-    pub(super) fn notes_of(&self, wanted: impl Fn(u32) -> bool) -> Vec<TaskNote> {
+    /// The tasks with such a mark, and what they wait for: the first `each` of every kind. Costs as many looks at all
+    /// timers and ports.
+    pub(super) fn notes_of(&self, wanted: impl Fn(u32) -> bool, each: usize) -> Vec<TaskNote> {
         let mut notes = self.tasks.borrow().notes(wanted);
+        let mut kinds: BTreeMap<&str, usize> = BTreeMap::new();
         for note in &mut notes {
+            let count = kinds.entry(note.name).or_default();
+            *count += 1;
+            if *count > each {
+                continue;
+            }
             let sleeps = self.wheel.deadlines_of(&note.waker);
             note.waits.extend(sleeps.into_iter().map(|deadline| format!("until {deadline:?}")));
             note.waits.extend(self.between.waits_for(&note.waker));

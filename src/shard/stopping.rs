@@ -22,6 +22,8 @@ pub(crate) const TRIGGER: u32 = u32::MAX - 1;
 pub(crate) const HURRIED: Duration = Duration::from_secs(1);
 /// Shorter drains are not reported on at their half.
 const WORTH_A_REPORT: Duration = Duration::from_secs(1);
+/// Tasks of each kind of which it is told what they wait for; looking that up is slow where there are many timers.
+const WAITS_SHOWN: usize = 3;
 /// Kinds of tasks in a report; there are rarely more, and a line has to end.
 const KINDS_SHOWN: usize = 20;
 
@@ -271,7 +273,7 @@ impl Core {
     }
 
     fn report_wait(&self, what: &str) {
-        let notes = self.notes_of(|mark| mark != COURSE && mark != TRIGGER);
+        let notes = self.notes_of(|mark| mark != COURSE && mark != TRIGGER, WAITS_SHOWN);
         // The main task may have had its last word in this turn, and nobody else be left.
         if !notes.is_empty() {
             tracing::warn!(shard = self.id().index(), "{what} {}", summary(notes));
@@ -280,7 +282,7 @@ impl Core {
 
     /// The triggers that have not ended, and what they wait for.
     pub(crate) fn unfinished_triggers(&self) -> String {
-        summary(self.notes_of(|mark| mark == TRIGGER))
+        summary(self.notes_of(|mark| mark == TRIGGER, WAITS_SHOWN))
     }
 }
 
@@ -303,6 +305,6 @@ fn summary(notes: Vec<TaskNote>) -> String {
 fn kind((name, (count, waits)): (&str, (usize, BTreeSet<String>))) -> String {
     let name = if count == 1 { name.to_owned() } else { format!("{name} ×{count}") };
     // Many wait for many things: the first ones tell enough.
-    let waits: Vec<String> = waits.into_iter().take(3).collect();
+    let waits: Vec<String> = waits.into_iter().take(WAITS_SHOWN).collect();
     if waits.is_empty() { name } else { format!("{name} ({})", waits.join("; ")) }
 }

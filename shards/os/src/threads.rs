@@ -91,6 +91,9 @@ mod tests {
         assert!(state.to_string().starts_with("it waits"), "{state}");
         drop(end);
         waiting.unwrap().join().unwrap();
-        assert!(ThreadState::of(number).is_err() || number == thread_number(), "it has ended");
+        // The kernel lists it for a moment after it was joined.
+        while ThreadState::of(number).is_ok() {
+            thread::yield_now();
+        }
     }
 }

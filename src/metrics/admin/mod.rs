@@ -40,6 +40,11 @@ impl Admin {
         Arc::new(Admin { local: bound.local.clone(), bound: Mutex::new(Some(bound)) })
     }
 
+    /// Nobody serves it any more: clients are refused, and do not wait for ever.
+    pub(crate) fn close(&self) {
+        drop(self.bound.lock().unwrap_or_else(PoisonError::into_inner).take());
+    }
+
     /// Where it listens, port 0 resolved.
     pub(crate) fn local(&self) -> &Address {
         &self.local

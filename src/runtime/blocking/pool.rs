@@ -2,6 +2,8 @@
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
@@ -125,7 +127,13 @@ impl Workers {
             // Those that are there get to it.
             return Ok(());
         }
-        state.waiting.retain(|waiting| !same(waiting, &work));
+        // Nobody will: also not what others left here, who counted on the thread that could not be had.
+        let left = std::mem::take(&mut state.waiting);
+        drop(state);
+        for waiting in left.iter().filter(|waiting| !same(waiting, &work)) {
+            let reason = io::Error::new(error.kind(), error.to_string());
+            waiting.refuse(BlockingError::Threads(reason));
+        }
         Err(BlockingError::Threads(error))
     }
 
@@ -157,8 +165,10 @@ impl Shared {
         loop {
             if let Some(work) = state.waiting.pop_front() {
                 drop(state);
-                work.run();
-                drop(work);
+                // Its result may be dropped here, and panic while it is.
+                if catch_unwind(AssertUnwindSafe(move || work.run())).is_err() {
+                    tracing::error!("what nobody waited for panicked while it was dropped");
+                }
                 state = self.lock();
                 continue;
             }

@@ -76,8 +76,8 @@ impl Course {
 
     fn set_close(&self, shard: &Shard) {
         let times = self.common.times;
-        let unasked = times.before_stop + self.common.drain;
-        shard.core().set_close(CloseTimes { unasked, close: times.after_stop + APART });
+        let unasked = times.before_stop.saturating_add(self.common.drain);
+        shard.core().set_close(CloseTimes { unasked, close: times.after_stop.saturating_add(APART) });
     }
 
     /// Waits until the main future may be made.

@@ -140,7 +140,7 @@ impl Messages {
 
     /// Sends some of them, never waits.
     pub(super) fn send(&mut self, socket: BorrowedFd<'_>, outgoing: &[Outgoing<'_>]) -> io::Result<usize> {
-        let count = outgoing.len().min(MESSAGES_MAX);
+        let mut count = outgoing.len().min(MESSAGES_MAX);
         self.reset(count);
         self.slices.extend(outgoing[..count].iter().map(|one| libc::iovec {
             iov_base: one.bytes.as_ptr().cast_mut().cast(),
@@ -149,7 +149,15 @@ impl Messages {
         for (at, one) in outgoing[..count].iter().enumerate() {
             let name = match one.to {
                 Some(to) => {
-                    let name = to_kernel(to)?;
+                    let name = match to_kernel(to) {
+                        Ok(name) => name,
+                        // Those before it are sent; whoever sends the rest is told.
+                        Err(_) if at > 0 => {
+                            count = at;
+                            break;
+                        }
+                        Err(error) => return Err(error),
+                    };
                     let length = name.len() as usize;
                     self.names[at] = name.as_storage();
                     length
