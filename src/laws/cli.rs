@@ -196,7 +196,7 @@ fn an_endpoint_that_is_none_is_refused_on_either_side() {
         ("", "it is empty"),
         ("http://127.0.0.1:80", "it is a URL"),
         ("/run/x.sock", "it looks like a path"),
-        ("udp:127.0.0.1:80", "there is no such kind of endpoint"),
+        ("udp:127.0.0.1:80", "udp: carries datagrams, which are no stream"),
         ("::1:80", "an IPv6 address needs brackets"),
         ("tcp:127.0.0.1:65536", "the port is not a number from 0 to 65535"),
         ("tcp:127.0.0.256:80", "the host is not an IPv4 address"),

@@ -243,7 +243,7 @@ fn a_report_is_printed_as_a_table(reactor: &str) {
     let number = |cell: &str| cell.parse::<u64>().unwrap();
     let shards = ["0 ", "1 "].map(|shard| number(&row(&table, shard)[1]));
     assert_eq!(shards.iter().sum::<u64>(), 3, "{table}");
-    assert!(table.contains(&format!("upstream {at}: active 3, connected 3, failed 0")), "{table}");
+    assert!(table.contains(&format!("upstream {at}: up, active 3, connected 3, failed 0")), "{table}");
     drop(streams);
     proxy.process.signal(Signal::TERM);
     let ended = proxy.process.wait();

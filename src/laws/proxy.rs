@@ -436,20 +436,24 @@ fn a_unix_upstream_whose_queue_is_full_is_waited_for(reactor: &str) {
 
 fn keep_alive_watches_what_no_idle_limit_ends(reactor: &str) {
     // What the kernel says of both sides: 2 is a keep-alive timer (or, for a moment, an acknowledgement to come).
-    let watched = |proxy: &Proxy, origin: &Origin| -> Option<bool> {
+    let watched = |proxy: &Proxy, origin: &Origin| -> Option<(bool, bool)> {
         let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
         let (front, back) = (format!(":{:04X}", proxy.at.port()), format!(":{:04X}", origin.at.port()));
         let timers = table.lines().skip(1).filter_map(|line| {
             let mut fields = line.split_whitespace().skip(1);
             let (local, remote, state) = (fields.next()?, fields.next()?, fields.next()?);
-            let ours = local.ends_with(&front) || remote.ends_with(&back);
-            (ours && state == "01").then(|| fields.nth(1).is_some_and(|timer| timer.starts_with("02:")))
+            let (of_client, of_upstream) = (local.ends_with(&front), remote.ends_with(&back));
+            let mut timed = || fields.nth(1).is_some_and(|timer| timer.starts_with("02:"));
+            ((of_client || of_upstream) && state == "01").then(|| (of_client, timed()))
         });
-        let timers: Vec<bool> = timers.collect();
-        // The kernel's list may miss what moves while it is read; and both have come once it is complete.
-        (timers.len() == 2 && timers[0] == timers[1]).then(|| timers[0])
+        let timers: Vec<(bool, bool)> = timers.collect();
+        // The kernel's list may miss what moves while it is read.
+        let [one, other] = timers[..] else { return None };
+        let (client, upstream) = if one.0 { (one, other) } else { (other, one) };
+        (client.0 && !upstream.0).then_some((client.1, upstream.1))
     };
-    for (limit, wanted) in [("0s", true), ("1h", true), ("300s", false)] {
+    // Clients inherit it from a listener, which may stay when the limit changes: they are watched always.
+    for (limit, wanted) in [("0s", (true, true)), ("1h", (true, true)), ("300s", (true, false))] {
         let origin = Origin::echo();
         let proxy = Proxy::start(reactor, &[origin.at], &["--idle-timeout", limit]);
         let mut client = client(proxy.at);

@@ -11,7 +11,8 @@ use super::connecting::{Unconnected, connect};
 use super::counters::{Cells, add};
 use super::entry::Entry;
 use super::first::{self, First, Refusal};
-use super::part::Part;
+use super::part::{Current, Part};
+use super::upstreams::Lease;
 use crate::net::{Connection, End, PeekError};
 
 /// Counts a connection as active, and unless another end was counted as cut short, or as ended by a panic.
@@ -65,50 +66,78 @@ impl Drop for Open {
     }
 }
 
+/// Why a client came to no upstream.
+enum Unreached {
+    TurnedAway(Refusal),
+    Unconnected(Unconnected),
+    /// The upstream took no PROXY header.
+    Header(io::Error),
+}
+
+impl Unreached {
+    fn end(self, open: Open, client: Connection) -> anyhow::Result<()> {
+        let error = match self {
+            Unreached::TurnedAway(refusal) => return turn_away(open, client, refusal),
+            Unreached::Unconnected(error) => {
+                open.end(|cells| match error {
+                    Unconnected::Shortage(_) => &cells.shortage,
+                    Unconnected::NoPlace => &cells.no_place,
+                    Unconnected::Nobody | Unconnected::Failed(_) => &cells.no_upstream,
+                });
+                error.into()
+            }
+            Unreached::Header(error) => {
+                open.end(|cells| &cells.upstream_broke);
+                anyhow::Error::new(error).context("an upstream took no PROXY header")
+            }
+        };
+        // The upstream's refusal is passed on as what it was: a reset.
+        client.abort();
+        Err(error)
+    }
+}
+
+/// From the first bytes to an upstream that may be written to.
+async fn reach(
+    part: &Part,
+    current: &Current,
+    open: &mut Open,
+    client: &mut Connection,
+) -> Result<(Connection, Lease), Unreached> {
+    let settings = &current.plan.settings;
+    let first = match settings.asks_first() {
+        true => first::read(settings, &current.plan.routes, client).await,
+        false => Ok(First::default()),
+    };
+    let first = first.map_err(Unreached::TurnedAway)?;
+    open.note(|entry| entry.heard(&first, current.upstreams[first.group].name()));
+    let connected = connect(part, current, &first, client).await;
+    let (mut upstream, lease) = connected.map_err(Unreached::Unconnected)?;
+    open.note(|entry| entry.connected(&lease));
+    if !first.header.is_empty() {
+        let writing = upstream.write_all(&first.header);
+        // It is little, and the first that is sent: only an upstream that is gone does not take it.
+        let written = client.shard().timeout(settings.connect_timeout, writing).await;
+        if let Err(error) = written.map_err(io::Error::from).flatten() {
+            upstream.abort();
+            lease.was_reset();
+            return Err(Unreached::Header(error));
+        }
+    }
+    Ok((upstream, lease))
+}
+
 pub(super) async fn serve_client(part: Rc<Part>, mut client: Connection) -> anyhow::Result<()> {
     let mut open = Open::new(part.clone(), Some(&client));
     // To its end, whatever comes meanwhile.
     let current = part.current();
+    // On the heap, and gone when bytes flow: there are many connections, and few of them begin.
+    let reached = Box::pin(reach(&part, &current, &mut open, &mut client)).await;
+    let (upstream, lease) = match reached {
+        Ok(reached) => reached,
+        Err(unreached) => return unreached.end(open, client),
+    };
     let settings = &current.plan.settings;
-    // On the heap, so that other connections' tasks are not larger for it.
-    let first = match settings.asks_first() {
-        true => Box::pin(first::read(settings, &current.plan.routes, &mut client)).await,
-        false => Ok(First::default()),
-    };
-    let first = match first {
-        Ok(first) => first,
-        Err(refusal) => return turn_away(open, client, refusal),
-    };
-    open.note(|entry| entry.heard(&first, current.upstreams[first.group].name()));
-    let (mut upstream, lease) = match connect(&part, &current, &first, &client).await {
-        Ok((upstream, lease)) => {
-            open.note(|entry| entry.connected(&lease));
-            (upstream, lease)
-        }
-        Err(error) => {
-            // The upstream's refusal is passed on as what it was: a reset.
-            client.abort();
-            open.end(|cells| match error {
-                Unconnected::Shortage(_) => &cells.shortage,
-                Unconnected::NoPlace => &cells.no_place,
-                Unconnected::Nobody | Unconnected::Failed(_) => &cells.no_upstream,
-            });
-            return Err(error.into());
-        }
-    };
-    let First { header, .. } = first;
-    if !header.is_empty() {
-        let writing = Box::pin(upstream.write_all(&header));
-        // It is little, and the first that is sent: only an upstream that is gone does not take it.
-        let written = client.shard().timeout(settings.connect_timeout, writing).await;
-        if let Err(error) = written.map_err(io::Error::from).flatten() {
-            client.abort();
-            upstream.abort();
-            lease.was_reset();
-            open.end(|cells| &cells.upstream_broke);
-            return Err(anyhow::Error::new(error).context("an upstream took no PROXY header"));
-        }
-    }
     let mut pump = client.pump(upstream, settings.idle_timeout);
     let (mut up, mut down) = (0, 0);
     let exchange = std::future::poll_fn(|cx| {

@@ -202,8 +202,8 @@ impl State {
                 return if now.since(self.served_since) < LONG { last.want } else { self.limit };
             }
             let seems = usage.max(self.lately.most_per_second());
-            let before = if last.short || self.guessed { last.want } else { 0 };
-            return (seems + seems / 4 + self.floor()).max(before).min(self.limit);
+            // Who has too little wants no less than when it had enough, however little it got since.
+            return (seems + seems / 4 + self.floor()).max(last.want).min(self.limit);
         }
         if self.reported.short && now.since(self.reported_at) < STRETCH {
             // It was told a moment ago, and nothing has been measured since.
