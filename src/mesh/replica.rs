@@ -14,16 +14,15 @@
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
-use std::future::{poll_fn, ready};
+use std::future::ready;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::Poll;
 
 use super::calls::{CallOptions, CallPort, Caller};
 use super::hub::Mesh;
 use super::member::Member;
 use super::port::{DeclareError, OpenError};
-use crate::shard::waiters::Waiters;
+use crate::shard::waiters::{Waiters, wait_until};
 use crate::shard::{Shard, ShardId};
 
 /// Which of the values that were published: greater is newer. The first value, which nobody published, is
@@ -264,15 +263,7 @@ impl<T: Clone + Send + Sync + 'static> Kept<T> {
     }
 
     async fn wait_until(&self, is: impl Fn() -> bool) {
-        let mut wait = Wait { waiting: &self.waiting, at: None };
-        poll_fn(|cx| {
-            if is() {
-                return Poll::Ready(());
-            }
-            self.waiting.borrow_mut().wait(&mut wait.at, cx.waker());
-            Poll::Pending
-        })
-        .await;
+        wait_until(&self.waiting, || is().then_some(())).await;
     }
 }
 
@@ -285,18 +276,6 @@ impl<T> Drop for Asks<T> {
     fn drop(&mut self) {
         self.copy.catching_up.set(self.copy.catching_up.get() - 1);
         self.copy.waiting.borrow_mut().wake_all();
-    }
-}
-
-/// A place among those who wait, left when the wait is over or given up.
-struct Wait<'a> {
-    waiting: &'a RefCell<Waiters>,
-    at: Option<usize>,
-}
-
-impl Drop for Wait<'_> {
-    fn drop(&mut self) {
-        self.waiting.borrow_mut().leave(&mut self.at);
     }
 }
 

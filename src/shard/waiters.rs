@@ -1,6 +1,8 @@
 //! Wakers of tasks that wait for the same thing, each removed when its future goes.
 
-use std::task::Waker;
+use std::cell::RefCell;
+use std::future::poll_fn;
+use std::task::{Poll, Waker};
 
 /// A bag of wakers with stable places; bounded by the futures that wait.
 #[derive(Debug, Default)]
@@ -35,6 +37,31 @@ impl Waiters {
     /// Wakes everybody; the places stay taken until their futures leave.
     pub(crate) fn wake_all(&mut self) {
         self.places.iter().flatten().for_each(Waker::wake_by_ref);
+    }
+}
+
+/// Waits until `is` finds something, which it is asked whenever all are woken.
+pub(crate) async fn wait_until<T>(waiters: &RefCell<Waiters>, is: impl Fn() -> Option<T>) -> T {
+    let mut wait = Wait { waiters, place: None };
+    poll_fn(|cx| {
+        if let Some(found) = is() {
+            return Poll::Ready(found);
+        }
+        waiters.borrow_mut().wait(&mut wait.place, cx.waker());
+        Poll::Pending
+    })
+    .await
+}
+
+/// A place in the bag, left when the wait is over or given up.
+struct Wait<'a> {
+    waiters: &'a RefCell<Waiters>,
+    place: Option<usize>,
+}
+
+impl Drop for Wait<'_> {
+    fn drop(&mut self) {
+        self.waiters.borrow_mut().leave(&mut self.place);
     }
 }
 

@@ -2,14 +2,15 @@
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
-use std::future::poll_fn;
+use std::pin::pin;
 use std::rc::Rc;
-use std::task::Poll;
 use std::time::Duration;
+
+use futures_util::future::select;
 
 use crate::mesh::calls::Asker;
 use crate::mesh::member::Member;
-use crate::mesh::waiters::{Place, Waiters};
+use crate::shard::waiters::{Waiters, wait_until};
 use crate::shard::{Shard, ShardId};
 
 /// The keeper is there and something went wrong all the same: its handler panicked. After so long it is asked again.
@@ -37,14 +38,37 @@ impl Tie {
             life: Cell::new(None),
             tied: Cell::new(false),
             lost: Cell::new(false),
-            waiting: RefCell::new(Waiters::new()),
+            waiting: RefCell::default(),
         }
     }
 
-    /// Waits until the keeper is at work; which of its lives it is in.
-    pub(super) async fn keeper_at_work(&self, shard: &Shard) -> u32 {
-        shard.opened(self.keeper).await;
-        self.member.ledger.life(self.keeper.index())
+    /// Through the lives of the keeper, for ever: sees to it that it is `attach`ed, `works` with it until that fails or it
+    /// ends, and then `lose`s what it granted.
+    pub(super) async fn follow(
+        &self,
+        shard: &Shard,
+        attach: impl Fn(&Shard) + Clone + Send + 'static,
+        works: impl AsyncFn(),
+        lose: impl Fn(),
+    ) {
+        loop {
+            shard.opened(self.keeper).await;
+            let life = self.member.ledger.life(self.keeper.index());
+            let (ended, attach) = (shard.ended(self.keeper), attach.clone());
+            // The keeper need not have been here itself.
+            let attached = shard.run_on(self.keeper, move |there: Shard| async move { attach(&there) });
+            if attached.await.is_ok() {
+                self.life.set(Some(life));
+                select(pin!(works()), pin!(ended)).await;
+            }
+            self.life.set(None);
+            self.tied.set(false);
+            self.lost.set(true);
+            lose();
+            if self.keeper_is_in(life) {
+                shard.sleep(AGAIN).await;
+            }
+        }
     }
 
     fn keeper_is_in(&self, life: u32) -> bool {
@@ -52,30 +76,11 @@ impl Tie {
         !ledger.has_ended(keeper) && ledger.life(keeper) == life
     }
 
-    /// This shard begins to tell that life of the keeper what it has.
-    pub(super) fn begin(&self, life: u32) {
-        self.life.set(Some(life));
-    }
-
-    /// That was answered.
+    /// The keeper has answered what this shard told it.
     pub(super) fn complete(&self) {
         if !self.tied.replace(true) {
             self.lost.set(false);
-            self.waiting.borrow().wake_all();
-        }
-    }
-
-    /// Nothing that was granted counts any more.
-    pub(super) fn cut(&self) {
-        self.life.set(None);
-        self.tied.set(false);
-        self.lost.set(true);
-    }
-
-    /// After it was cut: waits where the keeper has not ended.
-    pub(super) async fn pause(&self, shard: &Shard, life: u32) {
-        if self.keeper_is_in(life) {
-            shard.sleep(AGAIN).await;
+            self.waiting.borrow_mut().wake_all();
         }
     }
 
@@ -100,27 +105,18 @@ impl Tie {
 
     /// Waits until it is not lost.
     pub(super) async fn restored(&self) {
-        let mut wait = Wait { tie: self, place: None };
-        poll_fn(|cx| {
-            if !self.is_lost() {
-                return Poll::Ready(());
-            }
-            self.waiting.borrow_mut().wait(&mut wait.place, cx.waker());
-            Poll::Pending
-        })
-        .await;
+        wait_until(&self.waiting, || (!self.is_lost()).then_some(())).await;
     }
 }
 
-/// A place in the queue, left when the wait is over or given up.
-struct Wait<'a> {
-    tie: &'a Tie,
-    place: Option<Place>,
-}
-
-impl Drop for Wait<'_> {
-    fn drop(&mut self) {
-        self.tie.waiting.borrow_mut().leave(&mut self.place);
+/// Tells of each end of another shard, in which of its lives it was; for ever.
+pub(super) async fn each_end(shard: &Shard, of: ShardId, ended: impl Fn(u32)) {
+    let member = Member::of(shard);
+    loop {
+        let life = member.ledger.life(of.index());
+        shard.ended(of).await;
+        ended(life);
+        shard.opened(of).await;
     }
 }
 

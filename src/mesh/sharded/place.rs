@@ -9,7 +9,7 @@ use std::task::{Poll, Waker};
 
 use super::Instance;
 use crate::shard::Shard;
-use crate::shard::waiters::Waiters;
+use crate::shard::waiters::{Waiters, wait_until};
 
 /// A use of this shard's instance: as good as a reference to it, and free to be held over an await. Cheap to clone.
 /// The instance stays as long as one of these is about, so that a stop waits for whoever keeps one: let it go.
@@ -93,7 +93,7 @@ impl<S: Instance> Place<S> {
     /// Waits for an instance; `None`: the place became empty meanwhile.
     pub(super) async fn started(&self) -> Option<Local<S>> {
         let cleared = self.cleared.get();
-        self.wait_until(|| match self.local() {
+        wait_until(&self.waiting, || match self.local() {
             None if self.cleared.get() == cleared => None,
             found => Some(found),
         })
@@ -111,7 +111,7 @@ impl<S: Instance> Place<S> {
 
     /// Ends the instance, if there is one or will be.
     pub(super) async fn stop(&self) {
-        let running = self.wait_until(|| match &*self.state.borrow() {
+        let running = wait_until(&self.waiting, || match &*self.state.borrow() {
             State::Empty => Some(None),
             State::Running(local) => Some(Some(local.clone())),
             State::Starting | State::Stopping => None,
@@ -127,18 +127,6 @@ impl<S: Instance> Place<S> {
             if last.gone.get() { Poll::Ready(()) } else { Poll::Pending }
         })
         .await;
-    }
-
-    async fn wait_until<T>(&self, is: impl Fn() -> Option<T>) -> T {
-        let mut wait = StateWait { place: self, at: None };
-        poll_fn(|cx| match is() {
-            Some(found) => Poll::Ready(found),
-            None => {
-                self.waiting.borrow_mut().wait(&mut wait.at, cx.waker());
-                Poll::Pending
-            }
-        })
-        .await
     }
 
     fn set(&self, state: State<S>) {
@@ -171,18 +159,6 @@ impl<S: Instance> Drop for Clears<'_, S> {
         if self.armed {
             self.place.set(State::Empty);
         }
-    }
-}
-
-/// A place in the queue, left when the wait is over or given up.
-struct StateWait<'a, S: Instance> {
-    place: &'a Place<S>,
-    at: Option<usize>,
-}
-
-impl<S: Instance> Drop for StateWait<'_, S> {
-    fn drop(&mut self) {
-        self.place.waiting.borrow_mut().leave(&mut self.at);
     }
 }
 

@@ -80,6 +80,8 @@ pub struct Change {
     version: Arc<Version>,
     added: Vec<Listening>,
     removed: Vec<Listening>,
+    /// So what it removes is closed when it goes, and not what it adds.
+    is_real: bool,
 }
 
 impl Change {
@@ -91,7 +93,8 @@ impl Change {
 
 impl Drop for Change {
     fn drop(&mut self) {
-        self.added.iter().for_each(|listening| self.shared.listeners.close(listening));
+        let closed = if self.is_real { &self.removed } else { &self.added };
+        closed.iter().for_each(|listening| self.shared.listeners.close(listening));
     }
 }
 
@@ -130,7 +133,7 @@ impl Proxy {
         let removed = old.into_iter().filter(|old| !is_kept(old)).cloned().collect();
         let version = Arc::new(Version { number: newest.number + 1, plans });
         let added = std::mem::take(&mut bound.bound);
-        Ok(Change { shared: self.shared.clone(), version, added, removed })
+        Ok(Change { shared: self.shared.clone(), version, added, removed, is_real: false })
     }
 
     /// Makes a change real on all shards, or on none; answers the version's number. New connections go by it from then on.
@@ -151,7 +154,7 @@ impl Proxy {
         // From here on nothing brings it back.
         self.shared.set_newest(change.version.clone());
         // Closed whatever becomes of this shard: no other knows of them any more.
-        change.added = std::mem::take(&mut change.removed);
+        change.is_real = true;
         if let Err(error) = self.tell_all(shard, &Order::Commit(change.version.clone())).await {
             tracing::error!("version {number} of the settings is late on a shard: {error}");
         }

@@ -6,6 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
+use waterwheel_reactor::panic_message;
+
 use super::BlockingError;
 
 /// What a thread does, whatever it is.
@@ -102,7 +104,7 @@ impl<R: Send, F: FnOnce(&Cancelled) -> R + Send> Work for Call<R, F> {
             }
         };
         let outcome = catch_unwind(AssertUnwindSafe(|| work(&self.cancelled)));
-        self.finish(outcome.map_err(|panic| BlockingError::Panicked(text_of(&*panic))));
+        self.finish(outcome.map_err(|panic| BlockingError::Panicked(panic_message(&*panic))));
     }
 
     fn refuse(&self, error: BlockingError) {
@@ -136,9 +138,4 @@ impl<R: Send, F: FnOnce(&Cancelled) -> R + Send> Answer<R> for Call<R, F> {
         drop(waiting);
         matches!(before, Stage::Waiting(_))
     }
-}
-
-fn text_of(panic: &(dyn std::any::Any + Send)) -> String {
-    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no text".to_owned())
 }

@@ -4,7 +4,6 @@ use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::pin::pin;
 use std::rc::Rc;
-use std::task::Poll;
 use std::time::Duration;
 
 use futures_util::future::{Either, join_all, select};
@@ -14,7 +13,7 @@ use super::owned::Owned;
 use super::steps::Done;
 use super::{Shared, TooLate, When, Work};
 use crate::shard::stopping::{COURSE, CloseTimes, Step, TRIGGER};
-use crate::shard::waiters::Waiters;
+use crate::shard::waiters::{Waiters, wait_until};
 use crate::shard::{Phase, Shard};
 
 /// By how much shards may begin a step apart from each other, if all are well.
@@ -82,19 +81,7 @@ impl Course {
 
     /// Waits until the main future may be made.
     pub(in crate::runtime) async fn opened(&self) {
-        if self.open.get() {
-            return;
-        }
-        let mut place = None;
-        poll_fn(|cx| {
-            if self.open.get() {
-                self.waiting.borrow_mut().leave(&mut place);
-                return Poll::Ready(());
-            }
-            self.waiting.borrow_mut().wait(&mut place, cx.waker());
-            Poll::Pending
-        })
-        .await;
+        wait_until(&self.waiting, || self.open.get().then_some(())).await;
     }
 
     fn open(&self) {

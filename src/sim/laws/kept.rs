@@ -8,12 +8,14 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 use futures_util::future::join_all;
 use waterwheel::mesh::{
-    CountLease, CountLimiter, Permit, RateLease, RateLimiter, Replica, Replicated, TryTakeError, Version,
+    CountLease, CountLimiter, RateLease, RateLimiter, Replica, Replicated, TryTakeError, Version,
 };
 use waterwheel::reactor::Time;
 use waterwheel::runtime::{Config, OnFailure, Supervision};
 use waterwheel::shard::Shard;
 use waterwheel::sim::{Check, Random, Rule, Verdict, World};
+
+use super::leased::{Counted, Out, is_whole};
 
 /// Longer than anything here may take: a world that takes longer hangs.
 const PATIENCE: Duration = Duration::from_secs(600);
@@ -25,8 +27,7 @@ const LOOK: Time = Time::from_nanos(4_000_000_000);
 /// What is seen from outside of all lives.
 #[derive(Default)]
 struct Book {
-    out: AtomicU64,
-    most: AtomicU64,
+    out: Arc<Out>,
     taken: AtomicU64,
     /// In the last half second of work, when nobody dies any more.
     taken_late: AtomicU64,
@@ -37,25 +38,6 @@ struct Book {
 impl Book {
     fn saw(&self, version: Version, value: u64) {
         self.versions.lock().unwrap_or_else(PoisonError::into_inner).push((version, value));
-    }
-}
-
-/// A permit that is counted while it is out, also if its shard dies.
-struct Counted {
-    book: Arc<Book>,
-    _permit: Permit,
-}
-
-impl Counted {
-    fn new(book: &Arc<Book>, permit: Permit) -> Counted {
-        book.most.fetch_max(book.out.fetch_add(1, Relaxed) + 1, Relaxed);
-        Counted { book: book.clone(), _permit: permit }
-    }
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.book.out.fetch_sub(1, Relaxed);
     }
 }
 
@@ -75,7 +57,7 @@ async fn uses(shard: Shard, limiter: CountLimiter, book: Arc<Book>, mut rng: Ran
             },
         };
         match taken {
-            Ok(permit) => held.push(Counted::new(&book, permit)),
+            Ok(permit) => held.push(Counted::new(&book.out, permit)),
             Err(true) => {
                 let kept = shard.timeout(Duration::from_secs(10), limiter.kept()).await;
                 kept.context("the keeper is not back")?;
@@ -118,16 +100,6 @@ async fn publishes(shard: Shard, replica: Replica<u64>, mut rng: Random) {
         shard.sleep(Duration::from_micros(rng.below(100_000))).await;
         replica.publish(rng.number());
     }
-}
-
-/// All of it can be taken at once, so that nothing has leaked.
-async fn is_whole(shard: &Shard, lease: &CountLease) -> anyhow::Result<()> {
-    let limiter = shard.count_limiter(lease)?;
-    let all = join_all((0..lease.limit()).map(|_| limiter.take()).collect::<Vec<_>>());
-    let permits = shard.timeout(Duration::from_secs(5), all).await.context("some have leaked")?;
-    ensure!(permits.iter().all(Result::is_ok), "the keeper is there");
-    ensure!(limiter.try_take().is_err(), "there are more than the limit");
-    Ok(())
 }
 
 #[derive(Clone)]
@@ -188,7 +160,7 @@ async fn scene(world: World) -> anyhow::Result<()> {
     running.stop(Duration::from_secs(1));
     let ended = world.shard().timeout(PATIENCE, running).await.context("a shard hangs")?;
     ensure!(ended.is_ok(), "{ended:?}");
-    let most = book.most.load(Relaxed);
+    let most = book.out.most.load(Relaxed);
     ensure!(most <= limit, "{most} of {limit} were out at once");
     let lives = book.lives.load(Relaxed);
     let (taken, allowed) = (book.taken.load(Relaxed), 3 * per_second + per_second / 50 + shards as u64 + 1);

@@ -144,19 +144,19 @@ async fn rates_of_the_mortal(world: World) -> anyhow::Result<()> {
 
 /// How many are out, over all shards.
 #[derive(Default)]
-struct Out {
+pub(crate) struct Out {
     now: AtomicU64,
-    most: AtomicU64,
+    pub(crate) most: AtomicU64,
 }
 
 /// A permit that is counted while it is out, also if its shard dies.
-struct Counted {
+pub(crate) struct Counted {
     out: Arc<Out>,
     _permit: Permit,
 }
 
 impl Counted {
-    fn new(out: &Arc<Out>, permit: Permit) -> Counted {
+    pub(crate) fn new(out: &Arc<Out>, permit: Permit) -> Counted {
         out.most.fetch_max(out.now.fetch_add(1, Relaxed) + 1, Relaxed);
         Counted { out: out.clone(), _permit: permit }
     }
@@ -200,7 +200,7 @@ async fn uses(shard: Shard, limiter: CountLimiter, out: Arc<Out>, seed: u64) {
 }
 
 /// All of it can be taken at once, so that nothing has leaked.
-async fn is_whole(shard: &Shard, lease: &CountLease) -> anyhow::Result<()> {
+pub(crate) async fn is_whole(shard: &Shard, lease: &CountLease) -> anyhow::Result<()> {
     let limiter = shard.count_limiter(lease)?;
     let all = join_all((0..lease.limit()).map(|_| limiter.take()).collect::<Vec<_>>());
     let permits = shard.timeout(Duration::from_secs(5), all).await.context("some have leaked")?;

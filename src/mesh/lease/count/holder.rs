@@ -80,24 +80,13 @@ impl Holder {
 
     /// Through the lives of the keeper.
     async fn lives(self: Rc<Self>, lease: CountLease, caller: Caller<Ask, Told>) {
-        loop {
-            let life = self.tie.keeper_at_work(&self.shard).await;
-            let ended = self.shard.ended(self.keeper);
-            // The keeper need not have been here itself.
-            let of_keeper = lease.clone();
-            let attach = move |there: Shard| async move { drop(of_keeper.attach(&there)) };
-            if self.shard.run_on(self.keeper, attach).await.is_ok() {
-                select(pin!(self.works(&caller, life)), pin!(ended)).await;
-            }
-            self.lose();
-            self.tie.pause(&self.shard, life).await;
-        }
+        let attach = move |there: &Shard| drop(lease.attach(there));
+        self.tie.follow(&self.shard, attach, async || self.works(&caller).await, || self.lose()).await;
     }
 
     /// With one life of the keeper, until it fails.
-    async fn works(&self, caller: &Caller<Ask, Told>, life: u32) {
+    async fn works(&self, caller: &Caller<Ask, Told>) {
         // What comes back from now on is given back behind this.
-        self.tie.begin(life);
         let Ok(told) = caller.call(self.keeper, Ask::Hold(self.taken.get())).await else { return };
         self.tie.complete();
         self.hear(told);
@@ -236,7 +225,6 @@ impl Holder {
 
     /// Nothing counts any more but the permits that are out.
     fn lose(&self) {
-        self.tie.cut();
         self.spare.set(0);
         self.owed.set(0);
         self.heard.set(0);

@@ -6,13 +6,13 @@ use std::rc::Rc;
 
 use super::{Ask, CountLease, Told};
 use crate::mesh::calls::{Asker, Caller};
+use crate::mesh::lease::tie::each_end;
 use crate::mesh::member::Member;
 use crate::shard::{Resolver, Shard, ShardId, deferred};
 
 /// Lives on one shard.
 pub(super) struct Keeper {
     shard: Shard,
-    member: Rc<Member>,
     caller: Caller<Ask, Told>,
     books: RefCell<Books>,
 }
@@ -57,7 +57,7 @@ impl Keeper {
             .map(|other| again && other != own && !member.ledger.has_ended(other))
             .collect();
         let books = Books { free: lease.limit, holders, queue: VecDeque::new(), unheard, tellings: 0 };
-        Rc::new(Keeper { shard: shard.clone(), member, caller, books: RefCell::new(books) })
+        Rc::new(Keeper { shard: shard.clone(), caller, books: RefCell::new(books) })
     }
 
     /// From now on takes back what shards have that end; and asks those that may hold something.
@@ -65,12 +65,7 @@ impl Keeper {
         for other in self.shard.ids().filter(|other| *other != self.shard.id()) {
             let keeper = self.clone();
             self.shard.spawn_detached("lease of another", async move {
-                loop {
-                    let life = keeper.member.ledger.life(other.index());
-                    keeper.shard.ended(other).await;
-                    keeper.ended(other.index(), life);
-                    keeper.shard.opened(other).await;
-                }
+                each_end(&keeper.shard, other, |life| keeper.ended(other.index(), life)).await;
             });
             if self.books.borrow().unheard[other.index()] {
                 let (keeper, lease) = (self.clone(), lease.clone());

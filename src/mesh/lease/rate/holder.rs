@@ -335,19 +335,11 @@ impl Holder {
 
     /// Through the lives of the keeper.
     async fn lives(self: Rc<Self>, lease: RateLease, caller: Caller<Note, Note>) {
-        loop {
-            let life = self.tie.keeper_at_work(&self.shard).await;
-            let ended = self.shard.ended(self.keeper);
-            // The keeper need not have been here itself.
-            let of_keeper = lease.clone();
-            let attach = move |there: Shard| async move { drop(of_keeper.attach(&there)) };
-            if self.shard.run_on(self.keeper, attach).await.is_ok() {
-                self.tie.begin(life);
-                select(pin!(self.reports(&caller)), pin!(ended)).await;
-            }
-            self.lose(&lease);
-            self.tie.pause(&self.shard, life).await;
-        }
+        let of_keeper = lease.clone();
+        let attach = move |there: &Shard| drop(of_keeper.attach(there));
+        self.tie
+            .follow(&self.shard, attach, async || self.reports(&caller).await, || self.lose(&lease))
+            .await;
     }
 
     /// To one life of the keeper, until it fails.
@@ -401,7 +393,6 @@ impl Holder {
 
     /// Nothing counts any more but what is in the bucket.
     fn lose(&self, lease: &RateLease) {
-        self.tie.cut();
         let mut state = self.state.borrow_mut();
         let next = State::new(lease.per_second, self.shard.count(), self.shard.turn_time());
         let before = std::mem::replace(&mut *state, next);

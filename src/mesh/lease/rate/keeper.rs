@@ -9,7 +9,7 @@ use super::bucket::TOKEN;
 use super::pace::Pace;
 use super::{LITTLE, MILLION, Note, RateLease, Report, Share};
 use crate::mesh::calls::{Asker, Caller};
-use crate::mesh::member::Member as Part;
+use crate::mesh::lease::tie::each_end;
 use crate::shard::{Shard, ShardId};
 
 /// Lives on one shard.
@@ -30,14 +30,11 @@ impl Keeper {
         for other in self.shard.ids().filter(|other| *other != self.shard.id()) {
             let keeper = self.clone();
             self.shard.spawn_detached("lease of another", async move {
-                let part = Part::of(&keeper.shard);
-                loop {
-                    let life = part.ledger.life(other.index());
-                    keeper.shard.ended(other).await;
+                let ended = |life| {
                     keeper.books.borrow_mut().end(other.index(), life, keeper.shard.turn_time());
                     keeper.push();
-                    keeper.shard.opened(other).await;
-                }
+                };
+                each_end(&keeper.shard, other, ended).await;
             });
         }
     }
