@@ -2,12 +2,16 @@
 
 use std::fmt;
 use std::io;
+use std::net::SocketAddr;
 use std::sync::{Mutex, PoisonError};
 use std::thread::{self, ThreadId};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
-use waterwheel_reactor::{Address, Backend, Bound, Ended, Launch, ListenOptions, Unavailable};
+use waterwheel_reactor::{
+    Address, Backend, Bound, BoundDatagrams, DatagramOptions, Ended, Handle, Launch, ListenOptions, Program,
+    Unavailable,
+};
 
 /// A reactor under another name, which says how; each thread is confined before it asks for anything.
 pub struct Confined<B> {
@@ -53,6 +57,31 @@ impl<B: Backend> Backend for Confined<B> {
 
     fn bind(&self, at: &Address, options: &ListenOptions, count: usize) -> io::Result<Vec<Bound>> {
         self.backend().bind(at, options, count)
+    }
+
+    fn steer(&self, group: &[Bound], program: &Program) -> io::Result<()> {
+        self.backend().steer(group, program)
+    }
+
+    fn bind_datagrams(
+        &self,
+        at: &Address,
+        options: &DatagramOptions,
+        count: usize,
+    ) -> io::Result<Vec<BoundDatagrams>> {
+        self.backend().bind_datagrams(at, options, count)
+    }
+
+    fn steer_datagrams(&self, group: &[BoundDatagrams], program: &Program) -> io::Result<()> {
+        self.backend().steer_datagrams(group, program)
+    }
+
+    fn spare(&self) -> io::Result<Handle> {
+        self.backend().spare()
+    }
+
+    fn lookup(&self, host: &str, port: u16) -> Option<io::Result<Vec<SocketAddr>>> {
+        self.backend().lookup(host, port)
     }
 
     fn run(&self, launches: Vec<Launch>) -> Result<(), Vec<Ended>> {

@@ -35,6 +35,9 @@ pub(crate) enum Fault {
     RefusalUntyped,
     CancelLeaks,
     ConnectsCapped,
+    CutUntold,
+    SegmentsJoined,
+    ReleaseEmpties,
     /// One with connections.
     Halves(Mistake),
 }
@@ -71,4 +74,7 @@ pub(crate) const FAULTS: &[(&str, Fault, &str)] = &[
     ("refusal-untyped", Fault::RefusalUntyped, "CONNECT-1"),
     ("cancel-leaks", Fault::CancelLeaks, "CONNECT-2"),
     ("connects-capped", Fault::ConnectsCapped, "CONNECT-3"),
+    ("cut-untold", Fault::CutUntold, "DATAGRAM-1"),
+    ("segments-joined", Fault::SegmentsJoined, "DATAGRAM-2"),
+    ("release-empties", Fault::ReleaseEmpties, "DATAGRAM-3"),
 ];

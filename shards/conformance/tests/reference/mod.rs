@@ -1,6 +1,7 @@
 //! A reactor on poll(2), as plain as can be, with faults to choose: it shows that every law can hold, and that every
 //! law can fail. Each fault is one `if` where a real reactor would have the mistake.
 
+mod datagrams;
 mod fault;
 mod halves;
 mod socket;
@@ -19,8 +20,9 @@ use std::time::Duration;
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use waterwheel_reactor::{
-    Address, Alarm, Backend, Bound, Clock, ConnectOptions, Doorbell, Ended, Incoming, Launch, Life,
-    ListenOptions, Listener, Reactor, Start, Time, Transport, Unavailable, on_threads,
+    Address, Alarm, Backend, Bound, BoundDatagrams, Clock, ConnectOptions, DatagramOptions, Datagrams,
+    Doorbell, Ended, Incoming, Launch, Life, ListenOptions, Listener, Reactor, Start, Time, Transport,
+    Unavailable, Watched, on_threads,
 };
 
 pub(crate) use fault::{FAULTS, Fault};
@@ -59,6 +61,15 @@ impl Backend for Reference {
 
     fn bind(&self, at: &Address, options: &ListenOptions, count: usize) -> io::Result<Vec<Bound>> {
         socket::bind(self.fault, at, options, count)
+    }
+
+    fn bind_datagrams(
+        &self,
+        at: &Address,
+        options: &DatagramOptions,
+        count: usize,
+    ) -> io::Result<Vec<BoundDatagrams>> {
+        waterwheel_os::bind_datagrams(at, options, count)
     }
 
     fn run(&self, launches: Vec<Launch>) -> Result<(), Vec<Ended>> {
@@ -300,6 +311,14 @@ impl Reactor for Handle {
         }
         let transport = stream::adopt(Rc::clone(&self.0), incoming)?;
         self.spoiled(transport)
+    }
+
+    fn watch(&self, descriptor: OwnedFd) -> io::Result<Option<Box<dyn Watched>>> {
+        Ok(Some(Box::new(datagrams::Polled::new(&self.0, descriptor))))
+    }
+
+    fn datagrams(&self) -> Option<&dyn Datagrams> {
+        Some(self)
     }
 }
 

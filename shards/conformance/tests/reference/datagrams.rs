@@ -1,0 +1,127 @@
+//! Datagram sockets by readiness, with the mistakes that a reactor may make of them.
+
+use std::io::{self, IoSliceMut};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::net::{RecvFlags, recv};
+use waterwheel_reactor::{
+    Address, BoundDatagrams, Datagram, DatagramOptions, DatagramSocket, Datagrams, Outgoing, Watched,
+};
+
+use super::fault::Fault;
+use super::stream::Slot;
+use super::{Handle, Poller};
+
+impl Datagrams for Handle {
+    fn serve(&self, bound: BoundDatagrams) -> io::Result<Box<dyn DatagramSocket>> {
+        waterwheel_os::serve_datagrams(self, bound).map(|good| self.spoiled_datagrams(good))
+    }
+
+    fn bind(&self, at: &Address, options: &DatagramOptions) -> io::Result<Box<dyn DatagramSocket>> {
+        waterwheel_os::bind_datagram_socket(self, at, options).map(|good| self.spoiled_datagrams(good))
+    }
+
+    fn connect(&self, to: &Address, options: &DatagramOptions) -> io::Result<Box<dyn DatagramSocket>> {
+        waterwheel_os::connect_datagrams(self, to, options).map(|good| self.spoiled_datagrams(good))
+    }
+}
+
+impl Handle {
+    fn spoiled_datagrams(&self, good: Box<dyn DatagramSocket>) -> Box<dyn DatagramSocket> {
+        Box::new(Spoiled { fault: self.0.fault, good })
+    }
+}
+
+/// A socket with the reactor's mistake, if it makes one with datagrams.
+#[derive(Debug)]
+struct Spoiled {
+    fault: Fault,
+    good: Box<dyn DatagramSocket>,
+}
+
+impl DatagramSocket for Spoiled {
+    fn poll_receive(
+        &mut self,
+        cx: &mut Context<'_>,
+        buffers: &mut [IoSliceMut<'_>],
+        found: &mut [Datagram],
+    ) -> Poll<io::Result<usize>> {
+        let count = ready!(self.good.poll_receive(cx, buffers, found))?;
+        if self.fault == Fault::CutUntold {
+            for (datagram, buffer) in found.iter_mut().zip(&*buffers).take(count) {
+                datagram.size = datagram.size.min(buffer.len());
+            }
+        }
+        Poll::Ready(Ok(count))
+    }
+
+    fn poll_send(&mut self, cx: &mut Context<'_>, outgoing: &[Outgoing<'_>]) -> Poll<io::Result<usize>> {
+        if self.fault != Fault::SegmentsJoined {
+            return self.good.poll_send(cx, outgoing);
+        }
+        let whole: Vec<_> = outgoing.iter().map(|one| Outgoing { segment: None, ..*one }).collect();
+        self.good.poll_send(cx, &whole)
+    }
+
+    fn segments_max(&self) -> usize {
+        self.good.segments_max()
+    }
+
+    fn merge(&mut self, on: bool) -> bool {
+        self.good.merge(on)
+    }
+
+    fn local(&self) -> io::Result<Address> {
+        self.good.local()
+    }
+
+    fn release(self: Box<Self>) -> io::Result<BoundDatagrams> {
+        let bound = self.good.release()?;
+        if self.fault == Fault::ReleaseEmpties
+            && let waterwheel_reactor::Handle::Os(file) = &bound.handle
+        {
+            while recv(file, &mut [0u8; 1 << 16], RecvFlags::DONTWAIT).is_ok() {}
+        }
+        Ok(bound)
+    }
+}
+
+/// A descriptor of the user's: the kernel is asked each time.
+#[derive(Debug)]
+pub(super) struct Polled {
+    descriptor: Rc<OwnedFd>,
+    reader: Slot,
+    writer: Slot,
+}
+
+impl Polled {
+    pub(super) fn new(poller: &Rc<Poller>, descriptor: OwnedFd) -> Polled {
+        Polled { descriptor: Rc::new(descriptor), reader: Slot::new(poller), writer: Slot::new(poller) }
+    }
+
+    fn poll(&self, slot: &Slot, flags: PollFlags, cx: &Context<'_>) -> Poll<io::Result<()>> {
+        let mut polled = [PollFd::new(&*self.descriptor, flags)];
+        if poll(&mut polled, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }))? > 0 {
+            return Poll::Ready(Ok(()));
+        }
+        slot.wait(&self.descriptor, flags, cx);
+        Poll::Pending
+    }
+}
+
+impl Watched for Polled {
+    fn descriptor(&self) -> BorrowedFd<'_> {
+        self.descriptor.as_fd()
+    }
+
+    fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll(&self.reader, PollFlags::IN, cx)
+    }
+
+    fn poll_writable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll(&self.writer, PollFlags::OUT, cx)
+    }
+}
