@@ -37,6 +37,7 @@ mod runner;
 mod streams;
 mod time;
 mod waking;
+mod watching;
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -57,6 +58,7 @@ const LAWS: &[&[Law]] = &[
     connecting::LAWS,
     streams::LAWS,
     handing::LAWS,
+    watching::LAWS,
     datagrams::LAWS,
 ];
 

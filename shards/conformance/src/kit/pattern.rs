@@ -41,6 +41,9 @@ impl Pattern {
     pub(crate) fn check(&mut self, bytes: &[u8]) {
         let from = self.at;
         let wanted = self.take(bytes.len());
+        if bytes == wanted {
+            return;
+        }
         if let Some(place) = bytes.iter().zip(&wanted).position(|(got, want)| got != want) {
             let [got, want] = [bytes, &wanted].map(|all| &all[place..all.len().min(place + 16)]);
             panic!("byte {} of the stream is wrong: got {got:x?}, wanted {want:x?}", from + place as u64);

@@ -16,7 +16,7 @@ pub(super) struct Arguments {
     ignored: bool,
     /// Print what deviations said, too.
     pub(super) show_output: bool,
-    /// How many cases at a time; as many as there are processors if not given.
+    /// How many cases at a time; if not given, what `RUST_TEST_THREADS` says, or as many as there are processors.
     pub(super) threads: Option<usize>,
 }
 

@@ -132,7 +132,7 @@ fn run_all(suite: &Suite<'_>, arguments: &Arguments, cases: Vec<Case<'_>>, count
         ready.extend(mine);
     }
     let (alone, together): (Vec<_>, Vec<_>) = ready.into_iter().partition(|case| case.law.alone);
-    let width = arguments.threads.unwrap_or_else(|| thread::available_parallelism().map_or(1, Into::into));
+    let width = arguments.threads.unwrap_or_else(usual_width);
     let report = Mutex::new(report);
     run_cases(together, width, &report);
     run_cases(alone, 1, &report);
@@ -152,6 +152,12 @@ fn probe(reactor: &'static str, report: &mut Report) -> Option<String> {
             Some("its probe gave no answer".to_owned())
         }
     }
+}
+
+/// As the standard harness: the variable counts if it is a number from 1.
+fn usual_width() -> usize {
+    let said = env::var("RUST_TEST_THREADS").ok().and_then(|said| said.parse().ok());
+    said.filter(|width| *width > 0).unwrap_or_else(|| thread::available_parallelism().map_or(1, Into::into))
 }
 
 /// Runs `cases` in order, `width` of them at a time.

@@ -6,6 +6,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{FileType, fstat};
 use rustix::net::{RecvFlags, recv};
 use waterwheel_reactor::{
     Address, BoundDatagrams, Datagram, DatagramOptions, DatagramSocket, Datagrams, Outgoing, Watched,
@@ -92,14 +93,21 @@ impl DatagramSocket for Spoiled {
 /// A descriptor of the user's: the kernel is asked each time.
 #[derive(Debug)]
 pub(super) struct Polled {
+    fault: Fault,
     descriptor: Rc<OwnedFd>,
     reader: Slot,
     writer: Slot,
 }
 
 impl Polled {
-    pub(super) fn new(poller: &Rc<Poller>, descriptor: OwnedFd) -> Polled {
-        Polled { descriptor: Rc::new(descriptor), reader: Slot::new(poller), writer: Slot::new(poller) }
+    pub(super) fn new(poller: &Rc<Poller>, descriptor: OwnedFd) -> io::Result<Polled> {
+        // poll(2) answers that these are always ready.
+        let always = [FileType::RegularFile, FileType::Directory];
+        if always.contains(&FileType::from_raw_mode(fstat(&descriptor)?.st_mode)) {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        let descriptor = Rc::new(descriptor);
+        Ok(Polled { fault: poller.fault, descriptor, reader: Slot::new(poller), writer: Slot::new(poller) })
     }
 
     fn poll(&self, slot: &Slot, flags: PollFlags, cx: &Context<'_>) -> Poll<io::Result<()>> {
@@ -122,6 +130,8 @@ impl Watched for Polled {
     }
 
     fn poll_writable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.poll(&self.writer, PollFlags::OUT, cx)
+        // As where a descriptor has one waiter for both directions.
+        let slot = if self.fault == Fault::OneWaiter { &self.reader } else { &self.writer };
+        self.poll(slot, PollFlags::OUT, cx)
     }
 }

@@ -314,7 +314,7 @@ impl Reactor for Handle {
     }
 
     fn watch(&self, descriptor: OwnedFd) -> io::Result<Option<Box<dyn Watched>>> {
-        Ok(Some(Box::new(datagrams::Polled::new(&self.0, descriptor))))
+        Ok(Some(Box::new(datagrams::Polled::new(&self.0, descriptor)?)))
     }
 
     fn datagrams(&self) -> Option<&dyn Datagrams> {
