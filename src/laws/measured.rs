@@ -2,7 +2,7 @@
 //! stands.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -10,6 +10,7 @@ use std::sync::mpsc::channel;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use rustix::net::{AddressFamily, SocketType};
 use waterwheel::metrics::{Condition, Counter, FamilyOptions, Unit};
 use waterwheel::net::Connection;
 use waterwheel::runtime::{Config, OnFailure, RunError, Runtime, Stopper, Supervision};
@@ -424,12 +425,11 @@ fn a_connection_is_a_span_of_the_log(reactor: &str) {
     let mut command = Proxy::command(reactor, &[upstream]);
     command.args(["--log", "info,waterwheel::net=debug"]);
     let proxy = Proxy::spawn(&mut command);
-    let own = {
-        let mut client = client(proxy.at);
-        let own = client.local_addr().unwrap();
-        let _ = client.read(&mut [0]);
-        own
-    };
+    // Bound first: the reset may be there before the call that connects has returned, which is an error then.
+    let caller = rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+    rustix::net::bind(&caller, &SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).unwrap();
+    let own = SocketAddr::try_from(rustix::net::getsockname(&caller).unwrap()).unwrap();
+    let _ = rustix::net::connect(&caller, &proxy.at);
     proxy.process.told_of(&format!("id=1 peer=\"tcp:{own}\" listener=tcp:{}}}: ", proxy.at));
     proxy.stop();
 }

@@ -42,7 +42,30 @@
 //! | what is kept of a child's [output](crate::process::Child::output), of each stream | 1 MiB | [`output_most`](crate::process::Command::output_most) | the rest is read and dropped, which is told |
 //! | how long an open pipe is read after its child has ended | 1 s | [`patience`](crate::process::Command::patience) | it is closed, which is told |
 //! | failures of a kept program; its lines of output, bytes and per second | 10 restarts in 10 minutes; 4 096; 1 000 | [`Keep`](crate::process::Keep) | given up, with the reason; told in pieces; dropped and counted |
+//! | failures of a shard that are followed by a restart; the pause before one | 5 within a minute; none, 100 ms, doubled up to 5 s | `WATERWHEEL_RESTARTS`, [`Supervision`](crate::runtime::Supervision) | the program ends with the reason |
+//! | connections accepted for a shard, over all its listeners; connections of either kind | as many as they like | `WATERWHEEL_MAX_CONNECTIONS`, `WATERWHEEL_MAX_DESCRIPTORS` | they wait in the backlog; what the shard itself connects is `QuotaExceeded` |
+//! | each step of the start; of the stop, besides the drain | 30 s; 10 s | [`StepTimes`](crate::runtime::StepTimes) | it says what it waits for, and the next one begins |
+//! | threads for work that blocks; what waits for one | 16; 1 024 | `WATERWHEEL_BLOCKING_THREADS` | it waits; an error that says so |
+//! | the limit of a lease | 1 000 000 000 | | an error when it is declared |
+//! | clients of the admin endpoint; what they may take for a request, an answer, in silence | 8; 5 s, 10 s, 90 s | | the next one waits; closed |
+//! | how long a scrape waits for a shard | 500 ms | | the page goes without it, and says which |
+//! | sets of labels of a family of metrics, in the whole run; the bytes of a label's value | 100, or up to 10 000; 128 | [`FamilyOptions`](crate::metrics::FamilyOptions) | counted as `other`; cut |
 //! | the drain after a signal | 30 s | `WATERWHEEL_DRAIN_S` | what still runs is ended |
+//!
+//! The proxy's own:
+//!
+//! | what | at most | set with | then |
+//! |---|---|---|---|
+//! | who waits in a group for an upstream below its limit, over all shards; how long | 1 000; 5 s | `--queue-length`, `--queue-timeout` | reset, and counted |
+//! | connections to an upstream, over all shards | as many as they like | `connections=` of the upstream | the next one waits |
+//! | connects to further upstreams after one that failed | 20 % of a shard's connections a second, and 10 a second in all | `--retry-percent`, `--retry-rate` | the client is reset, and it is counted |
+//! | upstreams of a group that are ejected at once | half | `--max-ejected` | the others are left in |
+//! | what a check sends, and reads of the answer | 4 KiB | | an error; what comes later is not looked at |
+//! | a PROXY header; how long it may take | 4 KiB; 5 s | `--first-bytes-timeout` | reset, and counted as refused |
+//! | a ClientHello | 16 KiB | | reset, and counted as refused |
+//! | lines of the access log that wait, per shard; in all, for the disk | 256 KiB; 64 batches | | dropped and counted, which the log says |
+//! | the file that says what runs | 1 MiB | | it is refused |
+//! | faults of that file that are told | 50 | | the number of all |
 //!
 //! # What is not bounded
 //!
@@ -68,5 +91,5 @@
 //!
 //! # What is missing
 //!
-//! There is no reload: a new configuration is a new process.
-//! The names of a proxy's upstreams are looked up once, when it starts: where their addresses change, start a new one.
+//! The names of a proxy's upstreams are looked up when it starts and, where a file says what runs, with each reload
+//! (SIGHUP). Where their addresses change in between, send one.

@@ -300,7 +300,7 @@ impl Runtime {
     /// minute at most, and no longer than a drain); its other tasks are dropped then.
     ///
     /// SIGINT or SIGTERM asks all shards to stop ([`Shard::stopping`]) and ends what still runs after the drain time;
-    /// a second one ends at once, and a third does what it does to any program.
+    /// a second one ends the drain, and a third does what it does to any program, whatever a shard is stuck in.
     ///
     /// # Errors
     /// A main future that returned an error (the other shards are asked to stop then) or panicked

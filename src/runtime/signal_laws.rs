@@ -2,13 +2,17 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::collections::BTreeSet;
+use std::env;
 use std::fs;
+use std::io::{BufRead, BufReader};
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::mpsc::{self, Receiver};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use rustix::process::{Signal as Number, getpid, kill_process};
+use rustix::process::{Pid, Signal as Number, getpid, kill_process};
 use waterwheel::runtime::{Config, RunError, Runtime, Signal, SignalError, Signals, reactors};
 use waterwheel::shard::Shard;
 
@@ -195,4 +199,45 @@ fn who_cannot_have_a_signal_is_told_why() {
     let ended = runtime().run(async |_| Ok(()));
     assert!(matches!(ended, Err(RunError::Signals(SignalError::Owned))), "{ended:?}");
     drop(signals);
+}
+
+/// Set for the process that the next test starts.
+const STUCK: &str = "WATERWHEEL_TEST_STUCK";
+
+/// Two signals are asked of the program; who is stuck cannot hear of them, and the third acts as without us.
+#[test]
+fn shard_6_a_third_signal_ends_a_program_whose_shard_is_stuck() {
+    if env::var_os(STUCK).is_some() {
+        let runtime = Runtime::new(Config::default().cores(1)).unwrap();
+        runtime
+            .run::<(), _, _>(|_| async {
+                println!("stuck");
+                loop {
+                    std::thread::park();
+                }
+            })
+            .unwrap();
+    }
+    let _alone = alone();
+    let own = "shard_6_a_third_signal_ends_a_program_whose_shard_is_stuck";
+    let mut program = Command::new(env::current_exe().unwrap());
+    program.args(["--exact", own, "--nocapture"]).env(STUCK, "1").stdin(Stdio::null());
+    let mut child = program.stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    assert!(lines.any(|line| line.unwrap().contains("stuck")), "it did not begin");
+    let mut sent = 0;
+    let status = loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            break status;
+        }
+        if sent == 600 {
+            child.kill().unwrap();
+        }
+        // One at a time: the kernel makes one of two that nobody has taken yet.
+        kill_process(Pid::from_child(&child), Number::TERM).unwrap();
+        sent += 1;
+        std::thread::park_timeout(Duration::from_millis(50));
+    };
+    assert_eq!(status.signal(), Some(Number::TERM.as_raw()), "after {sent} signals: {status}");
+    assert!(sent >= 3, "{sent} signals ended it");
 }
