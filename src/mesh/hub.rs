@@ -1,11 +1,12 @@
 //! What all shards of a runtime share: their bells, their queues of jobs, and the registry of ports.
 
 use std::any::Any;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::AtomicU64;
-use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
+use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use super::bell::Bell;
 use super::calls::CallPort;
@@ -23,10 +24,21 @@ pub struct Mesh {
     stations: Box<[Station]>,
     /// Messages that a port takes from one source in one turn.
     budget: usize,
-    /// Every port that was declared, by its id. Locked when one is declared and when a shard ends.
-    ports: Mutex<Vec<Arc<dyn AnyPort>>>,
+    /// Locked when one is declared or given up and when a shard ends.
+    ports: Mutex<Ports>,
+    /// How many ports were given up, so that a shard knows when to look for them.
+    given_up: AtomicU64,
     /// Carries closures; always there, served by every shard.
     run_on: OnceLock<CallPort<Errand, Parcel>>,
+}
+
+/// Every port that was declared and not given up.
+#[derive(Default)]
+struct Ports {
+    /// By their ids, which are never used again.
+    all: BTreeMap<usize, Arc<dyn AnyPort>>,
+    names: BTreeSet<&'static str>,
+    next: usize,
 }
 
 /// What a mesh keeps for each shard, and anybody may use.
@@ -71,6 +83,7 @@ impl Mesh {
             stations: stations.collect(),
             budget,
             ports: Mutex::default(),
+            given_up: AtomicU64::new(0),
             run_on: OnceLock::new(),
         };
         // Models have no use for it, and explore every lock of its lanes.
@@ -114,9 +127,7 @@ impl Mesh {
 
     /// A shard that ended begins a new life: everybody else is aware of the end. From here on it can be sent to.
     pub(super) fn reopen(&self, shard: usize) {
-        // Copied, so that no lock is held while ports look at it.
-        let ports = self.ports.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        ports.iter().for_each(|port| port.reopen(shard));
+        self.copy_ports().iter().for_each(|port| port.reopen(shard));
         let bell = self.bell(shard);
         bell.reopen();
         // What was asked of it meanwhile, it has not heard.
@@ -140,27 +151,64 @@ impl Mesh {
         name: &'static str,
         make: impl FnOnce(usize) -> P,
     ) -> Result<Arc<P>, DeclareError> {
-        let mut ports = self.ports.lock().unwrap_or_else(PoisonError::into_inner);
-        if ports.iter().any(|port| port.name() == name) {
+        let mut ports = self.ports();
+        if !ports.names.insert(name) {
             return Err(DeclareError::NameTaken(name));
         }
-        let port = Arc::new(make(ports.len()));
-        ports.push(port.clone());
+        let id = ports.next;
+        ports.next += 1;
+        let port = Arc::new(make(id));
+        ports.all.insert(id, port.clone());
         Ok(port)
+    }
+
+    /// Nobody uses the port any more: its name is free, and each shard closes its end when it looks at its bell next.
+    /// `over` says so to those who are about to open it once more; what is over before this is counted here.
+    pub(super) fn give_up(&self, id: usize, over: &AtomicBool) {
+        let mut ports = self.ports();
+        let port = ports.all.remove(&id);
+        if let Some(port) = &port {
+            ports.names.remove(port.name());
+        }
+        drop(ports);
+        // After the name is free, so that whoever sees it may use that.
+        over.store(true, Release);
+        self.given_up.fetch_add(1, AcqRel);
+        for Station { bell, .. } in &self.stations {
+            bell.ring_foreign();
+        }
+    }
+
+    /// How many ports were given up.
+    pub(super) fn given_up(&self) -> u64 {
+        self.given_up.load(Acquire)
+    }
+
+    fn ports(&self) -> MutexGuard<'_, Ports> {
+        self.ports.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// So that no lock is held while something is done with each: dropping a message may run anything.
+    fn copy_ports(&self) -> Vec<Arc<dyn AnyPort>> {
+        self.ports().all.values().cloned().collect()
+    }
+
+    /// How many ports there are.
+    #[cfg(test)]
+    pub(super) fn port_count(&self) -> usize {
+        self.ports().all.len()
     }
 
     /// The ports with messages that nobody received, by their names; complete once all shards have ended.
     #[cfg(feature = "sim")]
     pub(crate) fn lost(&self) -> Vec<(&'static str, u64)> {
-        let ports = self.ports.lock().unwrap_or_else(PoisonError::into_inner);
-        ports.iter().map(|port| (port.name(), port.lost())).filter(|(_, lost)| *lost > 0).collect()
+        let ports = self.ports();
+        ports.all.values().map(|port| (port.name(), port.lost())).filter(|(_, lost)| *lost > 0).collect()
     }
 
     /// After `shard` set STOPPED: fails everything that was sent to it and nobody received.
     pub(super) fn sweep_to(&self, shard: usize) {
-        // Messages are dropped with the registry unlocked, since dropping one may run anything.
-        let ports = self.ports.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        ports.iter().for_each(|port| port.sweep_to(shard));
+        self.copy_ports().iter().for_each(|port| port.sweep_to(shard));
         #[cfg(loom)]
         if broken(Break::StopperLeavesJobs) {
             return;

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Acquire};
 use std::task::{Poll, Waker};
 
 use super::hub::Mesh;
@@ -35,12 +36,23 @@ pub(crate) struct Member {
     returns: RefCell<Waiters>,
     /// What this shard has of ports that are more than an end, by their ids.
     parts: RefCell<BTreeMap<usize, Rc<dyn Any>>>,
+    /// How the parts end whose ports may be given up, by the ids of those.
+    closings: RefCell<BTreeMap<usize, Closing>>,
+    /// How many ports had been given up when this shard last looked for its own.
+    given_up: Cell<u64>,
     /// The tasks that wait for the end of some shard.
     pub(super) mourners: RefCell<Bag>,
 }
 
-/// By the ids of their ports; made anew when one is opened, so that a turn may look while that happens.
-type Ends = Rc<[Option<Rc<dyn End>>]>;
+/// Each with the id of its port, in their order; copied when one is opened while a turn looks at them.
+type Ends = Rc<Vec<(usize, Rc<dyn End>)>>;
+
+/// The end of a part before its shard's.
+struct Closing {
+    /// The port is given up.
+    over: Arc<AtomicBool>,
+    close: Box<dyn FnOnce()>,
+}
 
 /// A shard's end of one port, whatever its messages are.
 pub(super) trait End: Any {
@@ -67,12 +79,14 @@ impl Member {
         let looking = ShardSet::new(mesh.shards());
         Member {
             ledger: Rc::new(Ledger::new(mesh, id)),
-            ends: RefCell::new(Rc::new([])),
+            ends: RefCell::default(),
             looking,
             first: Cell::new(0),
             jobs: RefCell::default(),
             returns: RefCell::new(Waiters::new()),
             parts: RefCell::default(),
+            closings: RefCell::default(),
+            given_up: Cell::new(0),
             mourners: RefCell::default(),
         }
     }
@@ -85,15 +99,12 @@ impl Member {
 
     /// The end of port `id` that this shard has, if it is of this kind; made by `make` at its first use.
     pub(super) fn end<E: End>(&self, id: usize, make: impl FnOnce() -> E) -> Rc<E> {
-        let known = self.ends.borrow().get(id).cloned().flatten();
-        let end: Rc<dyn Any> = match known {
-            Some(end) => end,
-            None => {
+        let place = self.ends.borrow().binary_search_by_key(&id, |(known, _)| *known);
+        let end: Rc<dyn Any> = match place {
+            Ok(place) => self.ends.borrow()[place].1.clone(),
+            Err(place) => {
                 let end = Rc::new(make());
-                let mut ends = self.ends.borrow().to_vec();
-                ends.resize(ends.len().max(id + 1), None);
-                ends[id] = Some(end.clone());
-                self.ends.replace(ends.into());
+                Rc::make_mut(&mut self.ends.borrow_mut()).insert(place, (id, end.clone()));
                 // What was sent before is found by looking at everybody.
                 self.ledger.to_look.fill();
                 end
@@ -114,6 +125,41 @@ impl Member {
         drop(before);
     }
 
+    /// The same for a port that may be given up: `close` ends what works on it then.
+    pub(super) fn keep_part_until(
+        &self,
+        id: usize,
+        part: Rc<dyn Any>,
+        over: &Arc<AtomicBool>,
+        close: impl FnOnce() + 'static,
+    ) {
+        let closing = Closing { over: over.clone(), close: Box::new(close) };
+        let before = self.closings.borrow_mut().insert(id, closing);
+        drop(before);
+        self.keep_part(id, part);
+    }
+
+    /// Closes what this shard has of the ports that were given up.
+    fn close_given_up(&self) {
+        let given_up = self.ledger.mesh.given_up();
+        if self.given_up.replace(given_up) == given_up {
+            return;
+        }
+        let is_over = |_: &usize, closing: &mut Closing| closing.over.load(Acquire);
+        let closings: BTreeMap<usize, Closing> = self.closings.borrow_mut().extract_if(.., is_over).collect();
+        if closings.is_empty() {
+            return;
+        }
+        let is_closed = |(id, _): &mut (usize, Rc<dyn End>)| closings.contains_key(id);
+        let ends: Vec<_> = Rc::make_mut(&mut self.ends.borrow_mut()).extract_if(.., is_closed).collect();
+        for (id, Closing { close, .. }) in closings {
+            close();
+            let part = self.parts.borrow_mut().remove(&id);
+            drop(part);
+        }
+        ends.iter().for_each(|(_, end)| end.retire());
+    }
+
     /// The waker of the task that runs jobs from outside threads: invoked when some were left.
     pub(super) fn wait_for_jobs(&self, waker: &Waker) {
         match &mut *self.jobs.borrow_mut() {
@@ -132,7 +178,7 @@ impl Member {
     // opened so asks for a look at everybody.
     fn for_each_end(&self, f: impl FnMut(&dyn End)) {
         let ends = self.ends.borrow().clone();
-        ends.iter().flatten().map(|end| &**end).for_each(f);
+        ends.iter().map(|(_, end)| &**end).for_each(f);
     }
 
     fn look_at(&self, source: usize) {
@@ -194,9 +240,10 @@ impl Member {
         self.ledger.retire();
         self.for_each_end(End::retire);
         // Ends hold handles of the shard, which holds this. What they drop may use it.
-        drop(self.ends.replace(Rc::new([])));
+        drop(self.ends.take());
         let (jobs, parts) = (self.jobs.borrow_mut().take(), self.parts.take());
-        drop((jobs, parts));
+        let closings = self.closings.take();
+        drop((jobs, parts, closings));
     }
 }
 
@@ -209,8 +256,11 @@ impl Between for Member {
             return Taken::default();
         }
         let rung = ledger.bell().take();
-        if rung.foreign() && !ledger.mesh.jobs(ledger.id).is_empty() {
-            self.wake_jobs();
+        if rung.foreign() {
+            self.close_given_up();
+            if !ledger.mesh.jobs(ledger.id).is_empty() {
+                self.wake_jobs();
+            }
         }
         if ledger.take_renewal() {
             self.for_each_end(End::renew);

@@ -99,6 +99,7 @@ pub use calls::{CallError, CallOptions, CallPort, Caller, Server};
 pub use ended::ShardEnd;
 pub use hub::Mesh;
 pub use jobs::Job;
+pub(crate) use lease::WeakCountLease;
 pub use lease::{CountLease, CountLimiter, KeeperEnded, Permit, RateLease, RateLimiter, TryTakeError};
 pub use mailbox::{Mailbox, Receive, Sender};
 pub use port::{Closed, DeclareError, OpenError, Port, PortOptions, TrySendError};

@@ -1,7 +1,7 @@
 //! Leases: never more than the limit, nothing lost, nobody starved, and an end is told.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -17,6 +17,8 @@ on_each_reactor![
     who_waits_for_a_keeper_that_ends_is_told,
     a_task_that_gives_up_waiting_takes_nothing,
     limits_that_are_none_and_leases_of_others_are_refused,
+    a_smaller_limit_takes_effect_as_places_come_back,
+    a_count_that_nobody_uses_is_given_up_on_all_shards,
 ];
 
 /// A lease whose keeper is this shard.
@@ -26,7 +28,7 @@ fn kept_by<L>(mesh: &Mesh, keeper: usize, declare: impl Fn(&'static str) -> (L, 
     leases.find(|(_, of)| of.index() == keeper).expect("the keepers go round").0
 }
 
-fn count_lease(mesh: &Mesh, keeper: usize, limit: u64) -> CountLease {
+fn count_lease(mesh: &Arc<Mesh>, keeper: usize, limit: u64) -> CountLease {
     kept_by(mesh, keeper, |name| {
         let lease = CountLease::declare(mesh, name, limit).unwrap();
         (lease.clone(), lease.keeper())
@@ -201,4 +203,109 @@ fn limits_that_are_none_and_leases_of_others_are_refused(bench: &Bench) {
         let foreign = shard.count_limiter(&foreign).map(drop);
         async move { assert_eq!(foreign, Err(OpenError::Foreign("foreign"))) }
     });
+}
+
+fn a_smaller_limit_takes_effect_as_places_come_back(bench: &Bench) {
+    for keeper in [0, 2] {
+        let mesh = bench.mesh(3);
+        let lease = count_lease(&mesh, keeper, 6);
+        let turns = [0; 8].map(|_| Meeting::of(3));
+        bench.run(&mesh, move |shard| {
+            let (lease, turns) = (lease.clone(), turns.clone());
+            let mut turns = turns.into_iter();
+            let mut turn = move || turns.next().expect("as many as there are");
+            async move { shrinks(&shard, &lease, async || turn().wait().await).await }
+        });
+    }
+}
+
+/// Of six, two are out on each of three shards when the limit becomes two, and then eight.
+async fn shrinks(shard: &Shard, lease: &CountLease, mut turn: impl AsyncFnMut()) {
+    let (limiter, me) = (shard.count_limiter(lease).unwrap(), shard.id().index());
+    let mut permits = vec![limiter.take().await.unwrap(), limiter.take().await.unwrap()];
+    turn().await;
+    let smaller = lease.with_limit(2).unwrap();
+    if me == 1 {
+        limiter.change_limit(&smaller);
+        assert_eq!(limiter.limit(), 2);
+        limiter.limit_reached().await;
+    }
+    turn().await;
+    assert_eq!(limiter.limit(), 2);
+    limiter.change_limit(lease);
+    assert_eq!(limiter.limit(), 2, "what is older does not count");
+    if me < 2 {
+        permits.clear();
+    }
+    turn().await;
+    let waits = async || shard.timeout(Duration::from_millis(5), limiter.take()).await;
+    assert!(waits().await.is_err(), "two are out, of two");
+    turn().await;
+    permits.truncate(1);
+    if me == 0 {
+        permits = vec![limiter.take().await.unwrap()];
+        assert!(waits().await.is_err(), "a third");
+    }
+    turn().await;
+    permits.clear();
+    turn().await;
+    let greater = smaller.with_limit(8).unwrap();
+    if me == 2 {
+        limiter.change_limit(&greater);
+        limiter.limit_reached().await;
+        take_all(shard, &greater).await;
+    }
+    turn().await;
+    if me == 0 {
+        take_all(shard, &greater).await;
+    }
+    turn().await;
+}
+
+fn a_count_that_nobody_uses_is_given_up_on_all_shards(bench: &Bench) {
+    const ROUNDS: usize = 8;
+    let mesh = bench.mesh(3);
+    let ports = mesh.port_count();
+    let turns = [0; 2 * ROUNDS].map(|_| Meeting::of(3));
+    let leases: Arc<[Mutex<Option<CountLease>>; 4]> = Arc::default();
+    let (declaring, given) = (mesh.clone(), leases.clone());
+    bench.run(&mesh, move |shard| {
+        let (mesh, leases, turns) = (declaring.clone(), given.clone(), turns.clone());
+        async move {
+            let (me, tasks) = (shard.id().index(), shard.stats().alive);
+            for (round, turns) in turns.chunks(2).enumerate() {
+                if me == 0 {
+                    // Under a name that was used before.
+                    let lease = CountLease::declare(&mesh, "short", 3 + round as u64).unwrap();
+                    leases.iter().for_each(|place| *place.lock().unwrap() = Some(lease.clone()));
+                }
+                turns[0].wait().await;
+                let lease = leases[me].lock().unwrap().take().unwrap();
+                if me == 1 {
+                    drop(leases[3].lock().unwrap().take());
+                }
+                uses_up(&shard, lease).await;
+                assert_eq!(mesh.port_count(), ports);
+                turns[1].wait().await;
+            }
+            // Each other shard may have had a closure run here, by a task that is kept.
+            assert!(shard.stats().alive <= tasks + 3, "{} tasks, {tasks} before", shard.stats().alive);
+        }
+    });
+    assert_eq!(mesh.port_count(), ports);
+}
+
+/// Uses a lease of which nothing is left when all shards have done so.
+async fn uses_up(shard: &Shard, lease: CountLease) {
+    let is_left = || shard.mesh_stats().ports.iter().any(|port| port.name == "short");
+    let limiter = shard.count_limiter(&lease).unwrap();
+    drop(lease);
+    let (permit, again) = (limiter.take().await.unwrap(), limiter.clone());
+    drop((limiter, again));
+    shard.sleep(Duration::from_millis(1)).await;
+    assert!(is_left(), "a permit is out");
+    drop(permit);
+    while is_left() {
+        shard.sleep(Duration::from_millis(1)).await;
+    }
 }

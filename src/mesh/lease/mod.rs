@@ -8,11 +8,16 @@
 //! The keeper is one of the shards, another for each lease. If it ends, every taker is told ([`KeeperEnded`]); what is
 //! out stays out, so the limit holds still. Where shards are restarted its next life first learns what is out, and takes go
 //! on. If another shard ends, the keeper takes back what that had.
+//!
+//! The limit of a count may be changed while it is in use ([`CountLimiter::change_limit`]), and when nobody uses a count any
+//! more, all that the shards have of it is given up. A rate stays what it is, for as long as the shards run.
 
 mod count;
+mod in_use;
 mod rate;
 mod tie;
 
+pub(crate) use count::WeakCountLease;
 pub use count::{CountLease, CountLimiter, Permit};
 pub use rate::{RateLease, RateLimiter};
 

@@ -42,19 +42,19 @@ impl Tie {
         }
     }
 
-    /// Through the lives of the keeper, for ever: sees to it that it is `attach`ed, `works` with it until that fails or it
-    /// ends, and then `lose`s what it granted.
-    pub(super) async fn follow(
+    /// Through the lives of the keeper, for ever: sees to it that it is attached, by what `attach` makes for each, `works`
+    /// with it until that fails or it ends, and then `lose`s what it granted.
+    pub(super) async fn follow<A: FnOnce(&Shard) + Send + 'static>(
         &self,
         shard: &Shard,
-        attach: impl Fn(&Shard) + Clone + Send + 'static,
+        attach: impl Fn() -> A,
         works: impl AsyncFn(),
         lose: impl Fn(),
     ) {
         loop {
             shard.opened(self.keeper).await;
             let life = self.member.ledger.life(self.keeper.index());
-            let (ended, attach) = (shard.ended(self.keeper), attach.clone());
+            let (ended, attach) = (shard.ended(self.keeper), attach());
             // The keeper need not have been here itself.
             let attached = shard.run_on(self.keeper, move |there: Shard| async move { attach(&there) });
             if attached.await.is_ok() {

@@ -1,14 +1,15 @@
 //! Limits and replicated values while shards, the keepers too, die at any moment and begin again: never more is out than the
-//! limit, nothing leaks, nobody hangs, and when all is quiet each shard has what was published last.
+//! limit, also while that is changed, nothing leaks, nobody hangs, and when all is quiet each shard has what was published
+//! last.
 
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use futures_util::future::join_all;
 use waterwheel::mesh::{
-    CountLease, CountLimiter, RateLease, RateLimiter, Replica, Replicated, TryTakeError, Version,
+    CountLease, CountLimiter, Permit, RateLease, RateLimiter, Replica, Replicated, TryTakeError, Version,
 };
 use waterwheel::reactor::Time;
 use waterwheel::runtime::{Config, OnFailure, Supervision};
@@ -25,9 +26,17 @@ const WORK: Time = Time::from_nanos(3_000_000_000);
 const LOOK: Time = Time::from_nanos(4_000_000_000);
 
 /// What is seen from outside of all lives.
-#[derive(Default)]
 struct Book {
     out: Arc<Out>,
+    /// The newest value of the count.
+    count: Mutex<CountLease>,
+    /// So many may be out when one more is taken.
+    bound: AtomicU64,
+    /// The most that were out then beyond the bound.
+    beyond: AtomicU64,
+    /// Somebody changes the limit.
+    changing: AtomicBool,
+    changes: AtomicU64,
     taken: AtomicU64,
     /// In the last half second of work, when nobody dies any more.
     taken_late: AtomicU64,
@@ -36,6 +45,25 @@ struct Book {
 }
 
 impl Book {
+    fn new(count: CountLease) -> Book {
+        let bound = AtomicU64::new(count.limit());
+        let (out, beyond, changing, changes, taken, taken_late, lives, versions) = Default::default();
+        let count = Mutex::new(count);
+        Book { out, count, bound, beyond, changing, changes, taken, taken_late, lives, versions }
+    }
+
+    fn count(&self) -> MutexGuard<'_, CountLease> {
+        self.count.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// One more is out.
+    fn counts(&self, permit: Permit) -> Counted {
+        let counted = Counted::new(&self.out, permit);
+        let beyond = self.out.now.load(Relaxed).saturating_sub(self.bound.load(Relaxed));
+        self.beyond.fetch_max(beyond, Relaxed);
+        counted
+    }
+
     fn saw(&self, version: Version, value: u64) {
         self.versions.lock().unwrap_or_else(PoisonError::into_inner).push((version, value));
     }
@@ -57,7 +85,7 @@ async fn uses(shard: Shard, limiter: CountLimiter, book: Arc<Book>, mut rng: Ran
             },
         };
         match taken {
-            Ok(permit) => held.push(Counted::new(&book.out, permit)),
+            Ok(permit) => held.push(book.counts(permit)),
             Err(true) => {
                 let kept = shard.timeout(Duration::from_secs(10), limiter.kept()).await;
                 kept.context("the keeper is not back")?;
@@ -67,6 +95,40 @@ async fn uses(shard: Shard, limiter: CountLimiter, book: Arc<Book>, mut rng: Ran
         shard.sleep(Duration::from_micros(rng.below(3_000))).await;
     }
     Ok(())
+}
+
+/// Changes the limit now and then, from whichever shard chance has it; nobody else does meanwhile, but it may die.
+async fn changes(
+    shard: Shard,
+    limiter: CountLimiter,
+    book: Arc<Book>,
+    most: u64,
+    mut rng: Random,
+) -> anyhow::Result<()> {
+    while shard.now() < WORK {
+        shard.sleep(Duration::from_micros(rng.below(200_000))).await;
+        if book.changing.swap(true, Relaxed) {
+            continue;
+        }
+        let _alone = Alone(book.clone());
+        let next = book.count().with_limit(1 + rng.below(most))?;
+        *book.count() = next.clone();
+        book.bound.fetch_max(next.limit(), Relaxed);
+        limiter.change_limit(&next);
+        let reached = shard.timeout(Duration::from_secs(10), limiter.limit_reached());
+        reached.await.context("not all hear of a limit")?;
+        book.bound.store(next.limit(), Relaxed);
+        book.changes.fetch_add(1, Relaxed);
+    }
+    Ok(())
+}
+
+struct Alone(Arc<Book>);
+
+impl Drop for Alone {
+    fn drop(&mut self) {
+        self.0.changing.store(false, Relaxed);
+    }
 }
 
 /// Takes as much as it gets, for a while, and rests.
@@ -104,7 +166,8 @@ async fn publishes(shard: Shard, replica: Replica<u64>, mut rng: Random) {
 
 #[derive(Clone)]
 struct Declared {
-    count: CountLease,
+    /// The greatest limit of the count.
+    most: u64,
     rate: RateLease,
     value: Replicated<u64>,
 }
@@ -113,18 +176,24 @@ struct Declared {
 async fn lives(shard: Shard, declared: Declared, book: Arc<Book>) -> anyhow::Result<()> {
     let life = book.lives.fetch_add(1, Relaxed);
     let mut rng = Random::new(shard.reactor().seed() ^ life << 32);
-    let (count, rate) = (shard.count_limiter(&declared.count)?, shard.rate_limiter(&declared.rate)?);
+    let newest = book.count().clone();
+    let (count, rate) = (shard.count_limiter(&newest)?, shard.rate_limiter(&declared.rate)?);
+    drop(newest);
     let replica = shard.replica(&declared.value)?;
     shard.spawn_detached("publishes", publishes(shard.clone(), replica.clone(), Random::new(rng.number())));
     let hurries = hurries(shard.clone(), rate, book.clone(), Random::new(rng.number()));
     let uses = (0..1 + rng.below(4))
         .map(|_| uses(shard.clone(), count.clone(), book.clone(), Random::new(rng.number())))
         .collect::<Vec<_>>();
-    let (used, hurried) = futures_util::future::join(join_all(uses), hurries).await;
-    hurried?;
+    let changes =
+        changes(shard.clone(), count.clone(), book.clone(), declared.most, Random::new(rng.number()));
+    let (used, hurried, changed) = futures_util::future::join3(join_all(uses), hurries, changes).await;
+    (hurried?, changed?);
     used.into_iter().collect::<anyhow::Result<()>>()?;
     shard.sleep_until(LOOK + Duration::from_secs(10) * shard.id().index() as u32).await;
-    is_whole(&shard, &declared.count).await?;
+    let newest = book.count().clone();
+    ensure!(count.limit() == newest.limit(), "it goes by {}, not by {}", count.limit(), newest.limit());
+    is_whole(&shard, &newest).await?;
     book.saw(replica.version(), *replica.value());
     shard.stopping().await;
     Ok(())
@@ -139,10 +208,10 @@ async fn scene(world: World) -> anyhow::Result<()> {
     let config = Config::default().cores(shards).on_failure(OnFailure::Restart).supervision(supervision);
     let runtime = host.runtime_with(config)?;
     let most = [2, 8, 60][world.below(3) as usize];
-    let limit = 1 + world.below(most);
+    let count = runtime.count_lease("count", 1 + world.below(most))?;
     let per_second = 100 + world.below(2_000);
     let declared = Declared {
-        count: runtime.count_lease("count", limit)?,
+        most,
         rate: runtime.rate_lease("rate", per_second)?,
         value: runtime.replicated("value", 0)?,
     };
@@ -153,15 +222,16 @@ async fn scene(world: World) -> anyhow::Result<()> {
             world.rule(rule.at_most(deaths).between(Duration::ZERO..=DEATHS));
         }
     }
-    let book = Arc::new(Book::default());
+    let book = Arc::new(Book::new(count));
     let inside = book.clone();
     let running = host.start(runtime, move |shard| lives(shard, declared.clone(), inside.clone()));
     world.sleep(Duration::from_secs(100)).await;
     running.stop(Duration::from_secs(1));
     let ended = world.shard().timeout(PATIENCE, running).await.context("a shard hangs")?;
     ensure!(ended.is_ok(), "{ended:?}");
-    let most = book.out.most.load(Relaxed);
-    ensure!(most <= limit, "{most} of {limit} were out at once");
+    let (beyond, changes) = (book.beyond.load(Relaxed), book.changes.load(Relaxed));
+    ensure!(beyond == 0, "one more was given out while {beyond} too many were");
+    ensure!(changes > 0, "no limit was changed");
     let lives = book.lives.load(Relaxed);
     let (taken, allowed) = (book.taken.load(Relaxed), 3 * per_second + per_second / 50 + shards as u64 + 1);
     ensure!(taken <= allowed, "{taken} taken, {allowed} allowed, in {lives} lives");

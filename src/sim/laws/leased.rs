@@ -145,7 +145,7 @@ async fn rates_of_the_mortal(world: World) -> anyhow::Result<()> {
 /// How many are out, over all shards.
 #[derive(Default)]
 pub(crate) struct Out {
-    now: AtomicU64,
+    pub(crate) now: AtomicU64,
     pub(crate) most: AtomicU64,
 }
 

@@ -5,25 +5,31 @@ use std::fmt;
 use std::future::poll_fn;
 use std::pin::pin;
 use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_util::future::select;
 use waterwheel_reactor::Time;
 
-use super::{Ask, CountLease, KeeperEnded, Told, TryTakeError};
+use super::{Ask, Declared, KeeperEnded, Limit, Told, TryTakeError};
 use crate::mesh::calls::{Asker, Caller};
+use crate::mesh::lease::in_use::InUse;
 use crate::mesh::lease::tie::Tie;
 use crate::mesh::nudge::Nudge;
 use crate::mesh::waiters::{Place, Waiters};
-use crate::shard::{Shard, ShardId};
+use crate::shard::waiters::{Waiters as Bag, wait_until};
+use crate::shard::{Shard, ShardId, Task};
 
 /// Who asks again before this has passed is busy, and asks for more at a time.
 const BUSY: Duration = Duration::from_millis(100);
 
-/// Lives on its shard as long as that, or as a permit.
+/// Lives on its shard as long as that or the lease, or as a permit.
 pub(super) struct Holder {
     name: &'static str,
+    /// What tells the lease from others.
+    over_for_good: Arc<AtomicBool>,
     shard: Shard,
     keeper: ShardId,
     /// Permits that are out.
@@ -31,47 +37,106 @@ pub(super) struct Holder {
     spare: Cell<u64>,
     /// Are to go back to the keeper.
     owed: Cell<u64>,
-    /// Other shards wait: nothing is kept that is not used.
+    /// Nothing is kept that is not used.
     pressed: Cell<bool>,
+    /// More is out than may be: nothing is kept at all, also if somebody waits for it here.
+    over: Cell<bool>,
     /// The number of the keeper's telling that said so, or not.
     heard: Cell<u64>,
+    /// The newest that this shard knows of.
+    limit: Cell<Limit>,
+    /// That, while the keeper is to be told, or asked whether all shards have it.
+    telling: Cell<Limit>,
+    /// All shards that are at work have this, or a newer one.
+    reached: Cell<Limit>,
+    reaching: RefCell<Bag>,
     /// A try found nothing since the last grant.
     missed: Cell<bool>,
-    /// What is asked for besides what is needed, and the most that it may be.
+    /// What is asked for besides what is needed.
     reserve: Cell<u64>,
-    reserve_max: u64,
     tie: Tie,
     waiting: RefCell<Waiters>,
     waiting_count: Cell<u64>,
     asks: Nudge,
     gives: Nudge,
+    limits: Nudge,
+    /// Limiters of this shard.
+    limiters: Cell<u64>,
+    /// While there is one, or a permit is out.
+    in_use: RefCell<Option<Arc<InUse>>>,
+    /// What asks, gives back and tells.
+    living: RefCell<Option<Task<()>>>,
 }
 
 impl Holder {
-    pub(super) fn new(lease: &CountLease, shard: &Shard) -> Holder {
+    pub(super) fn new(lease: &Declared, shard: &Shard) -> Holder {
+        let keeper = ShardId::new(lease.keeper);
+        // One that is newer than that of others reaches them by the keeper; the first is everybody's.
+        let reached = if lease.limit.number == 0 { lease.limit } else { Limit::default() };
         Holder {
-            name: lease.name(),
+            name: lease.port.name(),
+            over_for_good: lease.over.clone(),
             shard: shard.clone(),
-            keeper: lease.keeper(),
+            keeper,
             taken: Cell::new(0),
             spare: Cell::new(0),
             owed: Cell::new(0),
             pressed: Cell::new(false),
+            over: Cell::new(false),
             heard: Cell::new(0),
+            limit: Cell::new(lease.limit),
+            telling: Cell::default(),
+            reached: Cell::new(reached),
+            reaching: RefCell::default(),
             missed: Cell::new(false),
             reserve: Cell::new(1),
-            reserve_max: (lease.limit / (2 * shard.count() as u64)).max(1),
-            tie: Tie::new(shard, lease.keeper()),
+            tie: Tie::new(shard, keeper),
             waiting: RefCell::new(Waiters::new()),
             waiting_count: Cell::new(0),
             asks: Nudge::default(),
             gives: Nudge::default(),
+            limits: Nudge::default(),
+            limiters: Cell::new(0),
+            in_use: RefCell::default(),
+            living: RefCell::default(),
         }
     }
 
     /// Starts what asks, what gives back, and what hears of the keeper's end.
-    pub(super) fn start(self: &Rc<Self>, lease: &CountLease, caller: Caller<Ask, Told>) {
-        self.shard.spawn_detached("lease", self.clone().lives(lease.clone(), caller));
+    pub(super) fn start(self: &Rc<Self>, lease: &Declared, caller: Caller<Ask, Told>) {
+        let living = self.shard.spawn("lease", self.clone().lives(lease.clone(), caller));
+        self.living.replace(Some(living));
+    }
+
+    /// The lease is given up.
+    pub(super) fn close(&self) {
+        let living = self.living.take();
+        living.into_iter().for_each(Task::cancel);
+    }
+
+    /// One more limiter.
+    pub(super) fn enter(&self, in_use: &Arc<InUse>) {
+        self.in_use.borrow_mut().get_or_insert_with(|| in_use.clone());
+        self.enter_again();
+    }
+
+    /// The same where there is one.
+    pub(super) fn enter_again(&self) {
+        self.limiters.set(self.limiters.get() + 1);
+    }
+
+    /// A limiter less.
+    pub(super) fn leave(&self) {
+        self.limiters.set(self.limiters.get() - 1);
+        self.settle_use();
+    }
+
+    /// Whoever uses it last on this shard lets it go.
+    fn settle_use(&self) {
+        if self.taken.get() == 0 && self.limiters.get() == 0 {
+            let in_use = self.in_use.take();
+            drop(in_use);
+        }
     }
 
     pub(super) fn tie(&self) -> &Tie {
@@ -79,18 +144,70 @@ impl Holder {
     }
 
     /// Through the lives of the keeper.
-    async fn lives(self: Rc<Self>, lease: CountLease, caller: Caller<Ask, Told>) {
-        let attach = move |there: &Shard| drop(lease.attach(there));
+    async fn lives(self: Rc<Self>, lease: Declared, caller: Caller<Ask, Told>) {
+        let attach = || {
+            let lease = Declared { limit: self.limit.get(), ..lease.clone() };
+            move |there: &Shard| lease.attach_unless_over(there)
+        };
         self.tie.follow(&self.shard, attach, async || self.works(&caller).await, || self.lose()).await;
     }
 
     /// With one life of the keeper, until it fails.
     async fn works(&self, caller: &Caller<Ask, Told>) {
         // What comes back from now on is given back behind this.
-        let Ok(told) = caller.call(self.keeper, Ask::Hold(self.taken.get())).await else { return };
+        let hold = Ask::Hold(self.taken.get(), self.limit.get());
+        let Ok(told) = caller.call(self.keeper, hold).await else { return };
         self.tie.complete();
         self.hear(told);
-        select(pin!(self.ask(caller)), pin!(self.give(caller))).await;
+        let tells = pin!(self.tell(caller));
+        select(tells, select(pin!(self.ask(caller)), pin!(self.give(caller)))).await;
+    }
+
+    pub(super) fn limit(&self) -> u64 {
+        self.limit.get().most
+    }
+
+    pub(super) fn change_limit(&self, to: &Declared) {
+        assert!(
+            Arc::ptr_eq(&to.over, &self.over_for_good),
+            "a limit of {:?} is none of {:?}",
+            to.port.name(),
+            self.name
+        );
+        if to.limit > self.limit.get() {
+            self.limit.set(to.limit);
+            self.telling.set(to.limit);
+            self.limits.nudge();
+        }
+    }
+
+    pub(super) async fn limit_reached(&self) {
+        let limit = self.limit.get();
+        let is_reached = || self.reached.get() >= limit;
+        if !is_reached() {
+            self.telling.set(self.telling.get().max(limit));
+            self.limits.nudge();
+        }
+        wait_until(&self.reaching, || is_reached().then_some(())).await;
+    }
+
+    /// Tells the keeper of limits.
+    async fn tell(&self, caller: &Caller<Ask, Told>) {
+        loop {
+            let limit = self.telling.get();
+            if limit <= self.reached.get() {
+                self.limits.wished().await;
+                continue;
+            }
+            let Ok(told) = caller.call(self.keeper, Ask::Limit(limit)).await else { return };
+            if told.limit < limit {
+                // It does not know this shard, and will be told what it holds once more.
+                return;
+            }
+            self.reached.set(limit);
+            self.hear(told);
+            self.reaching.borrow_mut().wake_all();
+        }
     }
 
     pub(super) fn taken(&self) -> u64 {
@@ -145,7 +262,8 @@ impl Holder {
             let now = self.shard.now();
             let reserve = self.reserve.get();
             let busy = now.since(asked) < BUSY;
-            self.reserve.set(if busy { reserve * 2 } else { reserve / 2 }.clamp(1, self.reserve_max));
+            let even = (self.limit.get().most / (2 * self.shard.count() as u64)).max(1);
+            self.reserve.set(if busy { reserve * 2 } else { reserve / 2 }.clamp(1, even));
             asked = now;
             let Ok(told) = caller.call(self.keeper, Ask::Take(wanted)).await else { return };
             self.missed.set(false);
@@ -170,38 +288,48 @@ impl Holder {
     }
 
     /// The keeper wants what is not used.
-    pub(super) fn recalled(&self, from: Asker, number: u64) -> Told {
+    pub(super) fn recalled(&self, from: Asker, told: Told) -> Told {
         if !self.tie.is_with(from) {
             return Told::default();
         }
-        if number > self.heard.get() {
-            self.heard.set(number);
-            self.pressed.set(true);
-        }
-        let count = self.idle();
-        self.spare.set(self.spare.get() - count);
-        Told { count, ..Told::default() }
+        self.heed(told);
+        Told { count: self.take_surplus(), ..Told::default() }
     }
 
     fn hear(&self, told: Told) {
-        if told.number > self.heard.get() {
-            self.heard.set(told.number);
-            self.pressed.set(told.pressed);
-        }
+        self.heed(told);
         self.settle();
     }
 
-    /// What nobody here is about to take.
-    fn idle(&self) -> u64 {
-        self.spare.get().saturating_sub(self.waiting_count.get())
+    fn heed(&self, told: Told) {
+        self.limit.set(self.limit.get().max(told.limit));
+        if told.number > self.heard.get() {
+            self.heard.set(told.number);
+            self.pressed.set(told.pressed);
+            self.over.set(told.over);
+        }
     }
 
-    /// Under pressure, nothing is kept that is not used.
+    /// What is to go back to the keeper of that which is not out: what nobody here is about to take, or all.
+    fn take_surplus(&self) -> u64 {
+        let spare = self.spare.get();
+        let kept = match (self.over.get(), self.pressed.get()) {
+            (true, _) => 0,
+            (false, true) => spare.min(self.waiting_count.get()),
+            (false, false) => spare,
+        };
+        if self.over.get() && self.waiting_count.get() > 0 {
+            // Who was about to take it stands in the keeper's queue like everybody.
+            self.asks.nudge();
+        }
+        self.spare.set(kept);
+        spare - kept
+    }
+
     fn settle(&self) {
-        let idle = self.idle();
-        if self.pressed.get() && idle > 0 {
-            self.spare.set(self.spare.get() - idle);
-            self.owe(idle);
+        let surplus = self.take_surplus();
+        if surplus > 0 {
+            self.owe(surplus);
         }
     }
 
@@ -221,6 +349,7 @@ impl Holder {
             self.spare.set(self.spare.get() + 1);
             self.waiting.borrow().wake_first();
         }
+        self.settle_use();
     }
 
     /// Nothing counts any more but the permits that are out.
@@ -229,6 +358,7 @@ impl Holder {
         self.owed.set(0);
         self.heard.set(0);
         self.pressed.set(false);
+        self.over.set(false);
         self.missed.set(false);
         self.waiting.borrow().wake_all();
     }

@@ -1,24 +1,35 @@
-//! The shard that keeps a count: what is free, who holds how much, who waits.
+//! The shard that keeps a count: what is free, who holds how much, who waits, who knows of which limit.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
 
-use super::{Ask, CountLease, Told};
+use super::{Ask, Declared, Limit, Told};
 use crate::mesh::calls::{Asker, Caller};
 use crate::mesh::lease::tie::each_end;
 use crate::mesh::member::Member;
-use crate::shard::{Resolver, Shard, ShardId, deferred};
+use crate::shard::waiters::{Waiters, wait_until};
+use crate::shard::{Resolver, Shard, ShardId, Task, deferred};
 
 /// Lives on one shard.
 pub(super) struct Keeper {
     shard: Shard,
     caller: Caller<Ask, Told>,
     books: RefCell<Books>,
+    /// By shard: the task that tells it something, one at a time.
+    recalls: RefCell<Box<[Option<Task<()>>]>>,
+    /// What hears of ends.
+    watches: RefCell<Vec<Task<()>>>,
+    /// Who waits until all know of a limit.
+    learning: RefCell<Waiters>,
+    /// The lease is given up.
+    closed: Cell<bool>,
 }
 
 struct Books {
-    free: u64,
+    limit: Limit,
+    /// By all shards together.
+    held: u64,
     /// By shard.
     holders: Vec<Account>,
     /// Who waits, in the order of asking: at most one entry per shard, since each asks once at a time.
@@ -33,12 +44,14 @@ struct Books {
 struct Account {
     /// Granted and not returned.
     held: u64,
-    /// It was told last that others wait.
+    /// It was told last that others wait, or that more is out than may be.
     pressed: bool,
+    /// It was told last that more is out than may be.
+    over: bool,
+    /// It goes by this limit, or a newer one.
+    knows: Limit,
     /// The life of the shard that has said what it holds.
     life: Option<u32>,
-    /// How often it was said.
-    said: u64,
 }
 
 struct Waiting {
@@ -48,7 +61,7 @@ struct Waiting {
 }
 
 impl Keeper {
-    pub(super) fn new(lease: &CountLease, shard: &Shard, caller: Caller<Ask, Told>) -> Rc<Keeper> {
+    pub(super) fn new(lease: &Declared, shard: &Shard, caller: Caller<Ask, Told>) -> Rc<Keeper> {
         let holders = vec![Account::default(); shard.count()];
         let member = Member::of(shard);
         let own = shard.id().index();
@@ -56,40 +69,59 @@ impl Keeper {
         let unheard = (0..shard.count())
             .map(|other| again && other != own && !member.ledger.has_ended(other))
             .collect();
-        let books = Books { free: lease.limit, holders, queue: VecDeque::new(), unheard, tellings: 0 };
-        Rc::new(Keeper { shard: shard.clone(), caller, books: RefCell::new(books) })
+        let books =
+            Books { limit: lease.limit, held: 0, holders, queue: VecDeque::new(), unheard, tellings: 0 };
+        Rc::new(Keeper {
+            shard: shard.clone(),
+            caller,
+            books: RefCell::new(books),
+            recalls: RefCell::new((0..shard.count()).map(|_| None).collect()),
+            watches: RefCell::default(),
+            learning: RefCell::default(),
+            closed: Cell::new(false),
+        })
     }
 
     /// From now on takes back what shards have that end; and asks those that may hold something.
-    pub(super) fn watch(self: &Rc<Self>, lease: &CountLease) {
+    pub(super) fn watch(self: &Rc<Self>, lease: &Declared) {
+        let mut watches = self.watches.borrow_mut();
         for other in self.shard.ids().filter(|other| *other != self.shard.id()) {
             let keeper = self.clone();
-            self.shard.spawn_detached("lease of another", async move {
+            watches.push(self.shard.spawn("lease of another", async move {
                 each_end(&keeper.shard, other, |life| keeper.ended(other.index(), life)).await;
-            });
+            }));
             if self.books.borrow().unheard[other.index()] {
                 let (keeper, lease) = (self.clone(), lease.clone());
-                self.shard.spawn_detached("lease, calling in", async move {
+                watches.push(self.shard.spawn("lease, calling in", async move {
                     // It says so by itself once it is attached. An error: it ended, which is seen to elsewhere.
-                    let attach = move |there: Shard| async move { drop(lease.attach(&there)) };
+                    let attach = move |there: Shard| async move { lease.attach_unless_over(&there) };
                     let _asked = keeper.shard.run_on(other, attach).await;
-                });
+                }));
             }
         }
     }
 
+    /// The lease is given up: nobody is answered any more.
+    pub(super) fn close(&self) {
+        self.closed.set(true);
+        let queue = std::mem::take(&mut self.books.borrow_mut().queue);
+        drop(queue);
+        self.learning.borrow_mut().wake_all();
+        let recalls: Vec<Task<()>> = self.recalls.borrow_mut().iter_mut().filter_map(Option::take).collect();
+        recalls.into_iter().chain(self.watches.take()).for_each(Task::cancel);
+    }
+
     /// A shard says how many permits it has out; whatever else it was thought to hold it does not.
-    pub(super) fn holds(self: Rc<Self>, from: Asker, count: u64) -> Told {
-        let gone = {
+    pub(super) fn holds(self: Rc<Self>, from: Asker, count: u64, limit: Limit) -> Told {
+        self.forget(from.shard);
+        {
             let mut books = self.books.borrow_mut();
-            let gone = books.forget(from.shard);
-            let account = &mut books.holders[from.shard];
-            (account.life, account.held) = (Some(from.life), count);
-            books.free = books.free.saturating_sub(count);
+            books.held += count;
+            books.limit = books.limit.max(limit);
+            books.holders[from.shard] =
+                Account { held: count, knows: limit, life: Some(from.life), ..Account::default() };
             books.unheard[from.shard] = false;
-            gone
-        };
-        drop(gone);
+        }
         self.serve();
         self.told(from.shard, 0)
     }
@@ -100,7 +132,7 @@ impl Keeper {
         let (grant, granted) = deferred();
         {
             let mut books = self.books.borrow_mut();
-            if books.holders[shard].life != Some(from.life) || count == 0 {
+            if !books.is_of(from) || count == 0 || self.closed.get() {
                 return Told::default();
             }
             books.queue.push_back(Waiting { shard, count, grant });
@@ -113,7 +145,7 @@ impl Keeper {
 
     /// A shard gives back.
     pub(super) fn returned(self: Rc<Self>, from: Asker, count: u64) -> Told {
-        if self.books.borrow().holders[from.shard].life != Some(from.life) {
+        if !self.books.borrow().is_of(from) {
             return Told::default();
         }
         self.books.borrow_mut().take_back(from.shard, count);
@@ -121,59 +153,122 @@ impl Keeper {
         self.told(from.shard, 0)
     }
 
+    /// A shard has another limit for all: waits until they have it.
+    pub(super) async fn limited(self: Rc<Self>, from: Asker, limit: Limit) -> Told {
+        {
+            let mut books = self.books.borrow_mut();
+            if !books.is_of(from) {
+                return Told::default();
+            }
+            books.limit = books.limit.max(limit);
+        }
+        self.serve();
+        let is_known = || self.closed.get() || self.books.borrow().is_known(limit);
+        wait_until(&self.learning, || is_known().then_some(())).await;
+        self.told(from.shard, 0)
+    }
+
     /// That life of a shard is over.
     fn ended(self: &Rc<Self>, shard: usize, life: u32) {
-        let mut books = self.books.borrow_mut();
-        books.unheard[shard] = false;
-        let gone = (books.holders[shard].life == Some(life)).then(|| books.forget(shard));
-        drop(books);
-        drop(gone);
+        let is_meant = {
+            let mut books = self.books.borrow_mut();
+            books.unheard[shard] = false;
+            books.holders[shard].life == Some(life)
+        };
+        if is_meant {
+            self.forget(shard);
+        }
         self.serve();
+    }
+
+    /// What a shard held is free, what it waited for nobody waits for, and what it is being told nobody hears.
+    fn forget(&self, shard: usize) {
+        let recall = self.recalls.borrow_mut()[shard].take();
+        recall.into_iter().for_each(Task::cancel);
+        let gone = self.books.borrow_mut().forget(shard);
+        drop(gone);
+        self.learning.borrow_mut().wake_all();
     }
 
     fn told(&self, shard: usize, count: u64) -> Told {
         let mut books = self.books.borrow_mut();
-        let pressed = books.queue.iter().any(|waiting| waiting.shard != shard);
-        Told { count, pressed, number: books.tell(shard, pressed) }
+        let (pressed, over) = (books.presses(shard), books.is_over());
+        Told { count, pressed, over, number: books.tell(shard, pressed, over), limit: books.limit }
     }
 
-    /// Gives what is free to those who wait, and presses the others if that is not enough.
+    /// Gives what is free to those who wait, presses the others if that is not enough, and tells all of a new limit.
     fn serve(self: &Rc<Self>) {
         while let Some((grant, count)) = self.books.borrow_mut().next_grant() {
             grant.resolve(count);
         }
-        let mut books = self.books.borrow_mut();
-        for shard in 0..books.holders.len() {
-            let Account { held, pressed, said, .. } = books.holders[shard];
-            let others_wait = books.queue.iter().any(|waiting| waiting.shard != shard);
-            if others_wait && held > 0 && !pressed {
-                let number = books.tell(shard, true);
-                self.shard.spawn_detached("recall", self.clone().recall(shard, number, said));
+        for shard in 0..self.shard.count() {
+            let mut recalls = self.recalls.borrow_mut();
+            if recalls[shard].is_none() && !self.closed.get() && self.books.borrow().is_to_hear(shard) {
+                recalls[shard] = Some(self.shard.spawn("recall", self.clone().recall(shard)));
             }
         }
     }
 
-    async fn recall(self: Rc<Self>, shard: usize, number: u64, said: u64) {
-        // An error: it ended, which is seen to elsewhere. What it answered before it said what it holds is in that.
-        let told = self.caller.call(ShardId::new(shard), Ask::Recall(number)).await;
-        if let Ok(told) = told
-            && self.books.borrow().holders[shard].said == said
-        {
-            self.books.borrow_mut().take_back(shard, told.count);
+    /// Tells a shard how it stands, until there is nothing that it has to hear.
+    async fn recall(self: Rc<Self>, shard: usize) {
+        while self.books.borrow().is_to_hear(shard) {
+            let told = self.told(shard, 0);
+            let answer = self.caller.call(ShardId::new(shard), Ask::Recall(told)).await;
+            // An error: it ended, which is seen to elsewhere.
+            let Ok(Told { count, .. }) = answer else { break };
+            let mut books = self.books.borrow_mut();
+            books.take_back(shard, count);
+            books.holders[shard].knows = told.limit;
+            drop(books);
+            self.learning.borrow_mut().wake_all();
             self.serve();
         }
+        let own = self.recalls.borrow_mut()[shard].take();
+        drop(own);
     }
 }
 
 impl Books {
+    fn free(&self) -> u64 {
+        self.limit.most.saturating_sub(self.held)
+    }
+
+    /// More is out than may be, or may be: while it is not known what is out, a limit that was changed may be exceeded.
+    fn is_over(&self) -> bool {
+        self.held > self.limit.most || (self.limit.number > 0 && self.unheard.contains(&true))
+    }
+
+    /// Whether a shard is to keep nothing that it does not use.
+    fn presses(&self, shard: usize) -> bool {
+        self.is_over() || self.queue.iter().any(|waiting| waiting.shard != shard)
+    }
+
+    /// Whether a shard has to hear something that it does not know, and does not ask for.
+    fn is_to_hear(&self, shard: usize) -> bool {
+        let Account { held, pressed, over, knows, life } = self.holders[shard];
+        let holds_too_much = || (!pressed && self.presses(shard)) || (!over && self.is_over());
+        (held > 0 && holds_too_much()) || (life.is_some() && knows < self.limit)
+    }
+
+    /// Whether all that may hold something go by this limit.
+    fn is_known(&self, limit: Limit) -> bool {
+        self.holders.iter().all(|holder| holder.life.is_none() || holder.knows >= limit)
+    }
+
+    /// Whether this life of a shard has said what it holds.
+    fn is_of(&self, from: Asker) -> bool {
+        self.holders[from.shard].life == Some(from.life)
+    }
+
     fn next_grant(&mut self) -> Option<(Resolver<u64>, u64)> {
-        if self.free == 0 || self.unheard.contains(&true) {
+        let free = self.free();
+        if free == 0 || self.unheard.contains(&true) {
             return None;
         }
-        let even = (self.free / self.queue.len().max(1) as u64).max(1);
+        let even = (free / self.queue.len().max(1) as u64).max(1);
         let Waiting { shard, count, grant } = self.queue.pop_front()?;
         let count = count.min(even);
-        self.free -= count;
+        self.held += count;
         self.holders[shard].held += count;
         Some((grant, count))
     }
@@ -181,9 +276,8 @@ impl Books {
     /// What a shard held is free, and what it waited for nobody waits for.
     #[must_use = "dropped when the books are closed"]
     fn forget(&mut self, shard: usize) -> VecDeque<Waiting> {
-        let said = self.holders[shard].said + 1;
         self.take_back(shard, u64::MAX);
-        self.holders[shard] = Account { said, ..Account::default() };
+        self.holders[shard] = Account::default();
         let (gone, queue) = std::mem::take(&mut self.queue).into_iter().partition(|one| one.shard == shard);
         self.queue = queue;
         gone
@@ -193,11 +287,11 @@ impl Books {
     fn take_back(&mut self, shard: usize, count: u64) {
         let count = count.min(self.holders[shard].held);
         self.holders[shard].held -= count;
-        self.free += count;
+        self.held -= count;
     }
 
-    fn tell(&mut self, shard: usize, pressed: bool) -> u64 {
-        self.holders[shard].pressed = pressed;
+    fn tell(&mut self, shard: usize, pressed: bool, over: bool) -> u64 {
+        (self.holders[shard].pressed, self.holders[shard].over) = (pressed, over);
         self.tellings += 1;
         self.tellings
     }

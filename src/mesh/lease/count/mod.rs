@@ -13,16 +13,25 @@
 //! * A shard that ends held nothing any more, and begins its next life with nothing. If the keeper ends, takes fail until
 //!   it is back; permits stay good. Its next life asks every shard that is at work how many are out there, and gives
 //!   nothing before all have said so.
+//! * A limit has a number, and the greatest is the newest. A shard that changes it tells the keeper, and that all others;
+//!   each tells it to the keeper's next life. Where more is out than the new limit, all spares are called in, also those
+//!   that somebody waits for, and what comes back is given to nobody before less is out than the limit.
+//! * A lease that nobody uses any more, neither by a value of it, nor by a limiter, nor by a permit, is given up: its name
+//!   is free, and what the shards have of it is dropped.
 //!
-//! Errors of the bound: none; never more than the limit is out. But [`CountLimiter::try_take`] may find nothing while
-//! other shards hold reserves: what it then asks for is there some microseconds later.
+//! Errors of the bound: none; never more than the limit is out, or than was out when it became smaller. But
+//! [`CountLimiter::try_take`] may find nothing while other shards hold reserves: what it then asks for is there some
+//! microseconds later.
 
 mod holder;
 mod keeper;
 
 use std::fmt;
 use std::rc::Rc;
+use std::sync::atomic::{AtomicBool, Ordering::Acquire};
+use std::sync::{Arc, Weak};
 
+use super::in_use::InUse;
 use super::{KeeperEnded, TryTakeError, check_limit, keeper_of};
 use crate::mesh::calls::{CallOptions, CallPort, Caller};
 use crate::mesh::hub::Mesh;
@@ -34,12 +43,37 @@ pub use holder::Permit;
 use keeper::Keeper;
 
 /// A limit of things at once over all shards. Declared before they start, handed to each by clone;
-/// [`Shard::count_limiter`] is a shard's end of it.
+/// [`Shard::count_limiter`] is a shard's end of it. Given up when the last value of it is dropped, and all limiters and
+/// permits are.
 #[derive(Clone)]
 pub struct CountLease {
+    declared: Declared,
+    in_use: Arc<InUse>,
+}
+
+/// Does not keep a lease from being given up.
+#[derive(Clone)]
+pub(crate) struct WeakCountLease {
+    declared: Declared,
+    in_use: Weak<InUse>,
+}
+
+/// What works for a lease knows of it.
+#[derive(Clone)]
+struct Declared {
     port: CallPort<Ask, Told>,
-    limit: u64,
+    limit: Limit,
     keeper: usize,
+    /// It is given up.
+    over: Arc<AtomicBool>,
+}
+
+/// The greater one is newer. Of two with one number, made from one value, the one that allows more.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+struct Limit {
+    /// 0: that with which it was declared.
+    number: u64,
+    most: u64,
 }
 
 /// What a shard and the keeper want of each other.
@@ -49,22 +83,29 @@ enum Ask {
     Take(u64),
     /// The keeper has these back.
     Give(u64),
-    /// To a life of the keeper, first of all: so many permits of this shard are out.
-    Hold(u64),
-    /// Of a shard: what it does not use, now and from now on. The number of the telling.
-    Recall(u64),
+    /// To a life of the keeper, first of all: so many permits of this shard are out, and this is the newest limit that it
+    /// knows.
+    Hold(u64, Limit),
+    /// Of the keeper: go by this limit, if it is newer; answered when all shards do.
+    Limit(Limit),
+    /// Of a shard: what it does not use, now and from now on; and that it go by the limit.
+    Recall(Told),
 }
 
-/// How many, and from the keeper: whether others wait, with the number of the telling, since of two that overtook each
-/// other the later one counts.
+/// How many, and from the keeper: how it stands, with the number of the telling, since of two that overtook each other the
+/// later one counts.
 #[derive(Clone, Copy, Debug, Default)]
 struct Told {
     count: u64,
+    /// Others wait, or more is out than may be.
     pressed: bool,
+    /// More is out than may be.
+    over: bool,
     number: u64,
+    limit: Limit,
 }
 
-/// Between a shard and the keeper: a take, a return and a recall at once.
+/// Between a shard and the keeper: a take, a return, a new limit and a recall at once.
 const CREDITS: usize = 4;
 
 impl CountLease {
@@ -72,26 +113,70 @@ impl CountLease {
     ///
     /// # Errors
     /// The name is taken, or the limit is none.
-    pub fn declare(mesh: &Mesh, name: &'static str, limit: u64) -> Result<CountLease, DeclareError> {
-        let limit = check_limit(name, limit)?;
+    pub fn declare(mesh: &Arc<Mesh>, name: &'static str, limit: u64) -> Result<CountLease, DeclareError> {
+        let most = check_limit(name, limit)?;
         let port = CallPort::declare(mesh, name, CallOptions { credits: CREDITS })?;
-        let keeper = keeper_of(mesh, port.shared.id);
-        Ok(CountLease { port, limit, keeper })
+        let (id, over) = (port.shared.id, Arc::new(AtomicBool::new(false)));
+        let in_use = Arc::new(InUse::new(mesh, id, &over));
+        let declared = Declared { port, limit: Limit { number: 0, most }, keeper: keeper_of(mesh, id), over };
+        Ok(CountLease { declared, in_use })
+    }
+
+    /// The same lease with another limit, newer than this one's. Nothing changes by that: it is to be given to a limiter
+    /// of a shard ([`CountLimiter::change_limit`]), or to a shard that begins again.
+    ///
+    /// # Errors
+    /// The limit is none.
+    pub fn with_limit(&self, limit: u64) -> Result<CountLease, DeclareError> {
+        let most = check_limit(self.name(), limit)?;
+        let limit = Limit { number: self.declared.limit.number + 1, most };
+        Ok(CountLease { declared: Declared { limit, ..self.declared.clone() }, in_use: self.in_use.clone() })
     }
 
     /// The name under which it was declared.
     pub fn name(&self) -> &'static str {
-        self.port.name()
+        self.declared.port.name()
     }
 
-    /// The most that may be out at once.
+    /// The most that may be out at once, by this value of it.
     pub fn limit(&self) -> u64 {
-        self.limit
+        self.declared.limit.most
     }
 
     /// The shard that keeps it.
     pub fn keeper(&self) -> ShardId {
-        ShardId::new(self.keeper)
+        ShardId::new(self.declared.keeper)
+    }
+
+    /// A value that does not keep it.
+    pub(crate) fn downgrade(&self) -> WeakCountLease {
+        WeakCountLease { declared: self.declared.clone(), in_use: Arc::downgrade(&self.in_use) }
+    }
+}
+
+impl WeakCountLease {
+    /// The lease, if anybody uses it.
+    pub(crate) fn upgrade(&self) -> Option<CountLease> {
+        Some(CountLease { in_use: self.in_use.upgrade()?, declared: self.declared.clone() })
+    }
+
+    /// It is given up, and its name is free.
+    pub(crate) fn is_over(&self) -> bool {
+        self.declared.over.load(Acquire)
+    }
+
+    /// The name under which it was declared.
+    pub(crate) fn name(&self) -> &'static str {
+        self.declared.port.name()
+    }
+}
+
+impl Declared {
+    /// This shard's end, if the lease is not given up: whoever is about to do this does not hold it.
+    fn attach_unless_over(&self, shard: &Shard) {
+        if !self.over.load(Acquire) {
+            drop(self.attach(shard));
+        }
     }
 
     /// This shard's end, made at its first use.
@@ -106,43 +191,78 @@ impl CountLease {
         if let Some(keeper) = &keeper {
             keeper.watch(self);
         }
-        let served = holder.clone();
+        let (served, kept) = (holder.clone(), keeper.clone());
         shard.serve_askers(&self.port, move |from, ask| {
-            let (holder, keeper) = (served.clone(), keeper.clone());
+            let (holder, keeper) = (served.clone(), kept.clone());
             async move {
                 match (ask, keeper) {
-                    (Ask::Recall(number), _) => holder.recalled(from, number),
+                    (Ask::Recall(told), _) => holder.recalled(from, told),
                     (Ask::Take(count), Some(keeper)) => keeper.take(from, count).await,
                     (Ask::Give(count), Some(keeper)) => keeper.returned(from, count),
-                    (Ask::Hold(count), Some(keeper)) => keeper.holds(from, count),
+                    (Ask::Hold(count, limit), Some(keeper)) => keeper.holds(from, count, limit),
+                    (Ask::Limit(limit), Some(keeper)) => keeper.limited(from, limit).await,
                     // Asked of a shard that is not the keeper, which nobody does.
-                    (Ask::Take(_) | Ask::Give(_) | Ask::Hold(_), None) => Told::default(),
+                    (_, None) => Told::default(),
                 }
             }
         })?;
-        member.keep_part(id, holder.clone());
+        let ending = holder.clone();
+        member.keep_part_until(id, holder.clone(), &self.over, move || {
+            ending.close();
+            keeper.iter().for_each(|keeper| keeper.close());
+        });
         holder.start(self, caller);
         Ok(holder)
     }
 }
 
 impl Shard {
-    /// This shard's end of a limit of things at once; any number of times.
+    /// This shard's end of a limit of things at once; any number of times. The limit stays what it is on this shard: if the
+    /// value has another one, that is taken up by [`CountLimiter::change_limit`]. Only the first end of a shard's life
+    /// begins with the value's own.
     ///
     /// # Errors
     /// It belongs to another runtime.
     pub fn count_limiter(&self, lease: &CountLease) -> Result<CountLimiter, OpenError> {
-        Ok(CountLimiter { holder: lease.attach(self)? })
+        Ok(CountLimiter::new(lease.declared.attach(self)?, &lease.in_use))
     }
 }
 
 /// A shard's end of a [`CountLease`]. Cheap to clone.
-#[derive(Clone)]
 pub struct CountLimiter {
     holder: Rc<Holder>,
 }
 
 impl CountLimiter {
+    fn new(holder: Rc<Holder>, in_use: &Arc<InUse>) -> CountLimiter {
+        holder.enter(in_use);
+        CountLimiter { holder }
+    }
+
+    /// From now on the limit is that of this value of the lease, if it is the newest; else it stays as it is. Never waits:
+    /// the keeper hears of it, and all other shards by that. Where more is out than the new limit nothing is given before
+    /// less is.
+    ///
+    /// A program whose shards may be restarted gives each life of them the newest value: a limit is forgotten if all that
+    /// know of it end at once.
+    ///
+    /// # Panics
+    /// If it is another lease.
+    pub fn change_limit(&self, to: &CountLease) {
+        self.holder.change_limit(&to.declared);
+    }
+
+    /// Waits until all shards that are at work go by the limit that this one knows of: from then on nothing is given before
+    /// less is out than that, whoever asks. For ever if the keeper has ended and never comes back.
+    pub async fn limit_reached(&self) {
+        self.holder.limit_reached().await;
+    }
+
+    /// The limit, as this shard knows it.
+    pub fn limit(&self) -> u64 {
+        self.holder.limit()
+    }
+
     /// Takes one if this shard has one and nobody here waits for it. Sends no message if it has.
     ///
     /// # Errors
@@ -175,12 +295,31 @@ impl CountLimiter {
     }
 }
 
+impl Clone for CountLimiter {
+    fn clone(&self) -> CountLimiter {
+        self.holder.enter_again();
+        CountLimiter { holder: self.holder.clone() }
+    }
+}
+
+impl Drop for CountLimiter {
+    fn drop(&mut self) {
+        self.holder.leave();
+    }
+}
+
 impl fmt::Debug for CountLease {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("CountLease")
             .field("name", &self.name())
-            .field("limit", &self.limit)
+            .field("limit", &self.limit())
             .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for WeakCountLease {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WeakCountLease").field("name", &self.name()).finish_non_exhaustive()
     }
 }
 

@@ -335,8 +335,10 @@ impl Holder {
 
     /// Through the lives of the keeper.
     async fn lives(self: Rc<Self>, lease: RateLease, caller: Caller<Note, Note>) {
-        let of_keeper = lease.clone();
-        let attach = move |there: &Shard| drop(of_keeper.attach(there));
+        let attach = || {
+            let lease = lease.clone();
+            move |there: &Shard| drop(lease.attach(there))
+        };
         self.tie
             .follow(&self.shard, attach, async || self.reports(&caller).await, || self.lose(&lease))
             .await;
