@@ -11,7 +11,7 @@ use super::{Failure, output};
 use crate::mesh::Remote;
 use crate::proxy::config::{Faults, File};
 use crate::proxy::tcp::access::{LogFormat, LogSettings, LogTarget};
-use crate::proxy::tcp::{self, ProxyError};
+use crate::proxy::tcp::{self, ProxyError, Selection};
 use crate::runtime::{Config, Runtime};
 
 /// The flags of the access log.
@@ -154,6 +154,12 @@ fn summary(file: &File, runtime: &Runtime, log: Option<&LogSettings>) -> Result<
         let (name, settings) = (&proxy.name, &proxy.settings);
         let listen: Vec<String> = settings.listen.iter().map(ToString::to_string).collect();
         let _ = writeln!(text, "proxy {name}: listens on {}, {}", listen.join(", "), settings.balance);
+        for group in &settings.groups {
+            if let Some(Selection { balance, checks, .. }) = &group.selection {
+                let checked = if checks.is_some() { "checked" } else { "not checked" };
+                let _ = writeln!(text, "  group {} has its own: {balance}, {checked}", group.name);
+            }
+        }
         for endpoint in &settings.listen {
             let resolved = runtime.listeners().resolve(endpoint).map_err(ProxyError::from);
             resolved.map_err(|error| unresolved(file, name, error))?;

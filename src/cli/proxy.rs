@@ -128,7 +128,7 @@ fn groups(members: Vec<(String, Upstream)>) -> Vec<Group> {
     for (name, upstream) in members {
         match groups.iter_mut().find(|group| group.name == name) {
             Some(group) => group.upstreams.push(upstream),
-            None => groups.push(Group { name, upstreams: vec![upstream] }),
+            None => groups.push(Group::new(name, vec![upstream])),
         }
     }
     groups

@@ -307,7 +307,7 @@ fn haproxy_is_understood_and_understands(reactor: &str) {
 }
 
 /// A hello of TLS 1.2 or later, in records of at most `most` bytes.
-fn hello(name: Option<&str>, most: usize) -> Vec<u8> {
+pub(crate) fn hello(name: Option<&str>, most: usize) -> Vec<u8> {
     let long = |bytes: &[u8]| [&(bytes.len() as u16).to_be_bytes(), bytes].concat();
     let mut extensions = [&[0, 21][..], &long(&[0; 1_500])].concat();
     if let Some(name) = name {

@@ -10,6 +10,7 @@ mod datagrams;
 mod ending;
 mod endless;
 mod full;
+mod grouped;
 mod handing;
 mod headers;
 mod kit;

@@ -20,7 +20,7 @@ on_each_reactor![
 ];
 
 /// Answers each byte with its own.
-fn origin(tag: u8) -> Origin {
+pub(crate) fn origin(tag: u8) -> Origin {
     Origin::start(move |mut stream| {
         let mut asked = [0];
         while let Ok(1) = stream.read(&mut asked) {
@@ -31,8 +31,8 @@ fn origin(tag: u8) -> Origin {
     })
 }
 
-struct Site {
-    proxy: Proxy,
+pub(crate) struct Site {
+    pub(crate) proxy: Proxy,
     path: PathBuf,
     _folder: tempfile::TempDir,
 }
@@ -48,7 +48,7 @@ fn free() -> String {
 }
 
 impl Site {
-    fn start(reactor: &str, text: &str) -> Site {
+    pub(crate) fn start(reactor: &str, text: &str) -> Site {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("proxy.toml");
         std::fs::write(&path, text).unwrap();
@@ -59,7 +59,7 @@ impl Site {
     }
 
     /// Has the file read again.
-    fn reload(&self, text: &str, told: &str) {
+    pub(crate) fn reload(&self, text: &str, told: &str) {
         std::fs::write(&self.path, text).unwrap();
         self.proxy.process.signal(Signal::HUP);
         self.proxy.process.told_of(told);

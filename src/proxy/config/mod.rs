@@ -14,7 +14,9 @@
 //! ```
 //!
 //! Every key of a proxy is the flag of that name, with the same values, and so is every key of the runtime. A flag that may
-//! be given several times is a list. What a flag of the command or an environment variable says counts more than the file,
+//! be given several times is a list. A group may have its own of the keys that say how upstreams are chosen and judged
+//! ([`Selection`](crate::proxy::tcp::Selection)); what it does not say is as the proxy has it, and `check-interval`, `eject-after`
+//! and `slow-start` of zero say that it has none. What a flag of the command or an environment variable says counts more than the file,
 //! in this order: flags, environment, file.
 //!
 //! Nothing is passed over: an unknown key is an error, and all errors of a file are told at once, each with its line,
@@ -75,9 +77,23 @@ pub struct ProxyTable {
     pub name: String,
     /// What it is to do.
     pub settings: Settings,
+    at: TablePlaces,
+    /// Of its groups.
+    groups: BTreeMap<String, TablePlaces>,
+}
+
+/// Where a table stands, and each of its keys.
+#[derive(Clone, Debug)]
+struct TablePlaces {
     place: Place,
-    /// Where each of its keys stands.
     places: BTreeMap<String, Place>,
+}
+
+impl TablePlaces {
+    /// Of a key; if it is not there, of the table.
+    fn of(&self, key: &str) -> Place {
+        self.places.get(key).copied().unwrap_or(self.place)
+    }
 }
 
 impl File {
@@ -193,13 +209,22 @@ impl File {
     }
 
     fn fault(&self, proxy: &ProxyTable, error: &ProxyError) -> Fault {
-        let key = key_of_error(error);
-        let place = proxy.places.get(key).copied().unwrap_or(proxy.place);
-        let told = error.to_string();
+        let (table, at, key, told) = match error {
+            ProxyError::Upstreams(UpstreamsError::OfGroup { group, error }) => {
+                let at = proxy.groups.get(group).unwrap_or(&proxy.at);
+                (
+                    format!("proxy.{}.group.{group}", proxy.name),
+                    at,
+                    key_of_upstreams(error),
+                    error.to_string(),
+                )
+            }
+            error => (format!("proxy.{}", proxy.name), &proxy.at, key_of_error(error), error.to_string()),
+        };
         // Theirs begins with the key.
         let told = told.strip_prefix(&format!("{key}: ")).map(str::to_owned).unwrap_or(told);
-        let key = format!("proxy.{}.{key}", proxy.name);
-        Fault { file: self.path.clone(), place: Some(place), key, value: None, told }
+        let (place, key) = (Some(at.of(key)), format!("{table}.{key}"));
+        Fault { file: self.path.clone(), place, key, value: None, told }
     }
 }
 
@@ -215,8 +240,15 @@ fn key_of_error(error: &ProxyError) -> &'static str {
         ProxyError::EmptyGroup { .. } | ProxyError::UnroutedGroup { .. } | ProxyError::GroupTwice { .. } => {
             "group"
         }
-        ProxyError::Upstreams(UpstreamsError::Value { key, .. }) => key,
+        ProxyError::Upstreams(error) => key_of_upstreams(error),
         _ => "upstream",
+    }
+}
+
+fn key_of_upstreams(error: &UpstreamsError) -> &'static str {
+    match error {
+        UpstreamsError::Value { key, .. } => key,
+        UpstreamsError::OfGroup { error, .. } => key_of_upstreams(error),
     }
 }
 
@@ -266,7 +298,7 @@ fn twice(reader: &Reader<'_>, proxies: &[ProxyTable]) {
                 continue;
             }
             if let Some(other) = seen.insert(endpoint.to_string(), &proxy.name) {
-                let place = proxy.places.get("listen").copied().unwrap_or(proxy.place);
+                let place = proxy.at.of("listen");
                 let told = format!("{endpoint} is listened on twice, also by proxy {other}; allowed: once");
                 reader.fault(place, format!("proxy.{}.listen", proxy.name), None, told);
             }

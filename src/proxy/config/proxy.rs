@@ -1,39 +1,44 @@
 //! The table of one proxy.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::ProxyTable;
 use super::fault::quoted;
 use super::table::Table;
+use super::{ProxyTable, TablePlaces};
 use crate::net::Endpoint;
 use crate::net::proxy_header::{HeaderPolicy, Others, TrustedSource, Version, Wanted};
 use crate::net::units::parse_duration;
 use crate::proxy::tcp::{
-    Balance, Checks, Ejection, Group, NamePattern, RetryBudget, Route, Settings, Upstream,
+    Balance, Checks, Ejection, Group, NamePattern, RetryBudget, Route, Selection, Settings, Upstream,
 };
 
 /// Reads all of a proxy's table; the settings that it says nothing of are as by default.
 pub(super) fn read(name: String, table: Table<'_, '_>) -> Option<ProxyTable> {
     let (place, places) = (table.head(), table.places());
     let plain = Settings::default();
+    let listen = table.read_all("listen", str::parse::<Endpoint>);
+    let upstreams = upstreams(&table);
+    let selection = selection(&table, None);
+    let (groups, group_places) = groups(&table, &selection);
     let settings = Settings {
-        listen: table.read_all("listen", str::parse::<Endpoint>),
-        upstreams: upstreams(&table),
-        balance: table.read("balance", str::parse::<Balance>).unwrap_or_default(),
+        listen,
+        upstreams,
+        balance: selection.balance,
         connect_timeout: time(&table, "connect-timeout", plain.connect_timeout),
         retries: count(&table, "retries", plain.retries, 0..=1_000),
         retry_budget: Some(retry_budget(&table)),
-        checks: checks(&table),
-        ejection: ejection(&table),
-        panic_percent: count(&table, "panic-percent", plain.panic_percent, 0..=100),
-        slow_start: table.read("slow-start", parse_duration),
-        queue_timeout: time(&table, "queue-timeout", plain.queue_timeout),
-        queue_length: count(&table, "queue-length", plain.queue_length, 0..=1_000_000),
+        checks: selection.checks,
+        ejection: selection.ejection,
+        panic_percent: selection.panic_percent,
+        slow_start: selection.slow_start,
+        queue_timeout: selection.queue_timeout,
+        queue_length: selection.queue_length,
         idle_timeout: idle_timeout(&table, plain.idle_timeout),
         connections: count(&table, "connections", plain.connections, 1..=1 << 30),
         header: header(&table),
         send_header: table.read("send-proxy", str::parse::<Version>),
-        groups: groups(&table),
+        groups,
         routes: routes(&table),
         first_bytes_timeout: time(&table, "first-bytes-timeout", plain.first_bytes_timeout),
     };
@@ -44,7 +49,7 @@ pub(super) fn read(name: String, table: Table<'_, '_>) -> Option<ProxyTable> {
         table.missing("upstream", "it is missing; allowed: endpoints as in tcp:10.0.0.1:80, at least one");
     }
     table.finish();
-    Some(ProxyTable { name, settings, place, places })
+    Some(ProxyTable { name, settings, at: TablePlaces { place, places }, groups: group_places })
 }
 
 fn time(table: &Table<'_, '_>, key: &str, plain: Duration) -> Duration {
@@ -104,7 +109,24 @@ fn needs(table: &Table<'_, '_>, needed: &str, keys: &[&str]) {
     keys.iter().for_each(|key| table.useless(key, &told));
 }
 
-fn checks(table: &Table<'_, '_>) -> Option<Checks> {
+/// What a proxy says of all its groups, or a group, where there is a proxy's, of itself: what it does not say is as there.
+fn selection(table: &Table<'_, '_>, proxy: Option<&Selection>) -> Selection {
+    let plain = proxy.cloned().unwrap_or_else(|| Settings::default().selection());
+    let slow_start = table.read("slow-start", parse_duration).or(plain.slow_start);
+    Selection {
+        balance: table.read("balance", str::parse::<Balance>).unwrap_or(plain.balance),
+        checks: checks(table, proxy.map(|proxy| proxy.checks.as_ref())),
+        ejection: ejection(table, proxy.map(|proxy| proxy.ejection.as_ref())),
+        panic_percent: count(table, "panic-percent", plain.panic_percent, 0..=100),
+        // A group's way to have none.
+        slow_start: slow_start.filter(|time| proxy.is_none() || !time.is_zero()),
+        queue_timeout: time(table, "queue-timeout", plain.queue_timeout),
+        queue_length: count(table, "queue-length", plain.queue_length, 0..=1_000_000),
+    }
+}
+
+/// `proxy` is what the proxy has, for a group: that has none if its interval is zero.
+fn checks(table: &Table<'_, '_>, proxy: Option<Option<&Checks>>) -> Option<Checks> {
     const OTHERS: [&str; 7] = [
         "check-fast-interval",
         "check-jitter",
@@ -114,16 +136,17 @@ fn checks(table: &Table<'_, '_>) -> Option<Checks> {
         "check-send",
         "check-expect",
     ];
-    if !table.has("check-interval") {
+    let interval = table.read("check-interval", parse_duration);
+    let is_off = proxy.is_some() && interval.is_some_and(|interval| interval.is_zero());
+    let before = proxy.flatten();
+    if is_off || before.is_none() && !table.has("check-interval") {
         needs(table, "check-interval", &OTHERS);
         return None;
     }
-    let plain = Checks::default();
-    let interval = time(table, "check-interval", plain.interval);
-    let bytes = |key| {
-        let text = table.read(key, |text| Ok::<_, String>(text.as_bytes().to_vec()));
-        text.unwrap_or_default()
-    };
+    let plain = before.cloned().unwrap_or_default();
+    let interval = interval.unwrap_or(plain.interval);
+    let bytes =
+        |key, plain| table.read(key, |text| Ok::<_, String>(text.as_bytes().to_vec())).unwrap_or(plain);
     Some(Checks {
         interval,
         fast_interval: time(table, "check-fast-interval", plain.fast_interval.min(interval)),
@@ -131,21 +154,24 @@ fn checks(table: &Table<'_, '_>) -> Option<Checks> {
         timeout: time(table, "check-timeout", plain.timeout),
         rise: count(table, "check-rise", plain.rise, 1..=1_000),
         fall: count(table, "check-fall", plain.fall, 1..=1_000),
-        send: bytes("check-send"),
-        expect: bytes("check-expect"),
+        send: bytes("check-send", plain.send),
+        expect: bytes("check-expect", plain.expect),
     })
 }
 
-fn ejection(table: &Table<'_, '_>) -> Option<Ejection> {
-    if !table.has("eject-after") {
+/// The same: a group has none if it is never left alone.
+fn ejection(table: &Table<'_, '_>, proxy: Option<Option<&Ejection>>) -> Option<Ejection> {
+    let least = if proxy.is_some() { 0 } else { 1 };
+    let failures = table.read("eject-after", |text| whole(text, &(least..=1_000)));
+    let before = proxy.flatten();
+    if failures == Some(0) || before.is_none() && !table.has("eject-after") {
         needs(table, "eject-after", &["eject-time", "eject-time-max", "max-ejected"]);
         return None;
     }
-    let plain = Ejection::default();
-    let time_first = time(table, "eject-time", plain.time);
+    let plain = before.cloned().unwrap_or_default();
     Some(Ejection {
-        failures: count(table, "eject-after", plain.failures, 1..=1_000),
-        time: time_first,
+        failures: failures.unwrap_or(plain.failures),
+        time: time(table, "eject-time", plain.time),
         time_max: time(table, "eject-time-max", plain.time_max),
         max_ejected_percent: count(table, "max-ejected", plain.max_ejected_percent, 0..=100),
     })
@@ -163,18 +189,21 @@ fn header(table: &Table<'_, '_>) -> Option<HeaderPolicy> {
     Some(HeaderPolicy { others, ..HeaderPolicy::new(wanted?, trusted) })
 }
 
-fn groups(table: &Table<'_, '_>) -> Vec<Group> {
-    let Some(groups) = table.table("group") else { return Vec::new() };
+/// The groups, and where each and its keys stand.
+fn groups(table: &Table<'_, '_>, plain: &Selection) -> (Vec<Group>, BTreeMap<String, TablePlaces>) {
+    let Some(groups) = table.table("group") else { return Default::default() };
     let read = |(name, group): (String, Table<'_, '_>)| {
-        let upstreams = upstreams(&group);
+        let at = TablePlaces { place: group.head(), places: group.places() };
+        let (upstreams, selection) = (upstreams(&group), selection(&group, Some(plain)));
         if !group.has("upstream") {
             group
                 .missing("upstream", "it is missing; allowed: endpoints as in tcp:10.0.0.1:80, at least one");
         }
         group.finish();
-        Group { name, upstreams }
+        let selection = Some(selection).filter(|selection| selection != plain);
+        (Group { name: name.clone(), upstreams, selection }, (name, at))
     };
-    groups.tables(Some("group")).into_iter().map(read).collect()
+    groups.tables(Some("group")).into_iter().map(read).unzip()
 }
 
 fn routes(table: &Table<'_, '_>) -> Vec<Route> {

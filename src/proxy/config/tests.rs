@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::net::proxy_header::{Others, Version, Wanted};
-use crate::proxy::tcp::{Balance, Checks, Ejection, RetryBudget, Upstream};
+use crate::proxy::tcp::{Balance, Checks, Ejection, RetryBudget, Selection, Upstream};
 
 const LEAST: &str = "[proxy.web]\nlisten = \"tcp:127.0.0.1:1\"\nupstream = \"tcp:127.0.0.1:2\"\n";
 
@@ -251,6 +251,83 @@ fn errors_found_later_are_told_with_their_place() {
     let place = file.locate(&bound).unwrap().place.unwrap();
     assert_eq!(place, Place { line: 3, column: 1 });
     assert!(file.locate(&ProxyError::NoUpstream).is_none());
+}
+
+#[test]
+fn a_group_has_what_it_says_and_the_rest_of_the_proxy() {
+    let text = format!(
+        "{LEAST}balance = 'rendezvous'\ncheck-interval = '2s'\ncheck-rise = 7\neject-after = 5\nslow-start = '3s'\n\
+         sni = {{ 'a.org' = 'a', 'b.org' = 'b', 'c.org' = 'c' }}\n\
+         [proxy.web.group.a]\nupstream = 'tcp:a:1'\ncheck-fall = 9\neject-time = '31s'\nqueue-length = 3\n\
+         [proxy.web.group.b]\nupstream = 'tcp:b:1'\nbalance = 'two-choices'\ncheck-interval = '0s'\neject-after = 0\nslow-start = '0s'\n\
+         [proxy.web.group.c]\nupstream = 'tcp:c:1'\n"
+    );
+    let file = File::parse("p.toml", &text).unwrap();
+    let settings = &file.proxies[0].settings;
+    let (plain, own) = (settings.selection(), |place: usize| settings.groups[place].selection.clone());
+    let (checks, ejection) = (plain.checks.clone().unwrap(), plain.ejection.clone().unwrap());
+    let a = Selection {
+        checks: Some(Checks { fall: 9, ..checks }),
+        ejection: Some(Ejection { time: Duration::from_secs(31), ..ejection }),
+        queue_length: 3,
+        ..plain.clone()
+    };
+    assert_eq!(own(0), Some(a));
+    let b =
+        Selection { balance: Balance::TwoChoices, checks: None, ejection: None, slow_start: None, ..plain };
+    assert_eq!((own(1), own(2)), (Some(b), None));
+    assert!(file.check(1).is_ok());
+    // Without anything at the proxy a group has the defaults.
+    let alone = "sni = { 'a.org' = 'a' }\n[proxy.web.group.a]\nupstream = 'tcp:a:1'\n";
+    let file = File::parse("p.toml", &format!("{LEAST}{alone}check-interval = '1s'\n")).unwrap();
+    let own = file.proxies[0].settings.groups[0].selection.clone().unwrap();
+    assert_eq!(own.checks.unwrap().rise, Checks::default().rise);
+    assert_eq!((own.ejection, own.balance), (None, Balance::default()));
+}
+
+#[test]
+fn what_is_wrong_with_a_group_is_told_with_its_place() {
+    let with = |more: &str| {
+        format!("{LEAST}sni = {{ 'a.org' = 'a' }}\n[proxy.web.group.a]\nupstream = 'tcp:a:1'\n{more}\n")
+    };
+    for (text, told) in [
+        (
+            "balance = 'best'",
+            "p.toml:7:11: proxy.web.group.a.balance = 'best': \"best\" is no way to balance",
+        ),
+        (
+            "check-rise = 3",
+            "p.toml:7:14: proxy.web.group.a.check-rise = 3: it means nothing without check-interval",
+        ),
+        (
+            "eject-after = 0\neject-time = '1s'",
+            "p.toml:8:14: proxy.web.group.a.eject-time = '1s': it means nothing",
+        ),
+        ("retries = 1", "p.toml:7:1: proxy.web.group.a.retries = 1: there is no such key"),
+        (
+            "blance = 'x'",
+            "p.toml:7:1: proxy.web.group.a.blance = 'x': there is no such key, did you mean balance?",
+        ),
+    ] {
+        assert!(
+            faults(&with(text)).iter().any(|line| line.starts_with(told)),
+            "{told}: {:#?}",
+            faults(&with(text))
+        );
+    }
+    for (text, told) in [
+        (
+            "check-interval = '1s'\ncheck-timeout = '0s'",
+            "p.toml:8:1: proxy.web.group.a.check-timeout: 0ns makes no sense",
+        ),
+        (
+            "eject-after = 1\neject-time-max = '1s'",
+            "p.toml:8:1: proxy.web.group.a.eject-time-max: 1s makes no sense",
+        ),
+    ] {
+        let wrong = File::parse("p.toml", &with(text)).unwrap().check(1).unwrap_err().to_string();
+        assert!(wrong.starts_with(told), "{told}: {wrong}");
+    }
 }
 
 proptest! {

@@ -4,32 +4,36 @@
 //! then; when it is back, it takes over again, having asked the others what it has missed. Each upstream has a loop of
 //! its own, so that one that does not answer delays no other.
 //!
-//! What is published is which upstreams are down, all of them at once. If two shards publish at the same moment one of
-//! the versions is lost, and its checks, which go on failing, publish again.
+//! What is published is which upstreams are down, all of them at once; so those that turn soon after each other are told
+//! of together. If two shards publish at the same moment one of the versions is lost, and its checks, which go on failing,
+//! publish again.
 
 use std::cell::RefCell;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::pin::pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::counters::add;
+use super::down::Down;
 use super::part::Current;
 use super::upstream_settings::{CHECK_BYTES_MAX, Checks};
-use super::upstreams::Upstream;
+use super::upstreams::{Upstream, Upstreams};
 use crate::mesh::{DeclareError, OpenError, Replica, Replicated, Version};
 use crate::net::Connection;
 use crate::net::proxy_header::{ProxyHeader, Subject, Version as HeaderVersion};
 use crate::runtime::Runtime;
+use crate::shard::waiters::{Waiters, wait_until};
 use crate::shard::{Shard, Task};
-use futures_util::future::{join_all, select, select_all};
+use futures_util::future::{join, join_all, select, select_all};
 use rand_core::{Rng, SeedableRng};
 use rand_pcg::Pcg64Mcg;
 
-/// The addresses of the upstreams that are down, of all proxies, by the paths of their groups.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Down(BTreeSet<(Option<String>, String)>);
+/// What a telling costs each shard grows with the number of upstreams, and so does the pause before the next one: a hundred
+/// thousand of them are looked at in a second, at most, however many there are.
+const PAUSE_FOR_EACH: Duration = Duration::from_micros(10);
 
 /// How long it takes until checks that panicked begin again.
 const AFTER_A_PANIC: Duration = Duration::from_secs(1);
@@ -56,7 +60,6 @@ pub(super) fn begin(
     shard: &Shard,
     current: &Rc<Current>,
     health: &Replicated<Down>,
-    checks: &Checks,
 ) -> Result<Checking, OpenError> {
     let replica = shard.replica(health)?;
     let following = shard.spawn("health, learning", follow(shard.clone(), current.clone(), replica.clone()));
@@ -65,7 +68,8 @@ pub(super) fn begin(
         shard: shard.clone(),
         current: current.clone(),
         replica,
-        checks: checks.clone(),
+        turned: RefCell::default(),
+        turning: RefCell::default(),
         hello,
         rng: RefCell::new(Pcg64Mcg::seed_from_u64(shard.reactor().seed())),
     });
@@ -85,19 +89,22 @@ async fn follow(shard: Shard, current: Rc<Current>, replica: Replica<Down>) {
     loop {
         let (version, down) = replica.newer_than(known).await;
         known = version;
-        for upstreams in &current.upstreams {
-            let own = down.0.iter().filter(|(group, _)| group.as_deref() == upstreams.path());
-            let own = own.map(|(_, address)| address.clone()).collect();
-            upstreams.learn(shard.now(), &own);
+        for upstreams in current.upstreams.iter().filter(|upstreams| upstreams.checks().is_some()) {
+            upstreams.learn(shard.now(), down.of(upstreams.path()));
         }
     }
 }
+
+/// The path of an upstream's group, and its address.
+type Key = (Arc<str>, Arc<str>);
 
 struct Checker {
     shard: Shard,
     current: Rc<Current>,
     replica: Replica<Down>,
-    checks: Checks,
+    /// Whether they are down, of those of whom that was found since the last publication; as many as there are upstreams.
+    turned: RefCell<BTreeMap<Key, bool>>,
+    turning: RefCell<Waiters>,
     /// Goes before everything.
     hello: Vec<u8>,
     rng: RefCell<Pcg64Mcg>,
@@ -144,95 +151,116 @@ impl Checker {
         }
     }
 
-    async fn check_all(self: Rc<Self>) {
-        let all = || self.current.upstreams.iter();
-        self.forget_others();
-        let count: usize = all().map(|upstreams| upstreams.all().len()).sum();
-        let each = all().flat_map(|upstreams| upstreams.all().iter().map(|one| (upstreams.path(), one)));
-        let loops = each.enumerate().map(|(number, (group, upstream))| {
-            // Spread over the interval, so that not all of them are connected to at once.
-            let lead = self.checks.interval.mul_f64(number as f64 / count as f64);
-            self.check_one(group, upstream, lead)
-        });
-        join_all(loops).await;
+    /// The groups that are checked.
+    fn groups(&self) -> impl Iterator<Item = (&Upstreams, &Checks)> {
+        self.current.upstreams.iter().filter_map(|group| Some((group, group.checks()?)))
     }
 
-    /// Of this proxy's upstreams those are forgotten that it has no more.
+    /// How many upstreams are checked.
+    fn count(&self) -> usize {
+        self.groups().map(|(group, _)| group.all().len()).sum()
+    }
+
+    async fn check_all(self: Rc<Self>) {
+        self.forget_others();
+        let count = self.count();
+        let each = self.groups().flat_map(|(group, checks)| {
+            group.all().iter().map(move |upstream| (group.path(), checks, upstream))
+        });
+        let loops = each.enumerate().map(|(number, (group, checks, upstream))| {
+            // Spread over the interval, so that not all of them are connected to at once.
+            let lead = checks.interval.mul_f64(number as f64 / count as f64);
+            self.check_one((group, checks), upstream, lead)
+        });
+        join(self.publish(), join_all(loops)).await;
+    }
+
+    /// Of this proxy's upstreams those are forgotten that it has no more, or does not check any more.
     fn forget_others(&self) {
         let proxy = self.current.plan.name.as_deref();
-        let is_own = |path: &Option<String>| {
-            let first = path.as_deref().and_then(|path| path.split('/').next());
-            proxy.is_none() || first == proxy
-        };
-        let has = |(path, address): &(Option<String>, String)| {
-            let mut groups = self.current.upstreams.iter().filter(|group| group.path() == path.as_deref());
-            groups.any(|group| group.all().iter().any(|upstream| upstream.address.to_string() == *address))
-        };
-        let known = self.replica.value();
-        if known.0.iter().any(|key| is_own(&key.0) && !has(key)) {
-            let mut down = (*known).clone();
-            down.0.retain(|key| !is_own(&key.0) || has(key));
+        let is_own = |path: &str| proxy.is_none_or(|proxy| path.split('/').next() == Some(proxy));
+        let mut checked: BTreeMap<&str, BTreeSet<&Arc<str>>> = BTreeMap::new();
+        for (group, _) in self.groups() {
+            let own = group.all().iter().map(|upstream| &upstream.text);
+            checked.insert(group.path(), own.collect());
+        }
+        let mut down = (*self.replica.value()).clone();
+        if down.forget_others(is_own, &checked) {
             self.replica.publish(down);
         }
     }
 
     /// Checks one upstream for ever.
-    async fn check_one(&self, group: Option<&str>, upstream: &Upstream, lead: Duration) {
-        let key = (group.map(str::to_owned), upstream.address.to_string());
+    async fn check_one(&self, (group, checks): (&Arc<str>, &Checks), upstream: &Upstream, lead: Duration) {
+        let key = (group.clone(), upstream.text.clone());
         let mut contradicted = Contradicted::default();
         self.shard.sleep(lead).await;
         loop {
             let began = self.shard.now();
-            match self.check(upstream).await {
+            match self.check(upstream, checks).await {
                 // Of our own want of descriptors it is not to blame.
                 Err(error) if waterwheel_os::is_shortage(&error) => {
-                    tracing::debug!(upstream = key.1, "it cannot be checked: {error}");
+                    tracing::debug!(upstream = &*key.1, "it cannot be checked: {error}");
                 }
                 outcome => {
                     let counts = &upstream.counts;
                     add(if outcome.is_ok() { &counts.checks_passed } else { &counts.checks_failed }, 1);
-                    let up = !self.replica.value().0.contains(&key);
-                    if contradicted.by(outcome.is_ok(), up, &self.checks) {
+                    if contradicted.by(outcome.is_ok(), !self.is_down(&key), checks) {
                         self.turn(&key, outcome);
                     }
                 }
             }
-            let next = began + self.pause(&contradicted);
+            let next = began + self.pause(&contradicted, checks);
             self.shard.sleep_until(next.max(self.shard.now() + LEAST_PAUSE)).await;
         }
     }
 
-    /// Publishes that an upstream is up, or that it is not.
-    fn turn(&self, key: &(Option<String>, String), outcome: io::Result<()>) {
-        let mut down = (*self.replica.value()).clone();
-        match outcome {
-            Ok(()) => {
-                down.0.remove(key);
-                tracing::info!(upstream = key.1, group = key.0, "it is up");
-            }
-            Err(error) => {
-                down.0.insert(key.clone());
-                tracing::warn!(upstream = key.1, group = key.0, "it is down: {error}");
-            }
+    /// What is believed of an upstream, whether others know it or not.
+    fn is_down(&self, key: &Key) -> bool {
+        let turned = self.turned.borrow().get(key).copied();
+        turned.unwrap_or_else(|| self.replica.value().has(&key.0, &*key.1))
+    }
+
+    /// An upstream is up from now on, or it is not.
+    fn turn(&self, key: &Key, outcome: io::Result<()>) {
+        // A group without a name has none in the log.
+        let group = Some(&*key.0).filter(|group| !group.is_empty());
+        match &outcome {
+            Ok(()) => tracing::info!(upstream = &*key.1, group, "it is up"),
+            Err(error) => tracing::warn!(upstream = &*key.1, group, "it is down: {error}"),
         }
-        self.replica.publish(down);
+        self.turned.borrow_mut().insert(key.clone(), outcome.is_err());
+        self.turning.borrow_mut().wake_all();
+    }
+
+    /// Lets all shards know what turned: at once, and then not too soon again.
+    async fn publish(&self) {
+        let pause = PAUSE_FOR_EACH * u32::try_from(self.count()).unwrap_or(u32::MAX);
+        loop {
+            wait_until(&self.turning, || (!self.turned.borrow().is_empty()).then_some(())).await;
+            let mut down = (*self.replica.value()).clone();
+            for ((group, address), is_down) in self.turned.take() {
+                down.turn(&group, address, is_down);
+            }
+            self.replica.publish(down);
+            self.shard.sleep(pause).await;
+        }
     }
 
     /// From the beginning of one check to that of the next.
-    fn pause(&self, contradicted: &Contradicted) -> Duration {
-        let Checks { interval, fast_interval, jitter_percent, .. } = self.checks;
-        let whole = if contradicted.0 > 0 { fast_interval } else { interval };
-        let jitter = f64::from(jitter_percent) / 100.0;
+    fn pause(&self, contradicted: &Contradicted, checks: &Checks) -> Duration {
+        let whole = if contradicted.0 > 0 { checks.fast_interval } else { checks.interval };
+        let jitter = f64::from(checks.jitter_percent) / 100.0;
         let drawn = f64::from(self.rng.borrow_mut().next_u32()) / f64::from(u32::MAX);
         whole.mul_f64(1.0 + jitter * (2.0 * drawn - 1.0))
     }
 
     /// One check: connect, send, and find what is expected.
-    async fn check(&self, upstream: &Upstream) -> io::Result<()> {
+    async fn check(&self, upstream: &Upstream, checks: &Checks) -> io::Result<()> {
         let (shard, options) = (&self.shard, &self.current.plan.options);
-        let checked = shard.timeout(self.checks.timeout, async {
+        let checked = shard.timeout(checks.timeout, async {
             let mut connection = shard.connect(&upstream.address, options).await?;
-            let asked = self.ask(&mut connection).await;
+            let asked = self.ask(&mut connection, checks).await;
             // Nobody waits for the end of it, and it leaves nothing behind on either side.
             connection.abort();
             asked
@@ -240,13 +268,13 @@ impl Checker {
         checked.await?
     }
 
-    async fn ask(&self, connection: &mut Connection) -> io::Result<()> {
-        for bytes in [&self.hello, &self.checks.send] {
+    async fn ask(&self, connection: &mut Connection, checks: &Checks) -> io::Result<()> {
+        for bytes in [&self.hello, &checks.send] {
             if !bytes.is_empty() {
                 connection.write_all(bytes).await?;
             }
         }
-        let expected = &self.checks.expect;
+        let expected = &checks.expect;
         let mut got = Vec::new();
         while !expected.is_empty() && !got.windows(expected.len()).any(|part| part == expected) {
             let lent = connection.fill().await?;

@@ -6,7 +6,6 @@ use std::net::IpAddr;
 use super::counters::add;
 use super::first::First;
 use super::part::{Current, Part};
-use super::settings::Balance;
 use super::upstreams::{Lease, Nowhere, Search};
 use crate::net::Connection;
 
@@ -32,7 +31,7 @@ pub(super) async fn connect(
 ) -> Result<(Connection, Lease), Unconnected> {
     let (settings, shard) = (&current.plan.settings, client.shard());
     let upstreams = &current.upstreams[first.group];
-    let who = if settings.balance == Balance::Rendezvous { address(first, client) } else { None };
+    let who = if upstreams.go_by_client() { address(first, client) } else { None };
     let (mut tried, mut failed): (Vec<usize>, Option<(io::Error, Lease)>) = (Vec::new(), None);
     while tried.len() <= settings.retries {
         if let Some((_, before)) = &failed {

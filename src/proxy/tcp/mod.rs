@@ -7,16 +7,19 @@ mod change;
 mod checks;
 mod connecting;
 mod counters;
+mod down;
 mod ejection;
 mod entry;
 mod first;
 mod itself;
+mod limits;
 mod line;
 mod measures;
 mod part;
 mod plan;
 mod proxy;
 mod routes;
+mod selection;
 mod serve;
 mod settings;
 mod upstream_settings;
@@ -27,6 +30,7 @@ pub use counters::{Counters, ProxyCounters, Report, ShardReport, UpstreamCounter
 pub use plan::Named;
 pub use proxy::{Proxy, Reload, run, run_all};
 pub use routes::{Group, NamePattern, Route};
+pub use selection::Selection;
 pub use settings::{Balance, ProxyError, Settings};
 pub use upstream_settings::{
     CHECK_BYTES_MAX, CONNECTIONS_MAX, Checks, Ejection, ParseUpstreamError, RetryBudget, Upstream,

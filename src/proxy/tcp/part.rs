@@ -13,8 +13,9 @@ use futures_util::future::{join_all, select};
 
 use super::access::{AccessLog, ShardLog};
 use super::budget::Budget;
-use super::checks::{self, Checking, Down};
+use super::checks::{self, Checking};
 use super::counters::{Cells, Counters, ProxyCounters, ShardReport};
+use super::down::Down;
 use super::plan::{Plan, Version};
 use super::serve::serve_client;
 use super::upstreams::Upstreams;
@@ -64,7 +65,7 @@ impl Part {
         log: Option<Rc<ShardLog>>,
     ) -> Rc<Part> {
         let plan = current.plan.clone();
-        let checking = RefCell::new(current.check(shard, health));
+        let checking = RefCell::new(current.begin(shard, health));
         let places = Places::new(shard.part_of(plan.settings.connections).len());
         let (cells, doors, accepted) = Default::default();
         let (name, current) = (plan.name.clone(), RefCell::new(current));
@@ -88,7 +89,7 @@ impl Part {
         }
         // Those of before end first.
         drop(self.checking.take());
-        self.checking.replace(current.check(shard, health));
+        self.checking.replace(current.begin(shard, health));
         self.places.set_most(shard.part_of(current.plan.settings.connections).len());
         let before = self.current.replace(current);
         drop(before);
@@ -160,14 +161,13 @@ impl Current {
         Ok(Current { plan: plan.clone(), upstreams: plan.groups(shard, before)?, budget })
     }
 
-    /// Begins its checks, if it has any.
-    fn check(self: &Rc<Current>, shard: &Shard, health: &Replicated<Down>) -> Option<Checking> {
-        let Some(checks) = &self.plan.settings.checks else {
-            // Nobody would ever find them up again.
-            self.upstreams.iter().for_each(Upstreams::unchecked);
+    /// From now on it counts: its limits of connections do, and its checks, if it has any, begin.
+    fn begin(self: &Rc<Current>, shard: &Shard, health: &Replicated<Down>) -> Option<Checking> {
+        self.upstreams.iter().for_each(Upstreams::begin);
+        if self.upstreams.iter().all(|group| group.checks().is_none()) {
             return None;
-        };
-        let begun = checks::begin(shard, self, health, checks);
+        }
+        let begun = checks::begin(shard, self, health);
         begun.inspect_err(|error| tracing::error!("upstreams are not checked: {error}")).ok()
     }
 }

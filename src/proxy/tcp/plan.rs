@@ -1,16 +1,19 @@
 //! What one version of the settings comes to: listeners that are bound, upstreams that were looked up.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
-use waterwheel_reactor::{Address, ConnectOptions, ListenOptions, StreamOptions};
+use waterwheel_reactor::{ConnectOptions, ListenOptions, StreamOptions};
 
 use super::itself::reaches;
+use super::limits::Limits;
 use super::routes::Routes;
+use super::selection::Selection;
 use super::settings::{ProxyError, Settings};
 use super::upstream_settings::Upstream;
-use super::upstreams::{Target, Upstreams};
-use crate::mesh::{CountLease, OpenError};
+use super::upstreams::{Target, Upstreams, path_of};
+use crate::mesh::OpenError;
 use crate::net::{Endpoint, Listening};
 use crate::runtime::{Listeners, StartError};
 use crate::shard::Shard;
@@ -89,7 +92,10 @@ impl Plan {
         before: Option<&Plan>,
     ) -> Result<Plan, ProxyError> {
         let routes = settings.check_alone(listeners.shards())?;
-        let groups = settings.all_upstreams().map(|upstreams| resolve(listeners, limits, upstreams));
+        let groups = settings.all_groups().map(|(group, _, upstreams)| {
+            let path = path_of(name.as_deref(), group);
+            resolve(listeners, (limits, &path), upstreams)
+        });
         let groups = groups.collect::<Result<Vec<_>, _>>()?;
         let stream = StreamOptions { keepalive: keepalive(settings.idle_timeout), ..Default::default() };
         let options = ConnectOptions { stream, ..Default::default() };
@@ -127,11 +133,13 @@ impl Plan {
 
     /// Each group as a shard sees it.
     pub(super) fn groups(&self, shard: &Shard, before: &[Upstreams]) -> Result<Vec<Upstreams>, OpenError> {
-        let names = self.settings.groups.iter().map(|group| Some(&*group.name));
-        let groups = std::iter::once(None).chain(names).zip(&self.upstreams);
-        let make = |(name, all): (Option<&str>, &Vec<Target>)| {
-            let before = before.iter().find(|group| group.name() == name);
-            Upstreams::new((self.name.as_deref(), name), all, &self.settings, shard, before)
+        let before: BTreeMap<Option<&str>, &Upstreams> =
+            before.iter().map(|group| (group.name(), group)).collect();
+        let plain = self.settings.selection();
+        let groups = self.settings.all_groups().zip(&self.upstreams);
+        let make = |((name, own, _), all): ((Option<&str>, Option<&Selection>, _), &Vec<Target>)| {
+            let path = (self.name.as_deref(), name);
+            Upstreams::new(path, all, own.unwrap_or(&plain), shard, before.get(&name).copied())
         };
         groups.map(make).collect()
     }
@@ -160,7 +168,7 @@ impl Drop for Bound<'_> {
 /// The addresses of upstreams, each with what stands for it in the settings.
 fn resolve<'s>(
     listeners: &Listeners,
-    limits: &Limits,
+    (limits, group): (&Limits, &str),
     upstreams: &'s [Upstream],
 ) -> Result<Vec<(&'s Endpoint, Target)>, ProxyError> {
     let mut resolved = Vec::new();
@@ -172,54 +180,11 @@ fn resolve<'s>(
             tracing::info!("upstream {endpoint} is {} upstreams: {all}", addresses.len());
         }
         for address in addresses {
-            let limit = connections.map(|most| limits.of(listeners, &address, most)).transpose()?;
+            let limit = connections.map(|most| limits.of(listeners, group, &address, most)).transpose()?;
             resolved.push((endpoint, Target { address, weight: *weight, limit }));
         }
     }
     Ok(resolved)
-}
-
-/// The limits of connections to upstreams, of all versions. They cannot be given up, so they are used again: there are as
-/// many as there ever were different ones, of upstreams and their limits.
-#[derive(Debug, Default)]
-pub(super) struct Limits {
-    all: Mutex<Vec<Limit>>,
-}
-
-#[derive(Debug)]
-struct Limit {
-    address: Address,
-    lease: CountLease,
-    /// Taken by the versions that are not settled yet, for an address may stand there twice.
-    taken: bool,
-}
-
-impl Limits {
-    /// A new version is made: each limit is taken once.
-    pub(super) fn begin(&self) {
-        self.all().iter_mut().for_each(|limit| limit.taken = false);
-    }
-
-    fn all(&self) -> MutexGuard<'_, Vec<Limit>> {
-        self.all.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// So many to this upstream, over all shards.
-    fn of(&self, listeners: &Listeners, address: &Address, most: usize) -> Result<CountLease, StartError> {
-        let mut all = self.all();
-        let fits = |limit: &&mut Limit| {
-            !limit.taken && limit.address == *address && limit.lease.limit() == most as u64
-        };
-        if let Some(known) = all.iter_mut().find(fits) {
-            known.taken = true;
-            return Ok(known.lease.clone());
-        }
-        // Names live as long as the program. Several proxies, or groups, may have an upstream at one address.
-        let name: &'static str = format!("connections to {address} #{}", all.len()).leak();
-        let lease = listeners.count_lease(name, most as u64)?;
-        all.push(Limit { address: address.clone(), lease: lease.clone(), taken: true });
-        Ok(lease)
-    }
 }
 
 /// Where the idle limit does not end a connection whose peer is gone without a word, the kernel asks.

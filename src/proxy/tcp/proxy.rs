@@ -14,11 +14,13 @@ use waterwheel_reactor::Address;
 
 use super::access::AccessLog;
 use super::change::{Orders, obey};
-use super::checks::{self, Down};
+use super::checks;
 use super::counters::{Report, ShardReport};
+use super::down::Down;
+use super::limits::Limits;
 use super::measures::Measures;
 use super::part::State;
-use super::plan::{Limits, Named, Plan, Version};
+use super::plan::{Named, Plan, Version};
 use super::settings::{ProxyError, Settings};
 use crate::mesh::{Remote, Replicated};
 use crate::runtime::{Listeners, OnFailure, RunError, Runtime, Signal, SignalError, StartError};

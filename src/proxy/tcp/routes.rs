@@ -1,9 +1,10 @@
 //! Which upstreams a client's connection goes to, by the name that it asks for in TLS.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::str::FromStr;
 
+use super::selection::Selection;
 use super::settings::{ProxyError, Settings};
 use super::upstream_settings::Upstream;
 use crate::net::is_host_name;
@@ -16,6 +17,15 @@ pub struct Group {
     pub name: String,
     /// At least one; a name that has several addresses is as many upstreams.
     pub upstreams: Vec<Upstream>,
+    /// How they are chosen and judged; `None`: as the proxy's settings say. Default: none.
+    pub selection: Option<Selection>,
+}
+
+impl Group {
+    /// With the defaults.
+    pub fn new(name: impl Into<String>, upstreams: Vec<Upstream>) -> Group {
+        Group { name: name.into(), upstreams, selection: None }
+    }
 }
 
 /// Where connections go that ask for a server's name. Of several routes that fit, the one with the longest name counts.
@@ -97,8 +107,8 @@ impl Routes {
                 return Err(ProxyError::RouteTwice { pattern: pattern.clone() });
             }
         }
-        let is_routed = |group: &&Group| settings.routes.iter().any(|route| route.group == group.name);
-        match settings.groups.iter().find(|group| !is_routed(group)) {
+        let routed: BTreeSet<&str> = settings.routes.iter().map(|route| &*route.group).collect();
+        match settings.groups.iter().find(|group| !routed.contains(&*group.name)) {
             Some(group) => Err(ProxyError::UnroutedGroup { group: group.name.clone() }),
             None => Ok(routes),
         }
@@ -126,7 +136,7 @@ mod tests {
 
     fn settings(groups: &[&str], routes: &[&str]) -> Settings {
         let upstream: Upstream = "127.0.0.1:1".parse().unwrap();
-        let group = |name: &&str| Group { name: (*name).to_owned(), upstreams: vec![upstream.clone()] };
+        let group = |name: &&str| Group::new(*name, vec![upstream.clone()]);
         Settings {
             groups: groups.iter().map(group).collect(),
             routes: routes.iter().map(|route| route.parse().unwrap()).collect(),

@@ -108,13 +108,6 @@ impl Settings {
     pub(super) fn asks_first(&self) -> bool {
         self.header.is_some() || self.send_header.is_some() || !self.routes.is_empty()
     }
-
-    /// All upstreams: those without a name, then each group.
-    pub(super) fn all_upstreams(&self) -> impl Iterator<Item = &[Upstream]> {
-        std::iter::once(&self.upstreams)
-            .chain(self.groups.iter().map(|group| &group.upstreams))
-            .map(|all| &**all)
-    }
 }
 
 /// How the upstream of a connection is chosen. Each shard chooses for itself, from what it knows, and each way respects

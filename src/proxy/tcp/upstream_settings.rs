@@ -4,6 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
+use super::selection::Selection;
 use crate::net::quoted::Quoted;
 use crate::net::{Endpoint, EndpointError};
 
@@ -33,6 +34,14 @@ impl Upstream {
     /// With the defaults.
     pub fn new(endpoint: Endpoint) -> Upstream {
         Upstream { endpoint, weight: 1, connections: None }
+    }
+}
+
+impl Upstream {
+    fn check(&self) -> Checked {
+        within("weight", self.weight, self.weight <= WEIGHT_MAX, "0 to 256")?;
+        let limit = self.connections.unwrap_or(1);
+        within("connections", limit, (1..=CONNECTIONS_MAX).contains(&limit), A_LIMIT)
     }
 }
 
@@ -229,10 +238,23 @@ pub enum UpstreamsError {
         /// What it may be.
         allowed: &'static str,
     },
+    /// The same in what a group has of its own.
+    #[error("group {}: {error}", Quoted(.group))]
+    OfGroup {
+        /// Its name.
+        group: String,
+        /// What is wrong.
+        error: Box<UpstreamsError>,
+    },
 }
 
 /// Whether a value is allowed; if not, why.
-fn within(key: &'static str, value: impl fmt::Debug, fits: bool, allowed: &'static str) -> Checked {
+pub(super) fn within(
+    key: &'static str,
+    value: impl fmt::Debug,
+    fits: bool,
+    allowed: &'static str,
+) -> Checked {
     if fits { Ok(()) } else { Err(UpstreamsError::Value { key, value: format!("{value:?}"), allowed }) }
 }
 
@@ -289,16 +311,18 @@ impl RetryBudget {
 impl super::Settings {
     /// Whether all that concerns upstreams makes sense.
     pub(super) fn check_upstreams(&self) -> Checked {
-        self.checks.iter().try_for_each(Checks::check)?;
-        self.ejection.iter().try_for_each(Ejection::check)?;
+        self.selection().check()?;
         self.retry_budget.iter().try_for_each(RetryBudget::check)?;
-        within("panic-percent", self.panic_percent, self.panic_percent <= 100, "0 to 100")?;
-        let slow = self.slow_start.unwrap_or(Duration::MAX);
-        within("slow-start", slow, !slow.is_zero(), SOME_TIME)?;
-        for Upstream { weight, connections, .. } in self.all_upstreams().flatten() {
-            within("weight", weight, *weight <= WEIGHT_MAX, "0 to 256")?;
-            let limit = connections.unwrap_or(1);
-            within("connections", limit, (1..=CONNECTIONS_MAX).contains(&limit), A_LIMIT)?;
+        for (group, own, upstreams) in self.all_groups() {
+            let checked = own.map_or(Ok(()), Selection::check);
+            checked.and_then(|()| upstreams.iter().try_for_each(Upstream::check)).map_err(
+                |error| match group {
+                    Some(group) => {
+                        UpstreamsError::OfGroup { group: group.to_owned(), error: Box::new(error) }
+                    }
+                    None => error,
+                },
+            )?;
         }
         Ok(())
     }

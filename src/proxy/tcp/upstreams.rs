@@ -1,11 +1,12 @@
 //! The upstreams of one group as one shard sees them: which of them may be chosen, and what happened at each.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::future::{Future, poll_fn};
 use std::net::IpAddr;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -15,8 +16,9 @@ use super::balance::{Candidate, Chooser};
 use super::counters::{UpstreamCounters, UpstreamState, add};
 use super::ejection::Record;
 use super::line::{Line, Waiting};
-use super::settings::Settings;
-use super::upstream_settings::Ejection;
+use super::selection::Selection;
+use super::settings::Balance;
+use super::upstream_settings::{Checks, Ejection};
 use crate::mesh::{CountLease, CountLimiter, OpenError, Permit};
 use crate::shard::{Shard, part_of};
 
@@ -40,9 +42,13 @@ impl PartialEq for Target {
 #[derive(Debug)]
 pub(super) struct Upstream {
     pub(super) address: Address,
+    /// That as text, by which the checks know it.
+    pub(super) text: Arc<str>,
     weight: u32,
     /// Gives out the places for connections, if they are limited.
     limiter: Option<CountLimiter>,
+    /// How many, in this version of the settings.
+    limit: Option<CountLease>,
     known: Rc<Known>,
 }
 
@@ -86,19 +92,16 @@ pub(super) struct Upstreams(Rc<Group>);
 #[derive(Debug)]
 struct Group {
     name: Option<String>,
-    /// What tells it from the groups of other proxies: `web`, `web/shop`.
-    path: Option<String>,
+    /// What tells it from the groups of other proxies: `web`, `web/shop`; empty where there is only one of all.
+    path: Arc<str>,
     all: Vec<Upstream>,
+    selection: Selection,
     chooser: Chooser,
     /// Where the next choice begins to look: equals are taken in turn.
     next: Cell<usize>,
     /// Empty between choices, kept for its memory.
     candidates: RefCell<Vec<Candidate>>,
     line: Line,
-    ejection: Option<Ejection>,
-    panic_percent: u32,
-    slow_start: Option<Duration>,
-    queue_timeout: Duration,
 }
 
 /// A connection to an upstream, or the attempt at one, that counts as active.
@@ -136,7 +139,7 @@ impl Upstreams {
     pub(super) fn new(
         (proxy, name): (Option<&str>, Option<&str>),
         targets: &[Target],
-        settings: &Settings,
+        selection: &Selection,
         shard: &Shard,
         before: Option<&Upstreams>,
     ) -> Result<Upstreams, OpenError> {
@@ -148,41 +151,42 @@ impl Upstreams {
         };
         let limiters = targets.iter().map(limiter).collect::<Result<Vec<_>, OpenError>>()?;
         let (place, shards, seed) = (shard.id().index(), shard.count(), shard.reactor().seed());
-        Ok(Upstreams::on((proxy, name), targets, limiters, settings, (place, shards, seed), before))
+        Ok(Upstreams::on((proxy, name), targets, limiters, selection, (place, shards, seed), before))
     }
 
     fn on(
         (proxy, name): (Option<&str>, Option<&str>),
         targets: &[Target],
         limiters: Vec<Option<CountLimiter>>,
-        settings: &Settings,
+        selection: &Selection,
         (shard, shards, seed): (usize, usize, u64),
         before: Option<&Upstreams>,
     ) -> Upstreams {
         // Each is taken once, for an address may stand there twice.
-        let mut known: Vec<&Upstream> = before.map_or_else(Vec::new, |before| before.all().iter().collect());
+        let mut known: BTreeMap<&Address, VecDeque<&Upstream>> = BTreeMap::new();
+        for upstream in before.iter().flat_map(|before| before.all()) {
+            known.entry(&upstream.address).or_default().push_back(upstream);
+        }
         let upstream = |(target, limiter): (&Target, Option<CountLimiter>)| {
-            let place = known.iter().position(|known| known.address == target.address);
-            let known = place.map_or_else(Rc::default, |place| known.swap_remove(place).known.clone());
-            Upstream { address: target.address.clone(), weight: target.weight, limiter, known }
+            let Target { address, weight, limit } = target.clone();
+            let known = known.get_mut(&address).and_then(VecDeque::pop_front);
+            let (text, known) = match known {
+                Some(Upstream { text, known, .. }) => (text.clone(), known.clone()),
+                None => (address.to_string().into(), Rc::default()),
+            };
+            Upstream { address, text, weight, limiter, limit, known }
         };
-        let path = match (proxy, name) {
-            (Some(proxy), Some(name)) => Some(format!("{proxy}/{name}")),
-            (one, other) => one.or(other).map(str::to_owned),
-        };
+        let all: Vec<Upstream> = targets.iter().zip(limiters).map(upstream).collect();
         let addresses: Vec<Address> = targets.iter().map(|target| target.address.clone()).collect();
         Upstreams(Rc::new(Group {
             name: name.map(str::to_owned),
-            path,
-            all: targets.iter().zip(limiters).map(upstream).collect(),
-            chooser: Chooser::new(settings.balance, &addresses, seed),
+            path: path_of(proxy, name).into(),
+            all,
+            selection: selection.clone(),
+            chooser: Chooser::new(selection.balance, &addresses, seed),
             next: Cell::new(shard % targets.len().max(1)),
             candidates: RefCell::default(),
-            line: Line::new(part_of(settings.queue_length, shard, shards).len().max(1)),
-            ejection: settings.ejection.clone(),
-            panic_percent: settings.panic_percent,
-            slow_start: settings.slow_start,
-            queue_timeout: settings.queue_timeout.max(ASKING),
+            line: Line::new(part_of(selection.queue_length, shard, shards).len().max(1)),
         }))
     }
 
@@ -191,13 +195,31 @@ impl Upstreams {
     }
 
     /// What tells it from the groups of other proxies.
-    pub(super) fn path(&self) -> Option<&str> {
-        self.0.path.as_deref()
+    pub(super) fn path(&self) -> &Arc<str> {
+        &self.0.path
     }
 
-    /// Nobody checks them any more, or not yet: none is down.
-    pub(super) fn unchecked(&self) {
-        self.0.all.iter().for_each(|upstream| upstream.down.set(false));
+    /// How they are checked, if they are.
+    pub(super) fn checks(&self) -> Option<&Checks> {
+        self.0.selection.checks.as_ref()
+    }
+
+    /// Whether who the client is decides where it goes.
+    pub(super) fn go_by_client(&self) -> bool {
+        self.0.selection.balance == Balance::Rendezvous
+    }
+
+    /// New connections go by this version from now on.
+    pub(super) fn begin(&self) {
+        for Upstream { limiter, limit, known, .. } in &self.0.all {
+            if let (Some(limiter), Some(limit)) = (limiter, limit) {
+                limiter.change_limit(limit);
+            }
+            if self.checks().is_none() {
+                // Nobody would ever find it up again.
+                known.down.set(false);
+            }
+        }
     }
 
     pub(super) fn all(&self) -> &[Upstream] {
@@ -217,7 +239,10 @@ impl Upstreams {
         let since = shard.turn_time();
         // On the heap, so that other connections' tasks are not larger for it.
         let waits = Box::pin(self.wait(shard, search, &waiting));
-        let mut lease = shard.timeout(group.queue_timeout, waits).await.unwrap_or(Err(Nowhere::Full))?;
+        let mut lease = shard
+            .timeout(group.selection.queue_timeout.max(ASKING), waits)
+            .await
+            .unwrap_or(Err(Nowhere::Full))?;
         lease.waited = shard.turn_time().since(since);
         add(&lease.counts.queue_waits, 1);
         Ok(lease)
@@ -280,9 +305,9 @@ impl Upstreams {
     }
 
     /// What the checks found: those that are down, by their addresses.
-    pub(super) fn learn(&self, now: Time, down: &BTreeSet<String>) {
+    pub(super) fn learn(&self, now: Time, down: Option<&BTreeSet<Arc<str>>>) {
         for upstream in &self.0.all {
-            let is_down = down.contains(&upstream.address.to_string());
+            let is_down = down.is_some_and(|down| down.contains(&upstream.text));
             if upstream.down.replace(is_down) && !is_down {
                 upstream.up_since.set(Some(now));
                 upstream.failed_at.set(None);
@@ -298,7 +323,7 @@ impl Upstreams {
             UpstreamCounters {
                 proxy: None,
                 group: self.0.name.clone(),
-                address: upstream.address.to_string(),
+                address: upstream.text.to_string(),
                 state: upstream.state(now),
                 active: upstream.active.get(),
                 connected: counts.connected.get(),
@@ -312,6 +337,14 @@ impl Upstreams {
             }
         };
         self.0.all.iter().map(copy).collect()
+    }
+}
+
+/// A group's path: the proxy's name, if it is one of several, and the group's, if it has one.
+pub(super) fn path_of(proxy: Option<&str>, group: Option<&str>) -> String {
+    match (proxy, group) {
+        (Some(proxy), Some(group)) => format!("{proxy}/{group}"),
+        (one, other) => one.or(other).unwrap_or_default().to_owned(),
     }
 }
 
@@ -375,13 +408,13 @@ impl Group {
             healthy += u64::from(state == UpstreamState::Up);
             all += u64::from(state != UpstreamState::Draining);
         }
-        healthy * 100 < u64::from(self.panic_percent) * all
+        healthy * 100 < u64::from(self.selection.panic_percent) * all
     }
 
     /// In hundredths: all of its weight, or what a slow start has come to.
     fn weight(&self, upstream: &Upstream, now: Time) -> u64 {
         let whole = u64::from(upstream.weight);
-        let Some(slow) = self.slow_start else { return whole * 100 };
+        let Some(slow) = self.selection.slow_start else { return whole * 100 };
         let back = upstream.up_since.get().max(upstream.record.back_since(now));
         let Some(passed) = back.map(|back| now.since(back)).filter(|passed| *passed < slow) else {
             return whole * 100;
@@ -423,7 +456,7 @@ impl Lease {
     pub(super) fn fails(&self, now: Time) {
         add(&self.counts.failed, 1);
         self.failed_at.set(Some(now));
-        if let Some(settings) = &self.group.ejection
+        if let Some(settings) = &self.group.selection.ejection
             && self.record.connect_failed(now, settings)
         {
             self.group.eject(self, now, settings);
@@ -447,7 +480,7 @@ impl Lease {
         add(&self.counts.early_resets, 1);
         // A connection is on a shard, and its handle is gone with it.
         let now = Shard::current().map(|shard| shard.turn_time());
-        if let (Some(settings), Some(now)) = (&self.group.ejection, now)
+        if let (Some(settings), Some(now)) = (&self.group.selection.ejection, now)
             && self.record.was_reset(now, settings)
         {
             self.group.eject(self, now, settings);

@@ -188,7 +188,7 @@ async fn scene(world: World) -> anyhow::Result<()> {
     let settings = Settings {
         header: Some(HeaderPolicy::new(Wanted::Accept, vec!["0.0.0.0/0".parse()?, "::/0".parse()?])),
         send_header: Some(Version::Two),
-        groups: vec![Group { name: "a".to_owned(), upstreams: vec![named.into()] }],
+        groups: vec![Group::new("a", vec![named.into()])],
         routes: vec!["*.a.example=a".parse().map_err(anyhow::Error::msg)?],
         first_bytes_timeout: LIMIT,
         ..Settings::new(listen, vec![others])

@@ -1,6 +1,6 @@
 //! Which upstreams are chosen, and which are not.
 
-use super::super::settings::Balance;
+use super::super::settings::{Balance, Settings};
 use super::*;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -18,7 +18,7 @@ fn group(weights: &[u32], change: impl FnOnce(&mut Settings)) -> Upstreams {
         limit: None,
     };
     let targets: Vec<Target> = weights.iter().enumerate().map(target).collect();
-    Upstreams::on((None, None), &targets, vec![None; targets.len()], &settings, (0, 1, 0), None)
+    Upstreams::on((None, None), &targets, vec![None; targets.len()], &settings.selection(), (0, 1, 0), None)
 }
 
 fn choose(all: &Upstreams, now: Time, tried: &[usize]) -> Result<Lease, Nowhere> {
@@ -34,8 +34,9 @@ fn count(places: &[usize], of: usize) -> usize {
     places.iter().filter(|place| **place == of).count()
 }
 
-fn down(ports: &[u16]) -> BTreeSet<String> {
-    ports.iter().map(|port| Address::Inet(([127, 0, 0, 1], *port).into()).to_string()).collect()
+fn learn(all: &Upstreams, now: Time, ports: &[u16]) {
+    let down = ports.iter().map(|port| Address::Inet(([127, 0, 0, 1], *port).into()).to_string().into());
+    all.learn(now, Some(&down.collect()));
 }
 
 /// A lease of one of three.
@@ -86,12 +87,12 @@ fn one_that_failed_is_no_favourite_for_having_no_connections() {
 fn one_that_is_down_or_draining_gets_nothing() {
     for balance in Balance::ALL {
         let all = group(&[1, 0, 1, 1], |settings| settings.balance = balance);
-        all.learn(start(), &down(&[1]));
+        learn(&all, start(), &[1]);
         let chosen = places(&all, start(), 40);
         assert_eq!((count(&chosen, 0), count(&chosen, 1)), (0, 0), "{balance}");
         let states: Vec<_> = all.counters(start()).iter().map(|one| one.state.to_string()).collect();
         assert_eq!(states, ["down", "draining", "up", "up"]);
-        all.learn(start(), &down(&[]));
+        learn(&all, start(), &[]);
         assert!(count(&places(&all, start(), 40), 0) > 0, "{balance}: it is back");
     }
 }
@@ -100,13 +101,13 @@ fn one_that_is_down_or_draining_gets_nothing() {
 fn if_too_few_are_healthy_all_are_used_but_those_that_drain() {
     let of_four = |panic| group(&[1, 1, 1, 1, 0], |settings| settings.panic_percent = panic);
     let all = of_four(50);
-    all.learn(start(), &down(&[1, 2]));
+    learn(&all, start(), &[1, 2]);
     assert_eq!(places(&all, start(), 4), [2, 3, 2, 3], "half of them is not too few");
-    all.learn(start(), &down(&[1, 2, 3]));
+    learn(&all, start(), &[1, 2, 3]);
     let chosen = places(&all, start(), 40);
     assert_eq!([0, 1, 2, 3, 4].map(|place| count(&chosen, place) > 0), [true, true, true, true, false]);
     let never = of_four(0);
-    never.learn(start(), &down(&[1, 2, 3, 4]));
+    learn(&never, start(), &[1, 2, 3, 4]);
     assert_eq!(choose(&never, start(), &[]).unwrap_err(), Nowhere::Nobody);
 }
 
@@ -132,9 +133,9 @@ fn a_weight_grows_from_a_tenth_to_all_of_it() {
     let all = group(&[4, 4], |settings| settings.slow_start = Some(SECOND * 100));
     let share = |now| count(&places(&all, now, 1_100), 1);
     assert_eq!(share(start()), 550, "at the start all of them are whole");
-    all.learn(start(), &down(&[2]));
+    learn(&all, start(), &[2]);
     let back = start() + SECOND * 7;
-    all.learn(back, &down(&[]));
+    learn(&all, back, &[]);
     // 10 : 100, then 55 : 100, then the same.
     assert_eq!(share(back), 100);
     assert!((380..400).contains(&share(back + SECOND * 50)));
@@ -163,13 +164,20 @@ fn what_is_known_of_an_upstream_is_known_in_the_next_version() {
     let target =
         |port, weight| Target { address: Address::Inet(([127, 0, 0, 1], port).into()), weight, limit: None };
     let make = |targets: &[Target], settings: &Settings, before: Option<&Upstreams>| {
-        Upstreams::on((Some("web"), None), targets, vec![None; targets.len()], settings, (0, 1, 0), before)
+        Upstreams::on(
+            (Some("web"), None),
+            targets,
+            vec![None; targets.len()],
+            &settings.selection(),
+            (0, 1, 0),
+            before,
+        )
     };
     let checked = settings(|settings| settings.checks = Some(Default::default()));
     let first = make(&[target(1, 1), target(2, 1)], &checked, None);
     let held = choose(&first, start(), &[1]).unwrap();
     held.connects();
-    first.learn(start(), &down(&[2]));
+    learn(&first, start(), &[2]);
     // They change places.
     let second = make(&[target(2, 1), target(1, 5), target(3, 1)], &checked, Some(&first));
     let counters = second.counters(start());
@@ -181,7 +189,7 @@ fn what_is_known_of_an_upstream_is_known_in_the_next_version() {
     drop(again);
     // Without checks nobody would find it up again.
     let third = make(&[target(2, 1)], &settings(|_| ()), Some(&second));
-    third.unchecked();
+    third.begin();
     assert_eq!(third.counters(start())[0].state, UpstreamState::Up);
-    assert_eq!(third.path(), Some("web"));
+    assert_eq!(&**third.path(), "web");
 }
