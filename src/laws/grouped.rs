@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::headers::hello;
-use super::kit::{client, dead_port, meet, on_each_reactor, waits};
+use super::kit::{client, dead_port, eventually, meet, on_each_reactor, waits};
 use super::reloaded::{Site, origin};
 
 on_each_reactor![
@@ -49,17 +49,19 @@ fn connections_of_before_count_against_a_limit_that_changes(reactor: &str) {
     // What waits with an older version's connections gets its place too.
     site.reload(&file(",connections=3"), "version 2 of");
     let all = [(third, met), (fourth, meet(&listener)), (client(at), meet(&listener))];
-    let _fifth = client(at);
+    let fifth = client(at);
     nobody("a fourth one, of three");
-    for version in 3..9 {
+    site.reload(&file(",connections=4"), "version 3 of");
+    let fifth = (fifth, meet(&listener));
+    for version in 4..9 {
         let limit = if version % 2 == 0 { "" } else { ",connections=7" };
         site.reload(&file(limit), &format!("version {version} of"));
     }
     assert_eq!(limits(&site.proxy.report()), [1, 1], "each reload adds a limit");
-    drop((all, _fifth));
+    drop((all, fifth));
     // The last connection that began with a limit takes it with it.
     site.proxy.counts("active", 0);
-    super::kit::eventually("no limit to be left", || (limits(&site.proxy.report()) == [0, 0]).then_some(()));
+    eventually("no limit to be left", || (limits(&site.proxy.report()) == [0, 0]).then_some(()));
     site.proxy.stop();
 }
 
@@ -75,14 +77,19 @@ fn groups_have_a_balance_and_checks_of_their_own(reactor: &str) {
          balance = \"round-robin\"\ncheck-interval = \"0s\"\n"
     );
     let site = Site::start(reactor, &text);
-    site.proxy.process.told_of("it is down");
+    let is_down = |upstream: &Value| upstream["state"] == "down";
+    eventually("the dead one to be found", || {
+        let report = site.proxy.report();
+        let mut shards = report["shards"].as_array().unwrap().iter();
+        shards.all(|shard| shard["upstreams"].as_array().unwrap().iter().any(is_down)).then_some(())
+    });
     let visit = |name: &str| -> usize {
         let (mut stream, mut tag) = (client(site.proxy.at), [0]);
         stream.write_all(&hello(Some(name), 1 << 14)).unwrap();
         stream.read_exact(&mut tag).unwrap();
         usize::from(tag[0])
     };
-    let (mut same, mut turns) = ([0; 4], [0; 4]);
+    let (mut same, mut turns) = ([0_u32; 4], [0_u32; 4]);
     for _ in 0..20 {
         same[visit("same.example")] += 1;
         turns[visit("turns.example")] += 1;
@@ -99,6 +106,6 @@ fn groups_have_a_balance_and_checks_of_their_own(reactor: &str) {
         if group == "turns" {
             assert_eq!((&upstream["checks_failed"], &upstream["checks_passed"]), (&0.into(), &0.into()));
         }
-        assert_eq!(upstream["state"] == "down", group == "same" && is_dead, "{upstream}");
+        assert_eq!(is_down(upstream), group == "same" && is_dead, "{upstream}");
     }
 }

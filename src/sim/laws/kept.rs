@@ -188,7 +188,8 @@ async fn lives(shard: Shard, declared: Declared, book: Arc<Book>) -> anyhow::Res
     let changes =
         changes(shard.clone(), count.clone(), book.clone(), declared.most, Random::new(rng.number()));
     let (used, hurried, changed) = futures_util::future::join3(join_all(uses), hurries, changes).await;
-    (hurried?, changed?);
+    hurried?;
+    changed?;
     used.into_iter().collect::<anyhow::Result<()>>()?;
     shard.sleep_until(LOOK + Duration::from_secs(10) * shard.id().index() as u32).await;
     let newest = book.count().clone();

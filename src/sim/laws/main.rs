@@ -11,6 +11,7 @@ mod handed;
 mod kept;
 mod layered;
 mod leased;
+mod many;
 mod measured;
 mod ported;
 mod proxied;
