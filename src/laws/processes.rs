@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod hung;
 mod kept;
 
 use std::collections::BTreeSet;
@@ -16,29 +17,35 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use rustix::process::{Pid, WaitOptions, waitpid};
 use waterwheel::process::{Command, SpawnError, Stdio};
-use waterwheel::runtime::{Config, Runtime, Signal, reactors};
+use waterwheel::runtime::{Config, RunError, Runtime, Signal, reactors};
 use waterwheel::shard::Shard;
 
 const LONG: Duration = Duration::from_secs(30);
 const SHORT: Duration = Duration::from_millis(50);
 
-/// Runs `main` on one shard of each reactor, one test at a time, and sees that no child and no descriptor is left.
+/// Runs `main` on one shard of each reactor.
 fn on_each_reactor<F>(main: impl Fn(Shard) -> F + Copy + Send + Sync + 'static)
 where
     F: Future<Output = ()> + 'static,
 {
+    with_each_reactor(|config| {
+        let limited = move |shard: Shard| async move {
+            shard.timeout(LONG, main(shard.clone())).await?;
+            Ok(())
+        };
+        Runtime::new(config).unwrap().without_signals().run(limited)
+    });
+}
+
+/// Does `run` with each reactor, one test at a time, and sees that no child and no descriptor is left.
+fn with_each_reactor(run: impl Fn(Config) -> Result<Vec<()>, RunError>) {
     static ONE: Mutex<()> = Mutex::new(());
     let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
     inherited();
     for reactor in reactors().iter().filter(|backend| backend.probe().is_ok()) {
         let name = reactor.name();
         let before = descriptors();
-        let config = Config::default().reactor(name).cores(1);
-        let limited = move |shard: Shard| async move {
-            shard.timeout(LONG, main(shard.clone())).await?;
-            Ok(())
-        };
-        let ended = Runtime::new(config).unwrap().without_signals().run(limited);
+        let ended = run(Config::default().reactor(name).cores(1));
         ended.unwrap_or_else(|error| panic!("{name}: {error}"));
         settles(&format!("{name}: descriptors are left"), || descriptors().is_subset(&before));
         settles(&format!("{name}: children are left"), || children().is_empty());

@@ -1,12 +1,13 @@
 //! A child process, held by the shard that started it.
 
 use std::cell::RefCell;
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::pin::pin;
 use std::process::ExitStatus;
 use std::rc::Rc;
+use std::task::Poll;
 use std::time::Duration;
 
 use futures_util::future::{Either, join, select};
@@ -15,8 +16,8 @@ use waterwheel_reactor::Watched;
 use super::command::{Command, Stdio};
 use super::error::SpawnError;
 use super::life::{EndUnknown, Life, SHORT_OF};
-use super::pipe::{PipeSink, PipeSource};
-use super::spawner::{Spawned, Spawner};
+use super::pipe::{PipeSink, PipeSource, Rest};
+use super::spawner::Spawned;
 use crate::net::{Receiving, Sending};
 use crate::runtime::Signal;
 use crate::shard::Shard;
@@ -38,6 +39,8 @@ pub struct Child {
     pub stderr: Option<Receiving>,
     life: Rc<Life>,
     shard: Shard,
+    /// Of its standard output and error, if they are pipes.
+    rests: [Rc<Rest>; 2],
     output_most: usize,
     patience: Duration,
 }
@@ -54,30 +57,28 @@ pub struct Output {
     /// More came on one of them than [`Command::output_most`], and was dropped.
     pub cut: bool,
     /// Both streams were read to their end. If not, a process that the child left behind holds one open, and the
-    /// [patience](Command::patience) was over; what the child itself wrote is there.
+    /// [patience](Command::patience) was over; what the child itself wrote is there, however late the shard was to look.
     pub ended: bool,
 }
 
 impl Child {
-    pub(super) fn of(
-        shard: &Shard,
-        mut spawned: Spawned,
-        command: &Command,
-        spawner: &Rc<Spawner>,
-    ) -> io::Result<Child> {
+    pub(super) fn of(shard: &Shard, mut spawned: Spawned, command: &Command) -> io::Result<Child> {
         let watch = |descriptor| watched(shard, descriptor);
-        let stream = |pipe: Option<OwnedFd>| -> io::Result<Option<Receiving>> {
+        let rests = <[Rc<Rest>; 2]>::default();
+        let stream = |pipe: Option<OwnedFd>, rest: &Rc<Rest>| -> io::Result<Option<Receiving>> {
             let Some(pipe) = pipe else { return Ok(None) };
-            Ok(Some(Receiving::alone(shard.clone(), Box::new(PipeSource::new(watch(pipe)?)))))
+            let source = PipeSource::new(watch(pipe)?, rest.clone());
+            Ok(Some(Receiving::alone(shard.clone(), Box::new(source))))
         };
-        let (stdout, stderr) = (stream(spawned.stdout.take())?, stream(spawned.stderr.take())?);
+        let stdout = stream(spawned.stdout.take(), &rests[0])?;
+        let stderr = stream(spawned.stderr.take(), &rests[1])?;
         let stdin = spawned.stdin.take().map(watch).transpose()?;
         let stdin = stdin.map(|watched| Sending::alone(Box::new(PipeSink::new(watched))));
         let descriptor = spawned.descriptor.as_ref().map_or_else(
             || Err(io::Error::other("the child process has an owner already")),
             |descriptor| descriptor.try_clone(),
         )?;
-        let life = Life::new(spawned.id, spawned.own_group, watch(descriptor)?, spawner.clone());
+        let life = Life::new(spawned.id, spawned.own_group, watch(descriptor)?);
         life.kill_on_drop.set(command.kill_on_drop);
         life.dies_with_shard.set(command.dies_with_shard);
         life.group_ends_with_it.set(command.group_ends_with_it);
@@ -85,12 +86,7 @@ impl Child {
         spawned.descriptor = None;
         let (output_most, patience) = (command.output_most, command.patience);
         let life = Life::begin(shard, life);
-        Ok(Child { stdin, stdout, stderr, life, shard: shard.clone(), output_most, patience })
-    }
-
-    /// Kills it and forgets it.
-    pub(super) fn discard(self) {
-        self.life.kill_on_drop.set(true);
+        Ok(Child { stdin, stdout, stderr, life, shard: shard.clone(), rests, output_most, patience })
     }
 
     /// Its process id. It may be another process's once this one has ended: to signal it, use [`signal`](Child::signal).
@@ -164,6 +160,7 @@ impl Child {
         self.life.kill_on_drop.set(true);
         self.stdin = None;
         let (stdout, stderr) = (self.stdout.take(), self.stderr.take());
+        let rests = self.rests_of(&stdout, &stderr);
         let kept = RefCell::new((Kept::default(), Kept::default()));
         let reading = join(
             read_all(stdout, self.output_most, &self.shard, |bytes, most| {
@@ -175,14 +172,52 @@ impl Child {
         );
         let (status, ended) = match select(pin!(self.ended()), pin!(reading)).await {
             Either::Left((status, reading)) => {
-                let read = self.shard.timeout(self.patience, reading).await;
-                (status, read.is_ok_and(|(stdout, stderr)| stdout && stderr))
+                let read = last_words(&self.shard, &rests, self.patience, reading).await;
+                (status, read.is_some_and(|(stdout, stderr)| stdout && stderr))
             }
             Either::Right(((stdout, stderr), waiting)) => (waiting.await, stdout && stderr),
         };
         let (stdout, stderr) = kept.into_inner();
         let cut = stdout.cut || stderr.cut;
         Ok(Output { status: status?, stdout: stdout.bytes, stderr: stderr.bytes, cut, ended })
+    }
+
+    /// What is to be read of these of its streams when it has ended: those of which nobody reads do not count.
+    pub(super) fn rests_of(&self, stdout: &Option<Receiving>, stderr: &Option<Receiving>) -> Vec<Rc<Rest>> {
+        let read = [stdout.is_some(), stderr.is_some()].into_iter().zip(&self.rests);
+        read.filter(|(is_read, _)| *is_read).map(|(_, rest)| rest.clone()).collect()
+    }
+}
+
+/// A child has ended, and `reading` takes what comes on its streams: waits for their end. `None`: somebody else holds one
+/// open, and `patience` is over; what the child wrote was read before that began, however late the shard was to look.
+pub(super) async fn last_words<R: Future + Unpin>(
+    shard: &Shard,
+    rests: &[Rc<Rest>],
+    patience: Duration,
+    mut reading: R,
+) -> Option<R::Output> {
+    if let Some(read) = read_rest(rests, &mut reading).await {
+        return Some(read);
+    }
+    if let Either::Left((read, _)) = select(&mut reading, shard.sleep(patience)).await {
+        return Some(read);
+    }
+    // A stall may have been all of that time.
+    read_rest(rests, &mut reading).await
+}
+
+/// Reads what is there now; what came of the reading if that is the end.
+async fn read_rest<R: Future + Unpin>(rests: &[Rc<Rest>], reading: &mut R) -> Option<R::Output> {
+    rests.iter().for_each(|rest| rest.ask());
+    let all = poll_fn(|cx| {
+        // Each is asked, so that each wakes.
+        let left = rests.iter().filter(|rest| rest.poll_read(cx).is_pending()).count();
+        if left == 0 { Poll::Ready(()) } else { Poll::Pending }
+    });
+    match select(reading, all).await {
+        Either::Left((read, _)) => Some(read),
+        Either::Right(_) => None,
     }
 }
 

@@ -192,7 +192,8 @@ impl Command {
     }
 
     /// How long the end of its output is waited for when it has ended itself: a process that it has left behind may hold the
-    /// pipe open for ever. What it wrote itself is complete in any case. Default 1 s.
+    /// pipe open for ever. Counted from when the pipe was found empty, so that what it wrote itself is complete in any case.
+    /// Default 1 s.
     #[must_use]
     pub fn patience(mut self, patience: Duration) -> Command {
         self.patience = patience;

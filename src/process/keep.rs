@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use futures_util::future::{Either, join, select};
 
-use super::child::Child;
+use super::child::{Child, last_words};
 use super::command::{Command, Stdio};
 use super::life::EndUnknown;
 use super::told::{Line, Stream, Teller, log};
@@ -235,6 +235,8 @@ struct Keeper {
 enum Attempt {
     /// The system refused to start it.
     Refused(String),
+    /// It was to stop, or to begin anew, while it was being started.
+    Withdrawn,
     /// It ended; asked to, or by itself.
     Ended { end: Result<ExitStatus, EndUnknown>, asked: bool },
 }
@@ -247,7 +249,7 @@ impl Keeper {
             let began = self.shard.now();
             let attempt = self.attempt().await;
             let (reason, refused) = match attempt {
-                Attempt::Ended { asked: true, .. } => continue,
+                Attempt::Withdrawn | Attempt::Ended { asked: true, .. } => continue,
                 Attempt::Ended { end: Ok(status), .. }
                     if status.success() && self.keep.again == Again::OnFailure =>
                 {
@@ -264,9 +266,7 @@ impl Keeper {
             }
             let Some(pause) = self.failures.one_more(now) else { return Err(self.give_up(reason)) };
             self.say(reason, refused, pause);
-            let wished = poll_fn(|cx| self.state.poll_wish(cx));
-            let interrupted = select(wished, self.shard.stopping());
-            select(interrupted, self.shard.sleep(pause)).await;
+            select(pin!(self.asked()), self.shard.sleep(pause)).await;
         }
         Ok(Kept::Stopped)
     }
@@ -277,9 +277,12 @@ impl Keeper {
 
     /// One start, and the life that follows.
     async fn attempt(&mut self) -> Attempt {
-        let mut child = match self.shard.spawn_process(&self.command).await {
-            Ok(child) => child,
-            Err(error) => return Attempt::Refused(error.to_string()),
+        // A start may take for ever, as of a program on a file system that does not answer.
+        let mut child = match select(pin!(self.shard.spawn_process(&self.command)), pin!(self.asked())).await
+        {
+            Either::Left((Ok(child), _)) => child,
+            Either::Left((Err(error), _)) => return Attempt::Refused(error.to_string()),
+            Either::Right(_) => return Attempt::Withdrawn,
         };
         if self.said.take().is_some() {
             tracing::info!(program = self.keep.tag, "it can be started again");
@@ -288,13 +291,14 @@ impl Keeper {
         self.state.running.set(Some(child.id()));
         tracing::info!(program = self.keep.tag, id = child.id(), "started");
         let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+        let rests = child.rests_of(&stdout, &stderr);
         let told =
             join(self.teller.follow(stdout, Stream::Output), self.teller.follow(stderr, Stream::Error));
         let life = self.life(&mut child);
         let ended = match select(pin!(life), pin!(told)).await {
             Either::Left((ended, told)) => {
-                // What it wrote itself is there already; only one who has left its group can hold this up.
-                if self.shard.timeout(self.command.patience, told).await.is_err() {
+                // Only one who has left its group can hold this up.
+                if last_words(&self.shard, &rests, self.command.patience, told).await.is_none() {
                     tracing::warn!(program = self.keep.tag, "somebody it left behind holds its output open");
                 }
                 ended
@@ -306,11 +310,14 @@ impl Keeper {
         ended
     }
 
+    /// It is to stop, or to begin anew.
+    async fn asked(&self) {
+        select(poll_fn(|cx| self.state.poll_wish(cx)), self.shard.stopping()).await;
+    }
+
     /// Until it ends, by itself or because it is to.
     async fn life(&self, child: &mut Child) -> Attempt {
-        let wished = poll_fn(|cx| self.state.poll_wish(cx));
-        let asked = select(wished, self.shard.stopping());
-        if let Either::Left((end, _)) = select(pin!(child.wait()), asked).await {
+        if let Either::Left((end, _)) = select(pin!(child.wait()), pin!(self.asked())).await {
             return Attempt::Ended { end, asked: false };
         }
         let end = child.stop(self.keep.grace).await;

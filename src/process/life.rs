@@ -13,7 +13,6 @@ use waterwheel_os::{duplicate, is_shortage};
 use waterwheel_reactor::Watched;
 
 use super::orphans;
-use super::spawner::Spawner;
 use crate::runtime::Signal;
 use crate::shard::Shard;
 
@@ -42,8 +41,6 @@ pub(super) struct Life {
     watched: RefCell<Option<Box<dyn Watched>>>,
     end: RefCell<Option<Result<ExitStatus, EndUnknown>>>,
     waiting: RefCell<Option<Waker>>,
-    /// Whose thread sees it out if the shard does not.
-    _spawner: Rc<Spawner>,
 }
 
 impl Life {
@@ -55,7 +52,7 @@ impl Life {
         life
     }
 
-    pub(super) fn new(id: u32, own_group: bool, watched: Box<dyn Watched>, spawner: Rc<Spawner>) -> Life {
+    pub(super) fn new(id: u32, own_group: bool, watched: Box<dyn Watched>) -> Life {
         Life {
             id,
             own_group,
@@ -65,7 +62,6 @@ impl Life {
             watched: RefCell::new(Some(watched)),
             end: RefCell::new(None),
             waiting: RefCell::new(None),
-            _spawner: spawner,
         }
     }
 
@@ -132,10 +128,14 @@ impl Life {
         let watched = self.watched.borrow();
         let over = || io::Error::new(io::ErrorKind::NotFound, "the child process has ended");
         let descriptor = watched.as_ref().ok_or_else(over)?.descriptor();
-        match group && self.own_group {
-            true => waterwheel_os::signal_group(self.id, signal.number()),
-            false => waterwheel_os::signal_child(descriptor, signal.number()),
+        if group && self.own_group {
+            let sent = waterwheel_os::signal_group(self.id, signal.number());
+            if waterwheel_os::leads_group(self.id) {
+                return sent;
+            }
+            // It has gone to another group, and was not reached.
         }
+        waterwheel_os::signal_child(descriptor, signal.number())
     }
 
     pub(super) fn kill(&self) {

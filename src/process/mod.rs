@@ -25,14 +25,16 @@
 //! A child is seen by its pidfd (pidfd_open(2), Linux 5.3; waitid(2) with `P_PIDFD`, Linux 5.4): once, as soon as it has ended, and
 //! no other code's child with it. Signals go by it too, so that they never reach a process that got the same number later. A
 //! group has no such descriptor: it is signalled only while the child that leads it has not been waited for, which keeps the
-//! number its own.
+//! number its own. A child that has gone to another group is signalled by itself.
 //!
-//! No zombie is left, whatever happens to a [`Child`]: a task of the shard's sees its end, and what outlives the shard is seen
-//! out by the thread that started it. Other code of the process that waits for *any* child (waitpid(2) with -1), or ignores
+//! No zombie is left, whatever happens to a [`Child`]: a task of the shard's sees its end. What outlives the shard, or is
+//! started for somebody who waits no more, is seen out by one thread of the process, which ends with the last of them; of more
+//! than 1 024 at once the latest are left as zombies, and the log says so. Other code of the process that waits for *any* child (waitpid(2) with -1), or ignores
 //! `SIGCHLD`, takes the end away; then [`Child::wait`] says so ([`EndUnknown`]).
 //!
-//! What a child wrote is complete before its end is told by [`Child::output`] and by a monitor. A process that it left behind
-//! may hold a pipe open for ever: for that one they wait for the command's [`patience`](Command::patience), and then close it.
+//! What a child wrote is complete before its end is told by [`Child::output`] and by a monitor: what is in a pipe is read before
+//! it is closed, also by a shard that stalls. A process that it left behind may hold a pipe open for ever: for that one they
+//! wait for the command's [`patience`](Command::patience), counted from when the pipe was found empty, and then close it.
 //!
 //! Who drops a [`Child`] lets it run on, as in the standard library; [`Command::kill_on_drop`],
 //! [`group_ends_with_it`](Command::group_ends_with_it) and [`dies_with_shard`](Command::dies_with_shard) say otherwise. Futures
@@ -51,7 +53,7 @@
 //! `/bin/true` (median, 95th percentile): 0.1 ms, 1.3 ms where vfork(2) can be used, as is the case here but with
 //! [`dies_with_shard`](Command::dies_with_shard); with fork(2) 0.2 ms, and 75 ms, 110 ms in a process that has touched 1 GiB.
 //! Also, a child inherits the CPUs of the thread that starts it, and a shard has one. So a thread per shard starts programs,
-//! made with the first one: the future of a start was ready after 0.5 ms, 1.3 ms, and the end was known after 1.1 ms, 2 ms
+//! made with the first one (and up to three more while starts hang, as of programs on a file system that does not answer): the future of a start was ready after 0.5 ms, 1.3 ms, and the end was known after 1.1 ms, 2 ms
 //! on each reactor. Meanwhile the shard turns.
 //!
 //! # Where there are none

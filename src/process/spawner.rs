@@ -1,16 +1,22 @@
 //! Starting programs, off the shard: until the new program runs, whoever starts it waits.
 
+use std::cell::Cell;
 use std::fmt;
 use std::future::poll_fn;
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
 use std::process;
 use std::rc::Rc;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::thread;
+use std::time::Duration;
 
+use futures_util::future::{Either, select};
 use waterwheel_os::{Interrupt, duplicate, is_shortage};
+use waterwheel_reactor::Time;
 
 use super::child::Child;
 use super::command::Command;
@@ -18,20 +24,36 @@ use super::error::SpawnError;
 use super::orphans;
 use crate::shard::Shard;
 
-/// Commands that may wait for the thread of one shard. Each takes it about a millisecond, so the last one waits for
+/// Commands that may wait for the threads of one shard. Each takes one about a millisecond, so the last one waits for
 /// less than a tenth of a second; more at once is a mistake.
 const WAITING_MAX: usize = 64;
+/// Who has waited for so long waits behind a start that hangs, as of a program on a file system that does not answer; so
+/// another thread begins.
+const SLOW: Duration = Duration::from_millis(100);
+/// Threads of one life of a shard. If all of them hang, others wait for them.
+const THREADS_MAX: usize = 4;
+/// Threads of all shards of the process, and of their lives that are over and left one behind that hangs: one for each
+/// shard that there can be, and some.
+const ALL_THREADS_MAX: usize = 2_048;
 
-/// A thread that starts programs for one life of a shard. It ends with it, or with the last child that outlives it.
+static ALL_THREADS: AtomicUsize = AtomicUsize::new(0);
+
+/// Threads that start programs for one life of a shard: one as a rule. They end with it, at once unless they hang.
 ///
 /// Not the shard's own: it would do nothing else until the new program runs, and would hand its one CPU on.
-#[derive(Clone)]
 pub(super) struct Spawner {
     waiting: flume::Sender<Request>,
+    /// For the next thread.
+    requests: flume::Receiver<Request>,
+    shard: usize,
+    threads: Cell<usize>,
+    /// When there was a thread more.
+    latest: Cell<Time>,
 }
 
 struct Request {
     command: process::Command,
+    directory: Option<PathBuf>,
     own_group: bool,
     answer: Answer,
 }
@@ -39,16 +61,52 @@ struct Request {
 /// What a thread was asked for, and who waits for it.
 #[derive(Default)]
 struct Place {
-    outcome: Option<io::Result<Spawned>>,
+    /// A thread is at it.
+    has_begun: bool,
+    outcome: Option<Result<Spawned, Refusal>>,
     waiting: Option<Waker>,
+}
+
+/// Why a program does not run.
+struct Refusal {
+    error: io::Error,
+    /// The directory in which it was to run is none: exec(2) has the same words for both.
+    no_directory: bool,
+}
+
+impl Refusal {
+    fn passing(error: io::Error) -> Refusal {
+        Refusal { error, no_directory: false }
+    }
+
+    /// The system's reason, with whatever it concerns.
+    fn explained(self, command: &Command) -> SpawnError {
+        let Refusal { error, no_directory } = self;
+        let program = command.program().to_owned();
+        match command.place() {
+            _ if passes(&error) => SpawnError::System(error),
+            Some(directory) if no_directory => {
+                SpawnError::Directory { program, directory: directory.clone(), error }
+            }
+            _ => SpawnError::Program { program, error },
+        }
+    }
+}
+
+fn passes(error: &io::Error) -> bool {
+    is_shortage(error) || matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Other)
 }
 
 /// The thread's end of a place. Dropped without an answer, it says so.
 struct Answer(Arc<Mutex<Place>>);
 
 impl Answer {
-    fn give(&self, outcome: io::Result<Spawned>) {
-        let mut place = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+    fn place(&self) -> MutexGuard<'_, Place> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn give(&self, outcome: Result<Spawned, Refusal>) {
+        let mut place = self.place();
         place.outcome.get_or_insert(outcome);
         let waiting = place.waiting.take();
         drop(place);
@@ -60,9 +118,10 @@ impl Answer {
 
 impl Drop for Answer {
     fn drop(&mut self) {
-        let given = self.0.lock().unwrap_or_else(PoisonError::into_inner).outcome.is_some();
+        let given = self.place().outcome.is_some();
         if !given {
-            self.give(Err(io::Error::other("the thread that starts programs has ended")));
+            let error = io::Error::other("the thread that starts programs has ended");
+            self.give(Err(Refusal::passing(error)));
         }
     }
 }
@@ -80,19 +139,62 @@ impl Spawner {
             return Err(SpawnError::Unsupported);
         }
         let (waiting, requests) = flume::bounded(WAITING_MAX);
-        thread::Builder::new()
-            .name(format!("spawn-{}", shard.id().index()))
-            .spawn(move || work(&requests))
-            .map_err(SpawnError::System)?;
-        let spawner = Rc::new(Spawner { waiting });
+        let (threads, latest) = (Cell::new(0), Cell::new(shard.now()));
+        let spawner = Rc::new(Spawner { waiting, requests, shard: shard.id().index(), threads, latest });
+        spawner.begin_thread().map_err(SpawnError::System)?;
         shard.keep(spawner.clone());
         Ok(spawner)
+    }
+
+    fn begin_thread(&self) -> io::Result<()> {
+        let counted = Counted::new()?;
+        let requests = self.requests.clone();
+        let run = move || {
+            let _counted = counted;
+            work(&requests);
+        };
+        thread::Builder::new().name(format!("spawn-{}", self.shard)).spawn(run)?;
+        self.threads.set(self.threads.get() + 1);
+        Ok(())
+    }
+
+    /// Somebody has waited for long: there is to be one thread more, unless there is a new one, or there are enough.
+    fn begin_another(&self, now: Time) {
+        if self.threads.get() < THREADS_MAX && now.since(self.latest.get()) >= SLOW {
+            self.latest.set(now);
+            match self.begin_thread() {
+                Ok(()) => tracing::info!(shard = self.shard, "a program takes long to start: others pass it"),
+                Err(error) => {
+                    tracing::debug!(shard = self.shard, "no thread more to start programs: {error}")
+                }
+            }
+        }
     }
 }
 
 impl fmt::Debug for Spawner {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Spawner").field("waiting", &self.waiting.len()).finish()
+        f.debug_struct("Spawner").field("waiting", &self.waiting.len()).finish_non_exhaustive()
+    }
+}
+
+/// One thread of [`ALL_THREADS`].
+struct Counted;
+
+impl Counted {
+    fn new() -> io::Result<Counted> {
+        let counted = Counted;
+        if ALL_THREADS.fetch_add(1, Relaxed) < ALL_THREADS_MAX {
+            Ok(counted)
+        } else {
+            Err(io::Error::other(format!("{ALL_THREADS_MAX} threads start programs already")))
+        }
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        ALL_THREADS.fetch_sub(1, Relaxed);
     }
 }
 
@@ -100,15 +202,18 @@ fn work(requests: &flume::Receiver<Request>) {
     if let Err(error) = waterwheel_os::unpin() {
         tracing::info!("child processes may run on their shard's CPU only: {error}");
     }
-    for Request { mut command, own_group, answer } in requests {
-        orphans::sweep();
+    for Request { mut command, directory, own_group, answer } in requests {
         // Of a command that nobody waits for any more there is only this reference.
         if Arc::strong_count(&answer.0) > 1 {
-            answer.give(Spawned::start(&mut command, own_group));
+            answer.place().has_begun = true;
+            let refused = |error| {
+                // Asked here, since a file system may take its time.
+                let no_directory = !passes(&error) && directory.is_some_and(|directory| !directory.is_dir());
+                Refusal { error, no_directory }
+            };
+            answer.give(Spawned::start(&mut command, own_group).map_err(refused));
         }
     }
-    // The shard has ended, and with it whoever waited for its children.
-    orphans::see_out();
 }
 
 /// A child that nobody owns yet. Dropped like that, it is killed.
@@ -163,8 +268,9 @@ impl Shard {
     /// Starts a program as a child of this process that belongs to this shard. It runs when this is ready.
     ///
     /// The shard goes on meanwhile: programs are started by a thread of the shard's, one after the other, at most 64
-    /// waiting. Starting one takes about a millisecond, until the new program runs (measured: [module](crate::process)).
-    /// Dropping the future before it is ready kills what it has started.
+    /// waiting. Starting one takes about a millisecond, until the new program runs (measured: [module](crate::process));
+    /// one that hangs, as if it lies on a file system that does not answer, is passed by the others after a tenth of a
+    /// second, until four hang. Dropping the future before it is ready kills what it has started, as soon as that runs.
     ///
     /// # Errors
     /// The command makes no sense; the system cannot run it; too many wait; the reactor cannot have child processes, as
@@ -172,28 +278,42 @@ impl Shard {
     pub async fn spawn_process(&self, command: &Command) -> Result<Child, SpawnError> {
         let ready = command.to_standard()?;
         let spawner = Spawner::of(self)?;
-        let asking = Asking { shard: self, command, spawner: &spawner, place: Arc::default() };
-        let (own_group, answer) = (command.own_group, Answer(asking.place.clone()));
-        let request = Request { command: ready, own_group, answer };
+        let asked = Asked { place: Arc::default() };
+        let (directory, own_group) = (command.place().cloned(), command.own_group);
+        let request = Request { command: ready, directory, own_group, answer: Answer(asked.place.clone()) };
         if let Err(flume::TrySendError::Full(_)) = spawner.waiting.try_send(request) {
             return Err(SpawnError::Busy { program: command.program().to_owned(), most: WAITING_MAX });
         }
-        let spawned = poll_fn(|cx| asking.poll(cx)).await.map_err(|error| explained(command, error))?;
-        Child::of(self, spawned, command, &spawner).map_err(SpawnError::System)
+        let spawned = asked.outcome(self, &spawner).await.map_err(|refusal| refusal.explained(command))?;
+        Child::of(self, spawned, command).map_err(SpawnError::System)
     }
 }
 
-/// Who waits for a program to be started. Dropped before it took the answer, it kills what was started.
-struct Asking<'a> {
-    shard: &'a Shard,
-    command: &'a Command,
-    spawner: &'a Rc<Spawner>,
+/// The shard's end of a place. Dropped before it took the answer, it leaves that to be dropped by the last who has it.
+struct Asked {
     place: Arc<Mutex<Place>>,
 }
 
-impl Asking<'_> {
-    fn poll(&self, cx: &mut Context<'_>) -> Poll<io::Result<Spawned>> {
-        let mut place = self.place.lock().unwrap_or_else(PoisonError::into_inner);
+impl Asked {
+    async fn outcome(&self, shard: &Shard, spawner: &Spawner) -> Result<Spawned, Refusal> {
+        let mut outcome = poll_fn(|cx| self.poll(cx));
+        while !self.place().has_begun {
+            if let Either::Left((outcome, _)) = select(&mut outcome, shard.sleep(SLOW)).await {
+                return outcome;
+            }
+            if !self.place().has_begun {
+                spawner.begin_another(shard.now());
+            }
+        }
+        outcome.await
+    }
+
+    fn place(&self) -> MutexGuard<'_, Place> {
+        self.place.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn poll(&self, cx: &mut Context<'_>) -> Poll<Result<Spawned, Refusal>> {
+        let mut place = self.place();
         match place.outcome.take() {
             Some(outcome) => Poll::Ready(outcome),
             None => {
@@ -201,34 +321,5 @@ impl Asking<'_> {
                 Poll::Pending
             }
         }
-    }
-}
-
-impl Drop for Asking<'_> {
-    fn drop(&mut self) {
-        let outcome = self.place.lock().unwrap_or_else(PoisonError::into_inner).outcome.take();
-        // A shard that ends has no tasks any more that could see its end.
-        if let Some(Ok(spawned)) = outcome
-            && !self.shard.is_clearing()
-            && let Ok(child) = Child::of(self.shard, spawned, self.command, self.spawner)
-        {
-            child.discard();
-        }
-    }
-}
-
-/// The system's reason, with whatever it concerns.
-fn explained(command: &Command, error: io::Error) -> SpawnError {
-    let passes = is_shortage(&error) || matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Other);
-    if passes {
-        return SpawnError::System(error);
-    }
-    let program = command.program().to_owned();
-    match command.place() {
-        // exec(2) has the same words for both.
-        Some(directory) if !directory.is_dir() => {
-            SpawnError::Directory { program, directory: directory.clone(), error }
-        }
-        _ => SpawnError::Program { program, error },
     }
 }

@@ -70,6 +70,12 @@ struct Counted {
     dropped: usize,
 }
 
+impl Drop for Teller {
+    fn drop(&mut self) {
+        self.tell_dropped();
+    }
+}
+
 impl Teller {
     pub(super) fn new(shard: &Shard, tag: &str, on_line: OnLine, most: usize, per_second: usize) -> Teller {
         Teller {
@@ -86,7 +92,18 @@ impl Teller {
     pub(super) async fn follow(&self, from: Option<Receiving>, stream: Stream) {
         let Some(mut from) = from else { return };
         loop {
-            match from.fill().await {
+            let filled = match self.untold_for() {
+                None => from.fill().await,
+                Some(left) => match self.shard.timeout(left, from.fill()).await {
+                    Ok(filled) => filled,
+                    // It is quiet now.
+                    Err(_) => {
+                        self.tell_dropped();
+                        continue;
+                    }
+                },
+            };
+            match filled {
                 Ok([]) => return,
                 Ok(bytes) => {
                     let count = bytes.len();
@@ -125,6 +142,12 @@ impl Teller {
             counted.told += 1;
         }
         (self.on_line)(Line { tag: &self.tag, stream, text: &printable(line), goes_on });
+    }
+
+    /// How long it is until lines that were dropped are told of, if there are any.
+    fn untold_for(&self) -> Option<Duration> {
+        let counted = self.counted.borrow();
+        (counted.dropped > 0).then(|| SECOND.saturating_sub(self.shard.now().since(counted.since)))
     }
 
     fn tell_dropped(&self) {

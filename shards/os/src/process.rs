@@ -8,7 +8,7 @@ use std::process::{Command, ExitStatus};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{Errno, retry_on_intr};
 use rustix::process::{
-    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, getpid, kill_process_group, pidfd_open,
+    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, getpgid, getpid, kill_process_group, pidfd_open,
     pidfd_send_signal, waitid,
 };
 use rustix::thread::{sched_getaffinity, sched_setaffinity};
@@ -50,12 +50,13 @@ pub fn reap(child: BorrowedFd<'_>, last: impl FnOnce()) -> io::Result<Option<Exi
     Ok(Some(ExitStatus::from_raw(raw)))
 }
 
-/// Waits, on this thread, until one of these children has ended.
+/// Waits, on this thread, until one of these children has ended or `interrupt` is readable.
 ///
 /// # Errors
 /// As poll(2).
-pub fn wait_for_one(children: &[OwnedFd]) -> io::Result<()> {
+pub fn wait_for_one(children: &[OwnedFd], interrupt: BorrowedFd<'_>) -> io::Result<()> {
     let mut asked: Vec<PollFd<'_>> = children.iter().map(|child| PollFd::new(child, PollFlags::IN)).collect();
+    asked.push(PollFd::from_borrowed_fd(interrupt, PollFlags::IN));
     retry_on_intr(|| poll(&mut asked, None))?;
     Ok(())
 }
@@ -75,6 +76,11 @@ pub fn signal_child(child: BorrowedFd<'_>, number: i32) -> io::Result<()> {
 /// As kill(2).
 pub fn signal_group(leader: u32, number: i32) -> io::Result<()> {
     Ok(kill_process_group(pid(leader)?, named(number)?)?)
+}
+
+/// Whether a child that nobody has waited for is in the group that it was started to lead: it may have gone to another one.
+pub fn leads_group(id: u32) -> bool {
+    pid(id).is_ok_and(|pid| getpgid(Some(pid)) == Ok(pid))
 }
 
 fn named(number: i32) -> io::Result<Signal> {
@@ -116,6 +122,14 @@ pub fn unpin() -> io::Result<()> {
 /// As read(2); `WouldBlock` if there is nothing yet.
 pub fn read_pipe(pipe: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usize> {
     Ok(retry_on_intr(|| rustix::io::read(pipe, &mut *buffer))?)
+}
+
+/// How many bytes there are in a pipe, asked at its reading end.
+///
+/// # Errors
+/// As ioctl(2) with `FIONREAD`.
+pub fn unread(pipe: BorrowedFd<'_>) -> io::Result<usize> {
+    Ok(rustix::io::ioctl_fionread(pipe)? as usize)
 }
 
 /// Writes to a pipe, without a signal if nobody reads any more.
@@ -217,6 +231,7 @@ mod tests {
         never_wait(&reader).unwrap();
         assert_eq!(read_pipe(reader.as_fd(), &mut [0; 9]).unwrap_err().kind(), io::ErrorKind::WouldBlock);
         assert_eq!(write_pipe(writer.as_fd(), b"abc").unwrap(), 3);
+        assert_eq!(unread(reader.as_fd()).unwrap(), 3);
         assert_eq!(read_pipe(reader.as_fd(), &mut [0; 9]).unwrap(), 3);
         assert!(!is_broken_pipe(writer.as_fd()));
         drop(reader);
