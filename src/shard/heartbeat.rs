@@ -150,14 +150,20 @@ const KEPT: usize = 64;
 
 /// A shard's own copy of the numbers of its kinds, so that a spawn neither locks nor searches.
 pub(super) struct Kinds {
-    kept: RefCell<[(usize, usize, KindId); KEPT]>,
+    /// By place: whose number it is, if anybody's.
+    kept: RefCell<[(Identity, KindId); KEPT]>,
     /// Kinds that met another one at their place; for tests.
     missed: Cell<usize>,
 }
 
+/// Where a kind's name begins and how long it is, and where its location is. All of it lives as long as the program. Names
+/// may begin alike: one may be a part of another.
+type Identity = (usize, usize, usize);
+
 impl Default for Kinds {
     fn default() -> Kinds {
-        Kinds { kept: RefCell::new([(0, 0, 0); KEPT]), missed: Cell::new(0) }
+        // Nothing is at address 0.
+        Kinds { kept: RefCell::new([((0, 0, 0), 0); KEPT]), missed: Cell::new(0) }
     }
 }
 
@@ -169,18 +175,18 @@ impl Kinds {
         name: &'static str,
         spawned: &'static Location<'static>,
     ) -> KindId {
-        // Both live as long as the program, so that their addresses name them.
-        let (one, other) = (name.as_ptr() as usize, std::ptr::from_ref(spawned) as usize);
+        let (start, at) = (name.as_ptr() as usize, std::ptr::from_ref(spawned) as usize);
+        let identity = (start, name.len(), at);
         // A location takes 24 bytes.
-        let place = ((other / 8) ^ one) % KEPT;
+        let place = ((at / 8) ^ start) % KEPT;
         let mut kept = self.kept.borrow_mut();
-        let (known, at, id) = kept[place];
-        if (known, at) == (one, other) {
+        let (known, id) = kept[place];
+        if known == identity {
             return id;
         }
         self.missed.set(self.missed.get() + 1);
         let id = heartbeat.add(Kind { name, spawned });
-        kept[place] = (one, other, id);
+        kept[place] = (identity, id);
         id
     }
 }
@@ -208,6 +214,16 @@ mod tests {
         assert_eq!((heartbeat.kind(0), heartbeat.kind(4)), (None, None));
         // As a next life of the shard does.
         assert_eq!(Kinds::default().id(&heartbeat, "second", one), 2);
+    }
+
+    #[test]
+    fn names_that_begin_at_the_same_letter_are_of_different_kinds() {
+        let (heartbeat, kinds, at) = (Heartbeat::default(), Kinds::default(), here());
+        let names = ["client of upstream", "client", "client of"];
+        let whole = names[0];
+        let ids = names.map(|name| kinds.id(&heartbeat, &whole[..name.len()], at));
+        assert_eq!(ids, [1, 2, 3]);
+        assert_eq!(ids.map(|id| heartbeat.kind(id).map(|kind| kind.name)), names.map(Some));
     }
 
     #[test]
