@@ -19,6 +19,7 @@ on_each_reactor![
     a_service_that_fails_is_restarted_alone_behind_its_listener,
     a_service_that_always_fails_ends_all_with_the_reason,
     a_service_that_is_ignored_is_over_and_the_others_go_on,
+    what_panics_before_its_task_begins_is_a_failure_as_any_other,
 ];
 
 /// How a service fails.
@@ -164,4 +165,23 @@ fn a_service_that_is_ignored_is_over_and_the_others_go_on(reactor: &str) {
     running.stopper.stop(LONG);
     running.thread.join().unwrap().unwrap();
     assert_eq!(running.lives[0].load(SeqCst), 1);
+}
+
+fn what_panics_before_its_task_begins_is_a_failure_as_any_other(reactor: &str) {
+    keep_log();
+    let makes = Arc::new(AtomicUsize::new(0));
+    let own = makes.clone();
+    let runtime = Runtime::new(config(reactor, 1).on_failure(OnFailure::Ignore)).unwrap().without_signals();
+    let supervision = Supervision { restarts: 2, pause: Duration::ZERO, ..Supervision::default() };
+    let policy = Policy { supervision, ..Policy::default() };
+    let services = Services::new().with_task("hasty", policy, move |_| {
+        let made = own.fetch_add(1, SeqCst);
+        assert!(made == 100, "planned before it begins");
+        async { Ok(()) }
+    });
+    let error = runtime.run_services(services).unwrap_err().to_string();
+    assert!(error.starts_with("shard 0: hasty failed 3 times within "), "{error}");
+    assert!(error.ends_with("it panicked when it was made"), "{error}");
+    assert_eq!(makes.load(SeqCst), 3);
+    assert!(logged(&["planned before it begins", "hasty"]));
 }

@@ -101,6 +101,11 @@ impl Overseer {
     }
 }
 
+/// What a program's code makes here and now; a panic in it is an error as any other.
+fn made<T>(shard: &Shard, name: &'static str, make: impl FnOnce() -> T) -> anyhow::Result<T> {
+    shard.contain(name, make).ok_or_else(|| anyhow::anyhow!("it panicked when it was made"))
+}
+
 /// Runs work of a program in a task of its own, so that a panic ends nothing else; ended if this is dropped.
 async fn contained<T: 'static>(
     shard: &Shard,
@@ -147,7 +152,11 @@ impl Shard {
     {
         let mut overseer = Overseer::new(self, name, policy);
         loop {
-            let Err(why) = contained(self, name, make()).await.flatten() else { return Ok(()) };
+            let outcome = match made(self, name, &mut make) {
+                Ok(work) => contained(self, name, work).await.flatten(),
+                Err(panicked) => Err(panicked),
+            };
+            let Err(why) = outcome else { return Ok(()) };
             if let Next::Over = overseer.after(why).await? {
                 return Ok(());
             }
@@ -182,17 +191,20 @@ impl<S: Service> Serving<S> {
 
     /// One instance, to the end of the shard's work or its failure.
     async fn one_life(&mut self) -> anyhow::Result<()> {
-        let (shard, name, settings) = (self.shard.clone(), self.name, self.settings.clone());
+        let (shard, name) = (self.shard.clone(), self.name);
+        let settings = made(&shard, name, || self.settings.clone())?;
         let own = shard.clone();
         let service =
             Rc::new(contained(&shard, name, async move { S::start(&own, &settings).await }).await??);
         if self.behind.is_none() {
-            self.behind = Some((shard.accept_on(&self.listening)?, Places::new(service.limit().max(1))));
+            let limit = made(&shard, name, || service.limit())?.max(1);
+            self.behind = Some((shard.accept_on(&self.listening)?, Places::new(limit)));
         }
         let Some((acceptor, places)) = &mut self.behind else { return Ok(()) };
         let instance = service.clone();
         let serve = Rc::new(move |connection| instance.clone().connection(connection));
-        let mut work = pin!(contained(&shard, name, service.clone().run()));
+        let run = made(&shard, name, || service.clone().run())?;
+        let mut work = pin!(contained(&shard, name, run));
         match select(pin!(acceptor.serve_for_now(places, &serve)), work.as_mut()).await {
             Either::Left(_) => {}
             Either::Right((ended, _)) => ended.flatten()?,
@@ -201,7 +213,8 @@ impl<S: Service> Serving<S> {
         if let Some((acceptor, places)) = self.behind.take() {
             select(pin!(acceptor.finish(&places, &serve)), pin!(shard.time_up())).await;
         }
-        contained(&shard, name, service.stop()).await
+        let stop = made(&shard, name, || service.stop())?;
+        contained(&shard, name, stop).await
     }
 }
 

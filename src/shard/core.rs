@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use waterwheel_reactor::{Inspect, Reactor, TaskNote, Time};
+use waterwheel_reactor::{Inspect, Reactor, TaskNote, Time, panic_message};
 
 use super::between::Between;
 use super::schedule::{GroupId, Groups};
@@ -396,9 +396,7 @@ impl Core {
 
     fn report_panic(&self, task: &str, what: &str, panic: &(dyn Any + Send)) {
         self.stats.panics.set(self.stats.panics.get() + 1);
-        let said = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-        let said = said.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default();
-        tracing::error!(shard = self.id.index(), task, "{what}: {said}");
+        tracing::error!(shard = self.id.index(), task, "{what}: {}", panic_message(panic));
     }
 
     /// Drops every task and what the program keeps here, which may hold the shard; also what the drops spawn or keep;
