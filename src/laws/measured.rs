@@ -28,6 +28,8 @@ on_each_reactor![
     clients_that_say_nothing_keep_nobody_out,
     ready_is_told_from_starting_and_stopping,
     shards_that_stall_or_wait_for_their_restart_are_named,
+    the_endpoint_goes_to_the_next_shard_when_one_is_gone_for_good,
+    the_endpoint_is_there_while_an_escalated_failure_drains,
     the_proxy_tells_what_it_reports,
     a_connection_is_a_span_of_the_log,
     a_unix_socket_is_as_good_and_goes_with_the_runtime,
@@ -381,6 +383,53 @@ fn shards_that_stall_or_wait_for_their_restart_are_named(reactor: &str) {
     assert_eq!(body, "not ready\nthe weir is open is not met\n", "others serve their clients");
     running.stopper.stop(Duration::ZERO);
     assert!(running.thread.join().unwrap().is_err());
+}
+
+/// Ends the life of a shard, and asks until the endpoint tells `health`.
+fn kill(running: &Running, shard: usize, health: &str) {
+    let order = |shard: &Shard| drop(shard.keep(Rc::new(Killed)));
+    running.remote.try_run(ShardId::new(shard), order).unwrap_or_else(|error| panic!("{error}"));
+    // Whoever is connected to a shard that ends is cut off; the others wait, and are served by the next one.
+    let healthy = || {
+        let (mut stream, mut text) = (TcpStream::connect(running.admin).ok()?, String::new());
+        stream.write_all(b"GET /health HTTP/1.0\r\n\r\n").ok()?;
+        stream.read_to_string(&mut text).ok()?;
+        Some(text.split_once("\r\n\r\n")?.1.to_owned())
+    };
+    eventually("the endpoint to move", || healthy().filter(|body| body == health).map(drop));
+}
+
+fn the_endpoint_goes_to_the_next_shard_when_one_is_gone_for_good(reactor: &str) {
+    let running = start(config(reactor, SHARDS).on_failure(OnFailure::Ignore));
+    let before = running.page();
+    // Not this one's to serve it.
+    kill(&running, 1, "alive\nshard 1 has ended\n");
+    let served = |by| format!("shard {by} serves the admin endpoint, since those before it have ended\n");
+    kill(&running, 0, &format!("alive\nshard 0 has ended\nshard 1 has ended\n{}", served(2)));
+    let page = running.page();
+    page.has_grown_since(&before);
+    assert_eq!(page.value("waterwheel_shard_answered{shard=0}"), 0.0);
+    assert_eq!(page.value("waterwheel_shard_answered{shard=2}"), 1.0);
+    running.condition.set(true);
+    assert_eq!(get(running.admin, "/ready").1, "ready\n", "the last one serves all clients");
+    let admin = running.admin;
+    assert!(running.stop().is_err());
+    assert!(TcpStream::connect(admin).is_err(), "nobody is there to serve it");
+}
+
+fn the_endpoint_is_there_while_an_escalated_failure_drains(reactor: &str) {
+    let running = start(config(reactor, 2).on_failure(OnFailure::Escalate).drain(LONG));
+    // On each shard, so that the other one drains until they go.
+    let mut held: Vec<TcpStream> = (0..30).map(|_| client(running.at)).collect();
+    assert!(held.iter_mut().all(|stream| goes_round(stream, b"water")));
+    let served = "shard 1 serves the admin endpoint, since those before it have ended\n";
+    kill(&running, 0, &format!("alive\nshard 0 has ended\n{served}"));
+    let body = eventually("the stop to be told", || {
+        Some(get(running.admin, "/ready").1).filter(|body| body.contains("stopping"))
+    });
+    assert!(body.starts_with("not ready\nstopping\n"), "{body}");
+    drop(held);
+    assert!(matches!(running.stop(), Err(RunError::Panicked { shard: 0 })));
 }
 
 fn the_proxy_tells_what_it_reports(reactor: &str) {

@@ -20,7 +20,7 @@ use super::stop::Stopper;
 use super::supervision::{Failures, OnFailure, Supervision};
 use crate::mesh::{Mesh, StopGuard, reopened};
 use crate::metrics::Registry;
-use crate::metrics::admin::{self, Admin};
+use crate::metrics::admin::Admin;
 use crate::metrics::status::Standing;
 use crate::net::datagram::DatagramGroup;
 use crate::net::{Listening, Lookups, lingered, names};
@@ -194,7 +194,7 @@ where
 {
     let index = shard.id().index();
     let serve_admin = || {
-        if let Some(admin) = crew.admin.as_ref().filter(|_| index == admin::SHARD) {
+        if let Some(admin) = &crew.admin {
             admin.serve(&shard, &crew.metrics);
         }
     };
@@ -242,8 +242,8 @@ impl<T, M> Drop for Part<T, M> {
         // Clients that the kernel gave to a part that nobody opened would wait for ever.
         self.crew.listeners.give_up(self.shard);
         self.crew.datagrams.iter().for_each(|group| group.give_up(self.shard));
-        if let Some(admin) = self.crew.admin.as_ref().filter(|_| self.shard == admin::SHARD) {
-            admin.close();
+        if let Some(admin) = &self.crew.admin {
+            admin.gone(self.shard);
         }
         self.crew.lifecycle.ended(self.shard);
         if !self.started {

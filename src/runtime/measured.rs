@@ -125,7 +125,7 @@ impl Runtime {
         let Some(bound) = bound else { return Err(refused("the backend bound nothing".to_owned())) };
         let file = file_of(&bound.local, &bound.handle);
         self.other_files.lock().unwrap_or_else(PoisonError::into_inner).extend(file);
-        self.admin = Some(Admin::new(bound));
+        self.admin = Some(Admin::new(bound, self.shards()));
         Ok(())
     }
 }

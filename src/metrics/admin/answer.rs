@@ -140,7 +140,7 @@ pub(super) async fn answer(shard: &Shard, registry: &Arc<Registry>, asked: Asked
             Err(error) => Response::text("503 Service Unavailable", format!("{error}\n")),
         },
         Path::Health => match shard.scrape(SCRAPE_WITHIN).await {
-            Ok(scrape) => Response::text("200 OK", health(&scrape)),
+            Ok(scrape) => Response::text("200 OK", health(&scrape, shard.id().index())),
             Err(error) => Response::text("503 Service Unavailable", format!("{error}\n")),
         },
         Path::Ready => ready(shard, registry),
@@ -148,8 +148,8 @@ pub(super) async fn answer(shard: &Shard, registry: &Arc<Registry>, asked: Asked
     }
 }
 
-/// A line for each shard that does not work as it should.
-fn health(scrape: &Scrape) -> String {
+/// A line for each shard that does not work as it should, and one if that is why shard `me` answers.
+fn health(scrape: &Scrape, me: usize) -> String {
     let mut lines = String::from("alive\n");
     for (shard, one) in scrape.shards.iter().enumerate() {
         match one.standing {
@@ -159,6 +159,9 @@ fn health(scrape: &Scrape) -> String {
             }
             standing => lines.push_str(&format!("shard {shard} {}\n", standing.in_words())),
         }
+    }
+    if me > 0 {
+        lines.push_str(&format!("shard {me} serves the admin endpoint, since those before it have ended\n"));
     }
     lines
 }

@@ -1,7 +1,8 @@
 //! The admin endpoint: what the program counts and how it stands, over HTTP/1.1.
 //!
 //! A task of one shard accepts, and not the runtime's listeners: those are spread over the shards, and close when a program
-//! is asked to stop, which is when an operator wants to know. The socket outlives the shard's lives.
+//! is asked to stop, which is when an operator wants to know. It is the first shard that is not gone for good; the socket
+//! outlives the shards' lives, and goes from one that has no next life to the next one.
 
 mod answer;
 mod client;
@@ -9,7 +10,7 @@ mod client;
 use std::future::poll_fn;
 use std::io;
 use std::rc::Rc;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -20,8 +21,6 @@ use super::registry::Registry;
 use crate::net::Places;
 use crate::shard::Shard;
 
-/// The shard that serves it.
-pub(crate) const SHARD: usize = 0;
 /// Connections served at once; others wait in the backlog. Two scrapers, an operator, and probes of an orchestrator.
 const CLIENTS_MAX: usize = 8;
 /// How long accepting rests after an error, and the whole after a panic.
@@ -31,18 +30,59 @@ const REST: Duration = Duration::from_millis(200);
 #[derive(Debug)]
 pub(crate) struct Admin {
     local: Address,
-    /// While no life of the shard serves it.
-    bound: Mutex<Option<Bound>>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    /// While no life of a shard serves it.
+    bound: Option<Bound>,
+    /// By shard: it has no next life.
+    gone: Box<[bool]>,
+    /// By shard: who waits there for those before it to be gone.
+    waiting: Box<[Option<Waker>]>,
+}
+
+impl State {
+    /// Whose it is to serve it.
+    fn turn(&self) -> Option<usize> {
+        self.gone.iter().position(|gone| !gone)
+    }
 }
 
 impl Admin {
-    pub(crate) fn new(bound: Bound) -> Arc<Admin> {
-        Arc::new(Admin { local: bound.local.clone(), bound: Mutex::new(Some(bound)) })
+    pub(crate) fn new(bound: Bound, shards: usize) -> Arc<Admin> {
+        let local = bound.local.clone();
+        let (gone, waiting) = (vec![false; shards].into(), vec![None; shards].into());
+        Arc::new(Admin { local, state: Mutex::new(State { bound: Some(bound), gone, waiting }) })
     }
 
-    /// Nobody serves it any more: clients are refused, and do not wait for ever.
-    pub(crate) fn close(&self) {
-        drop(self.bound.lock().unwrap_or_else(PoisonError::into_inner).take());
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A shard has no next life: the next one serves it. After the last one clients are refused, and do not wait for ever.
+    pub(crate) fn gone(&self, shard: usize) {
+        let mut state = self.state();
+        state.gone[shard] = true;
+        let next = state.turn();
+        let waiting = next.and_then(|next| state.waiting[next].take());
+        let bound = if next.is_none() { state.bound.take() } else { None };
+        drop(state);
+        drop(bound);
+        if let Some(waiting) = waiting {
+            waiting.wake();
+        }
+    }
+
+    /// Ready once it is this shard's to serve it.
+    fn poll_turn(&self, shard: usize, cx: &Context<'_>) -> Poll<()> {
+        let mut state = self.state();
+        if state.turn() == Some(shard) {
+            return Poll::Ready(());
+        }
+        state.waiting[shard] = Some(cx.waker().clone());
+        Poll::Pending
     }
 
     /// Where it listens, port 0 resolved.
@@ -50,10 +90,15 @@ impl Admin {
         &self.local
     }
 
-    /// Serves it for as long as this life of the shard lasts.
+    /// Serves it when it is this shard's to do so, for as long as this life of the shard lasts.
     pub(crate) fn serve(self: &Arc<Admin>, shard: &Shard, registry: &Arc<Registry>) {
         let (admin, registry, own) = (self.clone(), registry.clone(), shard.clone());
         shard.spawn_detached("admin", async move {
+            let me = own.id().index();
+            poll_fn(|cx| admin.poll_turn(me, cx)).await;
+            if me > 0 {
+                tracing::warn!(shard = me, "serves the admin endpoint, since those before it have ended");
+            }
             // Whatever goes wrong in it concerns nobody else, and not for long.
             loop {
                 match own.spawn("admin", admin.clone().accept(own.clone(), registry.clone())).await {
@@ -66,9 +111,7 @@ impl Admin {
     }
 
     async fn accept(self: Arc<Admin>, shard: Shard, registry: Arc<Registry>) -> io::Result<()> {
-        let Some(bound) = self.bound.lock().unwrap_or_else(PoisonError::into_inner).take() else {
-            return Ok(());
-        };
+        let Some(bound) = self.state().bound.take() else { return Ok(()) };
         let listener = shard.reactor().listen(bound)?;
         let mut door = Door { admin: self, listener };
         let places = Places::new(CLIENTS_MAX);
@@ -106,7 +149,7 @@ struct Door {
 impl Drop for Door {
     fn drop(&mut self) {
         if let Poll::Ready(bound) = self.listener.poll_close(&mut Context::from_waker(Waker::noop())) {
-            *self.admin.bound.lock().unwrap_or_else(PoisonError::into_inner) = Some(bound);
+            self.admin.state().bound = Some(bound);
         }
     }
 }
