@@ -36,6 +36,9 @@ pub(super) struct Knobs {
     /// Seconds that connections may take to end when stopping (WATERWHEEL_DRAIN_S).
     #[arg(long, global = true, value_name = "SECONDS")]
     drain_s: Option<String>,
+    /// Seconds that steps of the start and the stop may take, as in `before-start=60` (WATERWHEEL_STEPS_S).
+    #[arg(long, global = true, value_name = "LIST")]
+    steps_s: Option<String>,
     /// What is logged, as in `info` or `warn,waterwheel::net=debug` (WATERWHEEL_LOG).
     #[arg(long, global = true, value_name = "FILTER")]
     log: Option<String>,
@@ -81,6 +84,7 @@ impl Knobs {
             (Knob::SpinUs, "--spin-us", &self.spin_us),
             (Knob::StallMs, "--stall-ms", &self.stall_ms),
             (Knob::DrainS, "--drain-s", &self.drain_s),
+            (Knob::StepsS, "--steps-s", &self.steps_s),
             (Knob::Log, "--log", &self.log),
             (Knob::SteerSeed, "--steer-seed", &self.steer_seed),
             (Knob::SteerProgram, "--steer-program", &self.steer_program),

@@ -250,6 +250,7 @@ impl Config {
                 self.stall = Some(stall).filter(|stall| !stall.is_zero());
             }
             Knob::DrainS => self.drain = Duration::from_secs(knob::number(text, DRAIN_S_MAX)?),
+            Knob::StepsS => self.step_times.set(text)?,
             Knob::Log => self.log = Given::by(origin, knob::log_filter(text)?),
             Knob::SteerSeed => self.steer_seed = Some(knob::seed(text)?),
             Knob::SteerProgram => {

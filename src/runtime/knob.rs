@@ -2,8 +2,8 @@
 
 use std::fmt;
 
-use super::OnFailure;
 use super::portions::{NAMED_MAX, QUOTA_MAX};
+use super::{OnFailure, StepTimes};
 use crate::net::{Endpoint, EndpointError};
 use crate::shard::Shares;
 use crate::steer::Mode;
@@ -37,6 +37,9 @@ pub enum Knob {
     StallMs,
     /// `WATERWHEEL_DRAIN_S`: seconds that connections may take to end once the program stops. Default 30.
     DrainS,
+    /// `WATERWHEEL_STEPS_S`: seconds that each step of a start and a stop may take ([`StepTimes`](super::StepTimes)), as in
+    /// `before-start=60,after-stop=5`. Those that are not named stay as they are.
+    StepsS,
     /// `WATERWHEEL_LOG`: what is logged. Default `info`.
     Log,
     /// `WATERWHEEL_STEER_SEED`: fixes the steering hash's seed, which else is random in each run.
@@ -70,7 +73,7 @@ pub enum Knob {
 
 impl Knob {
     /// All of them, in the order in which they are documented.
-    pub const ALL: [Knob; 22] = [
+    pub const ALL: [Knob; 23] = [
         Knob::Cores,
         Knob::Cpus,
         Knob::Reactor,
@@ -80,6 +83,7 @@ impl Knob {
         Knob::SpinUs,
         Knob::StallMs,
         Knob::DrainS,
+        Knob::StepsS,
         Knob::Log,
         Knob::SteerSeed,
         Knob::SteerProgram,
@@ -107,6 +111,7 @@ impl Knob {
             Knob::SpinUs => "WATERWHEEL_SPIN_US",
             Knob::StallMs => "WATERWHEEL_STALL_MS",
             Knob::DrainS => "WATERWHEEL_DRAIN_S",
+            Knob::StepsS => "WATERWHEEL_STEPS_S",
             Knob::Log => "WATERWHEEL_LOG",
             Knob::SteerSeed => "WATERWHEEL_STEER_SEED",
             Knob::SteerProgram => "WATERWHEEL_STEER_PROGRAM",
@@ -135,6 +140,10 @@ impl Knob {
             Knob::SpinUs => format!("microseconds from 0 to {SPIN_US_MAX}"),
             Knob::StallMs => format!("milliseconds from 1 to {STALL_MS_MAX}, or 0 for no reports"),
             Knob::DrainS => format!("seconds from 0 to {DRAIN_S_MAX}"),
+            Knob::StepsS => format!(
+                "STEP=SECONDS between commas, steps {}, seconds from 0 to {DRAIN_S_MAX}, as in before-start=60,after-stop=5",
+                StepTimes::NAMES.join(", ")
+            ),
             Knob::Log => {
                 "LEVEL or TARGET=LEVEL between commas, as in info or warn,waterwheel=debug".to_owned()
             }
@@ -170,7 +179,7 @@ impl fmt::Display for Knob {
 pub(crate) const SPIN_US_MAX: u64 = 1_000_000;
 /// An hour.
 pub(crate) const STALL_MS_MAX: u64 = 3_600_000;
-/// A day: a drain that takes longer has no deadline.
+/// A day: a drain, or another step, that takes longer has no deadline.
 pub(crate) const DRAIN_S_MAX: u64 = 86_400;
 
 /// More threads than that wait for each other.

@@ -183,3 +183,36 @@ fn methods_are_checked_as_text_is() {
 fn zero_turns_stall_reports_off() {
     assert_eq!(from("WATERWHEEL_STALL_MS", "0").unwrap().stall, None);
 }
+
+#[test]
+fn steps_that_are_named_are_set_and_nonsense_is_told() {
+    let seconds = Duration::from_secs;
+    let steps = from("WATERWHEEL_STEPS_S", "after-stop=0,before-start=86400").unwrap().step_times;
+    assert_eq!((steps.before_start, steps.after_stop), (seconds(86_400), Duration::ZERO));
+    assert_eq!(
+        StepTimes { before_start: seconds(30), after_stop: seconds(10), ..steps },
+        StepTimes::default()
+    );
+    assert_eq!(from("WATERWHEEL_STEPS_S", "").unwrap(), Config::default());
+    let mut config = from("WATERWHEEL_STEPS_S", "before-stop=1,during-start=2,after-start=3").unwrap();
+    config.set(Knob::StepsS, "--steps-s", "before-stop=4").unwrap();
+    let StepTimes { before_stop, during_start, after_start, .. } = config.step_times;
+    assert_eq!((before_stop, during_start, after_start), (seconds(4), seconds(2), seconds(3)));
+    for (text, wrong) in [
+        ("before-start", r#""before-start" is not a step and its seconds"#),
+        ("before-start=1,", r#""" is not a step and its seconds"#),
+        ("start=1", r#""start" is no step whose time can be set"#),
+        (
+            "during-stop=1",
+            r#""during-stop" is no step whose time can be set, but the drain, which has its own"#,
+        ),
+        ("before-stop=1s", "before-stop: not a whole number"),
+        ("before-stop=86401", "before-stop: more than 86400"),
+        ("before-stop=1,before-stop=1", "before-stop is named twice"),
+    ] {
+        let line = config.set(Knob::StepsS, "--steps-s", text).unwrap_err().to_string();
+        let told = format!("--steps-s={text:?}: {wrong}; allowed: {}", Knob::StepsS.allowed());
+        assert_eq!(line, told);
+    }
+    assert_eq!(config.step_times.before_stop, seconds(4), "nothing was changed by halves");
+}

@@ -4,6 +4,7 @@ mod course;
 mod owned;
 mod steps;
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
@@ -16,6 +17,7 @@ use steps::{Done, Steps};
 
 use super::Runtime;
 use super::config::Config;
+use super::knob;
 use super::stop::Stopper;
 use crate::shard::Shard;
 
@@ -67,7 +69,8 @@ impl fmt::Display for When {
     }
 }
 
-/// How long the triggers of each step may run; those that have not ended then are ended. During a stop they have the drain's
+/// How long the triggers of each step may run; those that have not ended then are ended. Set by
+/// [`Config::step_times`](super::Config::step_times) or `WATERWHEEL_STEPS_S`. During a stop they have the drain's
 /// time ([`Config::drain`](super::Config::drain)). A second signal ends what is before the close at once, and leaves the
 /// close a second.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,6 +97,45 @@ impl Default for StepTimes {
             before_stop: stop,
             after_stop: stop,
         }
+    }
+}
+
+impl StepTimes {
+    /// What an operator calls them.
+    pub(super) const NAMES: [&'static str; 5] =
+        ["before-start", "during-start", "after-start", "before-stop", "after-stop"];
+
+    fn named(&mut self, name: &str) -> Option<&mut Duration> {
+        let times = [
+            &mut self.before_start,
+            &mut self.during_start,
+            &mut self.after_start,
+            &mut self.before_stop,
+            &mut self.after_stop,
+        ];
+        StepTimes::NAMES.iter().zip(times).find(|(known, _)| **known == name).map(|(_, time)| time)
+    }
+
+    /// `before-start=60,after-stop=5`: sets those that are named.
+    pub(super) fn set(&mut self, text: &str) -> Result<(), String> {
+        let (mut times, mut seen) = (*self, BTreeSet::new());
+        for part in text.split(',').filter(|_| !text.is_empty()) {
+            let Some((name, seconds)) = part.split_once('=') else {
+                return Err(format!("{part:?} is not a step and its seconds"));
+            };
+            let Some(time) = times.named(name) else {
+                let drain = if name == "during-stop" { ", but the drain, which has its own" } else { "" };
+                return Err(format!("{name:?} is no step whose time can be set{drain}"));
+            };
+            let seconds =
+                knob::number(seconds, knob::DRAIN_S_MAX).map_err(|wrong| format!("{name}: {wrong}"))?;
+            *time = Duration::from_secs(seconds);
+            if !seen.insert(name) {
+                return Err(format!("{name} is named twice"));
+            }
+        }
+        *self = times;
+        Ok(())
     }
 }
 
