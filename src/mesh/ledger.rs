@@ -73,7 +73,7 @@ impl Ledger {
         }
     }
 
-    /// Whether this shard takes part: messages are looked at, and a ring wakes it.
+    /// Whether this shard takes part: messages are looked at and sent, and a ring wakes it.
     pub(super) fn is_open(&self) -> bool {
         self.open.get()
     }

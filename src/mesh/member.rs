@@ -69,6 +69,9 @@ pub(super) trait End: Any {
     /// A new turn began: wakes the tasks that used up the last one's budget.
     fn renew(&self);
 
+    /// This shard, in a next life, takes part from now on: wakes the tasks that wanted to send before.
+    fn reopened(&self);
+
     /// The shard ends, its tasks are gone: consumers go back into their slots, so that what is left can be swept.
     fn retire(&self);
 }
@@ -158,6 +161,12 @@ impl Member {
             drop(part);
         }
         ends.iter().for_each(|(_, end)| end.retire());
+    }
+
+    /// Everybody knows of the end of the shard's life before: takes part again.
+    pub(super) fn reopen(&self) {
+        self.ledger.reopen();
+        self.for_each_end(End::reopened);
     }
 
     /// The waker of the task that runs jobs from outside threads: invoked when some were left.

@@ -135,8 +135,8 @@ impl Joined {
     }
 }
 
-/// Waits until all others know of the end of this shard's life before, and lets them send to it again. Before anything else
-/// that a next life does.
+/// Waits until all others know of the end of this shard's life before, and lets them send to it again. What this life wants
+/// to send meanwhile waits as if the lanes were full: others would take it for something that its end has left behind.
 pub(crate) async fn reopened(shard: &Shard) {
     const LOOK_AGAIN: Duration = Duration::from_micros(100);
     const LOOK_AGAIN_MOST: Duration = Duration::from_millis(10);
@@ -157,7 +157,7 @@ pub(crate) async fn reopened(shard: &Shard) {
             );
         }
     }
-    member.ledger.reopen();
+    member.reopen();
 }
 
 impl Shard {

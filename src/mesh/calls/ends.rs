@@ -113,7 +113,8 @@ impl<Q: Send + 'static, R: Send + 'static> CallEnds<Q, R> {
             peer.credit.leave(place);
             return Poll::Ready(Err(CallError::Closed));
         }
-        if peer.outstanding < self.port.credits()
+        if self.ledger.is_open()
+            && peer.outstanding < self.port.credits()
             && peer.credit.is_first(place.as_ref())
             && let Some(request) = request.take()
         {
@@ -296,6 +297,10 @@ impl<Q: Send + 'static, R: Send + 'static> End for CallEnds<Q, R> {
     }
 
     fn renew(&self) {}
+
+    fn reopened(&self) {
+        self.peers.iter().for_each(|peer| peer.borrow().credit.wake_first());
+    }
 
     fn retire(&self) {
         for (shard, peer) in self.peers.iter().enumerate() {

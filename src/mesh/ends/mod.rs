@@ -87,7 +87,7 @@ impl<M: Send + 'static> Ends<M> {
         if self.is_closed(target) {
             return Err(TrySendError::Closed(message));
         }
-        if !outgoing.room.is_first(None) {
+        if !outgoing.room.is_first(None) || !self.ledger.is_open() {
             return Err(TrySendError::Full(message));
         }
         let pushed = self.push(target, &mut outgoing, Envelope { at, message });
@@ -108,7 +108,8 @@ impl<M: Send + 'static> Ends<M> {
             outgoing.room.leave(place);
             return Poll::Ready(false);
         }
-        if outgoing.room.is_first(place.as_ref())
+        if self.ledger.is_open()
+            && outgoing.room.is_first(place.as_ref())
             && let Some(envelope) = message.take()
         {
             match self.push(target, &mut outgoing, envelope) {
@@ -338,6 +339,15 @@ impl<M: Send + 'static> End for Ends<M> {
     fn renew(&self) {
         if self.incoming.borrow_mut().renew() {
             self.receivers.borrow().wake_first();
+        }
+    }
+
+    fn reopened(&self) {
+        self.outgoing.iter().for_each(|outgoing| outgoing.borrow().room.wake_first());
+        if self.receiving.get() == Receiving::Closed {
+            // Its mailbox was dropped before anybody could be told.
+            self.port.close(self.ledger.id);
+            self.ledger.will_ring_all();
         }
     }
 

@@ -1,12 +1,15 @@
 //! MESSAGE-4: after the target ended.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 
+use futures_util::future::join5;
 use waterwheel_reactor::Launch;
 
-use super::{Bench, Meeting, id, launch, on_each_reactor};
-use crate::mesh::{CallError, CallOptions, CallPort, Closed, Port, PortOptions, StopGuard, TrySendError};
+use super::{Bench, Meeting, id, launch, launch_lives, on_each_reactor};
+use crate::mesh::{
+    CallError, CallOptions, CallPort, Closed, Port, PortOptions, StopGuard, TrySendError, reopened,
+};
 
 on_each_reactor![
     message_4_who_waits_for_room_gets_the_message_back_when_the_target_ends,
@@ -17,6 +20,7 @@ on_each_reactor![
     message_4_a_server_that_stops_answers_what_waits_and_what_comes,
     message_4_a_message_that_panics_when_it_is_swept_keeps_nobody_from_hearing_of_the_end,
     message_4_a_shard_that_never_starts_fails_what_is_sent_to_it,
+    message_4_what_a_next_life_wants_to_send_before_it_is_back_waits_and_arrives,
 ];
 
 fn message_4_who_waits_for_room_gets_the_message_back_when_the_target_ends(bench: &Bench) {
@@ -253,4 +257,49 @@ fn message_4_a_shard_that_never_starts_fails_what_is_sent_to_it(bench: &Bench) {
     bench.backend.run(vec![Launch { shard: 0, ..only }]).unwrap();
     assert_eq!(done.load(SeqCst), 1);
     assert_eq!(kept.undelivered(), 1);
+}
+
+fn message_4_what_a_next_life_wants_to_send_before_it_is_back_waits_and_arrives(bench: &Bench) {
+    let mesh = bench.mesh(2);
+    let numbers = Port::<u32>::declare(&mesh, "numbers", PortOptions::default()).unwrap();
+    let plus = CallPort::<u32, u32>::declare(&mesh, "plus", CallOptions::default()).unwrap();
+    let (first, done, over) = (AtomicBool::new(true), Arc::new(AtomicU64::new(0)), Meeting::of(2));
+    let (own, own_numbers, own_plus, own_over) = (done.clone(), numbers.clone(), plus.clone(), over.clone());
+    let guards = vec![StopGuard::new(&mesh, 0), StopGuard::new(&mesh, 0)];
+    let back = launch_lives(&mesh, guards, 0, move |shard| {
+        let is_first = first.swap(false, SeqCst);
+        let (numbers, plus, over, done) =
+            (own_numbers.clone(), own_plus.clone(), own_over.clone(), own.clone());
+        async move {
+            if is_first {
+                return;
+            }
+            shard.serve(&plus, |_, n| async move { n + 1 }).unwrap();
+            let (caller, mailbox) = (shard.caller(&plus).unwrap(), shard.open(&numbers).unwrap());
+            assert_eq!(mailbox.try_send(id(1), 6), Err(TrySendError::Full(6)));
+            let called = join5(
+                caller.call(id(1), 1),
+                caller.call(id(0), 2),
+                mailbox.send(id(1), 7),
+                mailbox.send(id(0), 8),
+                reopened(&shard),
+            );
+            assert_eq!(called.await, (Ok(2), Ok(3), Ok(()), Ok(()), ()));
+            assert_eq!(mailbox.receive().await, (id(0), 8));
+            over.wait().await;
+            done.fetch_add(1, SeqCst);
+        }
+    });
+    let kept = numbers.clone();
+    let other = launch(&mesh, StopGuard::new(&mesh, 1), 1, move |shard| {
+        let (numbers, plus, over, done) = (numbers.clone(), plus.clone(), over.clone(), done.clone());
+        async move {
+            shard.serve(&plus, |_, n| async move { n + 1 }).unwrap();
+            assert_eq!(shard.open(&numbers).unwrap().receive().await, (id(0), 7));
+            over.wait().await;
+            done.fetch_add(1, SeqCst);
+        }
+    });
+    bench.backend.run(vec![back, other]).expect("every shard ends well");
+    assert_eq!(kept.undelivered(), 0);
 }

@@ -195,7 +195,17 @@ fn launch<W: Future<Output = ()> + 'static>(
     shard: usize,
     main: impl Fn(Shard) -> W + Send + 'static,
 ) -> Launch {
-    let (mesh, mut guard) = (mesh.clone(), Some(guard));
+    launch_lives(mesh, vec![guard], shard, main)
+}
+
+/// The same, with a guard for each of its lives.
+fn launch_lives<W: Future<Output = ()> + 'static>(
+    mesh: &Arc<Mesh>,
+    mut guards: Vec<StopGuard>,
+    shard: usize,
+    main: impl Fn(Shard) -> W + Send + 'static,
+) -> Launch {
+    let mesh = mesh.clone();
     Launch {
         shard,
         name: format!("shard-{shard}"),
@@ -206,7 +216,7 @@ fn launch<W: Future<Output = ()> + 'static>(
             if let Some(core) = ended.and_then(|ended| ended.upgrade()) {
                 panic!("something still holds the shard that has ended: {core:?}");
             }
-            let joined = guard.take()?.join();
+            let joined = guards.pop()?.join();
             let foreign = Arc::new(Foreign::new(mesh.bell(shard).clone()));
             let (id, count) = (ShardId::new(shard), mesh.shards());
             // Turns that end by the clock would make counts depend on the machine.
