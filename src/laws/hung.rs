@@ -82,12 +82,17 @@ fn a_start_that_hangs_holds_up_no_other_and_can_be_given_up() {
         }
         assert!(!done.get(), "it did not hang");
         assert!((2..=4).contains(&threads("spawn-")), "{}", threads("spawn-"));
-        // It is killed as soon as it runs, and nobody has to ask for anything more.
+        // It is killed, and its thread is free for others. Only who holds the program is left.
         start.cancel();
-        drop(hung);
-        while !children().is_empty() {
+        while children().len() > 1 {
             shard.sleep(Duration::from_millis(1)).await;
         }
+        let again = Command::new(&hung.program);
+        for _ in 0..8 {
+            assert!(shard.timeout(SHORT, shard.spawn_process(&again)).await.is_err(), "it did not hang");
+        }
+        assert!(shard.output_of(&other).await.unwrap().status.success());
+        drop(hung);
     });
 }
 

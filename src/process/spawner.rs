@@ -61,9 +61,10 @@ struct Request {
 /// What a thread was asked for, and who waits for it.
 #[derive(Default)]
 struct Place {
-    /// A thread is at it.
-    has_begun: bool,
+    /// The system's number of the thread that is at it.
+    thread: Option<i32>,
     outcome: Option<Result<Spawned, Refusal>>,
+    is_answered: bool,
     waiting: Option<Waker>,
 }
 
@@ -107,7 +108,8 @@ impl Answer {
 
     fn give(&self, outcome: Result<Spawned, Refusal>) {
         let mut place = self.place();
-        place.outcome.get_or_insert(outcome);
+        place.outcome = Some(outcome);
+        place.is_answered = true;
         let waiting = place.waiting.take();
         drop(place);
         if let Some(waiting) = waiting {
@@ -118,8 +120,8 @@ impl Answer {
 
 impl Drop for Answer {
     fn drop(&mut self) {
-        let given = self.place().outcome.is_some();
-        if !given {
+        let is_answered = self.place().is_answered;
+        if !is_answered {
             let error = io::Error::other("the thread that starts programs has ended");
             self.give(Err(Refusal::passing(error)));
         }
@@ -205,7 +207,7 @@ fn work(requests: &flume::Receiver<Request>) {
     for Request { mut command, directory, own_group, answer } in requests {
         // Of a command that nobody waits for any more there is only this reference.
         if Arc::strong_count(&answer.0) > 1 {
-            answer.place().has_begun = true;
+            answer.place().thread = Some(waterwheel_os::thread_number());
             let refused = |error| {
                 // Asked here, since a file system may take its time.
                 let no_directory = !passes(&error) && directory.is_some_and(|directory| !directory.is_dir());
@@ -270,7 +272,7 @@ impl Shard {
     /// The shard goes on meanwhile: programs are started by a thread of the shard's, one after the other, at most 64
     /// waiting. Starting one takes about a millisecond, until the new program runs (measured: [module](crate::process));
     /// one that hangs, as if it lies on a file system that does not answer, is passed by the others after a tenth of a
-    /// second, until four hang. Dropping the future before it is ready kills what it has started, as soon as that runs.
+    /// second, until four hang. Dropping the future before it is ready kills what it has started, also if that hangs.
     ///
     /// # Errors
     /// The command makes no sense; the system cannot run it; too many wait; the reactor cannot have child processes, as
@@ -289,19 +291,33 @@ impl Shard {
     }
 }
 
-/// The shard's end of a place. Dropped before it took the answer, it leaves that to be dropped by the last who has it.
+/// The shard's end of a place. Dropped before there was an answer, it ends the start, which may hang; an answer that it has
+/// not taken is dropped by the last who has the place.
 struct Asked {
     place: Arc<Mutex<Place>>,
+}
+
+impl Drop for Asked {
+    fn drop(&mut self) {
+        // Held meanwhile, so that the thread cannot go on to somebody else's start.
+        let place = self.place();
+        if let Some(thread) = place.thread
+            && !place.is_answered
+            && let Err(error) = waterwheel_os::kill_unborn(thread)
+        {
+            tracing::debug!("the start of a program goes on until it runs: {error}");
+        }
+    }
 }
 
 impl Asked {
     async fn outcome(&self, shard: &Shard, spawner: &Spawner) -> Result<Spawned, Refusal> {
         let mut outcome = poll_fn(|cx| self.poll(cx));
-        while !self.place().has_begun {
+        while self.place().thread.is_none() {
             if let Either::Left((outcome, _)) = select(&mut outcome, shard.sleep(SLOW)).await {
                 return outcome;
             }
-            if !self.place().has_begun {
+            if self.place().thread.is_none() {
                 spawner.begin_another(shard.now());
             }
         }

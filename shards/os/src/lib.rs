@@ -74,8 +74,8 @@ pub use pipe::{Gulp, Pipe, StreamPipe, is_refusal, never_waits};
 pub use place::SocketFile;
 pub use plain::{PlainEvent, wait_plainly};
 pub use process::{
-    child, is_broken_pipe, kill_with_this_thread, leads_group, never_wait, read_pipe, reap, signal_child,
-    signal_group, unpin, unread, wait_for_one, write_pipe,
+    child, is_broken_pipe, kill_unborn, kill_with_this_thread, leads_group, never_wait, read_pipe, reap,
+    signal_child, signal_group, unpin, unread, wait_for_one, write_pipe,
 };
 pub use seed::random_seed;
 pub use sigpipe::without_sigpipe;

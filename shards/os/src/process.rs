@@ -83,6 +83,34 @@ pub fn leads_group(id: u32) -> bool {
     pid(id).is_ok_and(|pid| getpgid(Some(pid)) == Ok(pid))
 }
 
+/// Kills what a thread of this process has forked and what has not become another program yet: the start of a program that
+/// hangs, as on a file system that does not answer. Whether there was one. To be called only while the thread cannot begin
+/// another start.
+///
+/// # Errors
+/// The system does not tell a thread's children (`CONFIG_PROC_CHILDREN`), or has no descriptor left.
+pub fn kill_unborn(thread: i32) -> io::Result<bool> {
+    // PF_FORKNOEXEC, of the flags in proc_pid_stat(5).
+    const UNBORN: u64 = 0x40;
+    let children = || std::fs::read_to_string(format!("/proc/self/task/{thread}/children"));
+    let is_listed = |id: &str| Ok::<bool, io::Error>(children()?.split_whitespace().any(|other| other == id));
+    for id in children()?.split_whitespace() {
+        let Some(number) = id.parse().ok() else { continue };
+        let Ok(descriptor) = child(number) else { continue };
+        let Ok(stat) = std::fs::read_to_string(format!("/proc/{id}/stat")) else { continue };
+        // The name, which is first, may have anything in it.
+        let flags = stat.rsplit_once(") ").and_then(|(_, fields)| fields.split(' ').nth(6));
+        let is_unborn =
+            flags.and_then(|flags| flags.parse::<u64>().ok()).is_some_and(|flags| flags & UNBORN != 0);
+        // A number that is still in the list is that of the descriptor, and no other process's.
+        if is_unborn && is_listed(id)? {
+            signal_child(descriptor.as_fd(), Signal::KILL.as_raw())?;
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 fn named(number: i32) -> io::Result<Signal> {
     let unknown = || io::Error::new(io::ErrorKind::InvalidInput, format!("there is no signal {number}"));
     Signal::from_named_raw(number).ok_or_else(unknown)
