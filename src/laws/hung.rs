@@ -116,13 +116,14 @@ fn a_monitor_whose_start_hangs_is_stopped_and_begins_anew() {
 #[test]
 fn a_start_that_was_given_up_leaves_no_zombie_to_the_next_one() {
     on_each_reactor(async |shard| {
-        for _ in 0..20 {
+        // From before its thread is at it until it runs.
+        for pause in (0..40).map(|times| Duration::from_micros(50) * times) {
             let own = shard.clone();
             let start = shard.spawn("starts", async move {
                 // One that is there in time goes with its owner.
                 own.spawn_process(&shell("exec sleep 60").kill_on_drop(true)).await.map(drop)
             });
-            shard.yield_now().await;
+            shard.sleep(pause).await;
             start.cancel();
         }
         while !children().is_empty() {
