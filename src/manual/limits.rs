@@ -38,13 +38,15 @@
 //! | reports asked for (SIGUSR1) and not begun | 1 | | further requests are the same one |
 //! | how long the command's end waits for who reads its outputs | 2 s for a report under way, the last report, and the log each | | what is not read is lost |
 //! | programs waiting to be started, per shard | 64 | | an error that says so |
+//! | threads that start them: per shard while starts hang; of the process | 4; 2 048 | | others wait; an error that says so |
+//! | children seen out that have outlived their shard | 1 024 | | left as zombies, which the log says |
 //! | what a child process wrote and nobody has read | 64 KiB in the pipe, 16 KiB here | | its next write waits |
 //! | what is kept of a child's [output](crate::process::Child::output), of each stream | 1 MiB | [`output_most`](crate::process::Command::output_most) | the rest is read and dropped, which is told |
-//! | how long an open pipe is read after its child has ended | 1 s | [`patience`](crate::process::Command::patience) | it is closed, which is told |
+//! | how long an open pipe is read after its child has ended and it was found empty | 1 s | [`patience`](crate::process::Command::patience) | it is closed, which is told |
 //! | failures of a kept program; its lines of output, bytes and per second | 10 restarts in 10 minutes; 4 096; 1 000 | [`Keep`](crate::process::Keep) | given up, with the reason; told in pieces; dropped and counted |
 //! | failures of a shard that are followed by a restart; the pause before one | 5 within a minute; none, 100 ms, doubled up to 5 s | `WATERWHEEL_RESTARTS`, [`Supervision`](crate::runtime::Supervision) | the program ends with the reason |
 //! | connections accepted for a shard, over all its listeners; connections of either kind | as many as they like | `WATERWHEEL_MAX_CONNECTIONS`, `WATERWHEEL_MAX_DESCRIPTORS` | they wait in the backlog; what the shard itself connects is `QuotaExceeded` |
-//! | each step of the start; of the stop, besides the drain | 30 s; 10 s | [`StepTimes`](crate::runtime::StepTimes) | it says what it waits for, and the next one begins |
+//! | each step of the start; of the stop, besides the drain | 30 s; 10 s | `WATERWHEEL_STEPS_S`, [`StepTimes`](crate::runtime::StepTimes) | it says what it waits for, and the next one begins |
 //! | threads for work that blocks; what waits for one | 16; 1 024 | `WATERWHEEL_BLOCKING_THREADS` | it waits; an error that says so |
 //! | the limit of a lease | 1 000 000 000 | | an error when it is declared |
 //! | clients of the admin endpoint; what they may take for a request, an answer, in silence | 8; 5 s, 10 s, 90 s | | the next one waits; closed |

@@ -17,7 +17,7 @@
 //! | path | answers |
 //! |---|---|
 //! | `/metrics` | all numbers, as Prometheus text or, to who accepts it, OpenMetrics |
-//! | `/health` | 200 as long as shard 0 turns; names shards that do not answer, wait for their restart or have ended |
+//! | `/health` | 200 as long as the shard that serves it turns; names shards that do not answer, wait for their restart or have ended |
 //! | `/ready` | 200 while the program serves, else 503 and what it waits for |
 //!
 //! What holds:
@@ -26,8 +26,8 @@
 //!   and what is told of it meanwhile. Of one that does not answer in time there is what it said last, and
 //!   `waterwheel_shard_answered` is 0. A gauge ends with the life of its shard.
 //! * **Memory is bounded**: a family has a limit of children ([`FamilyOptions::children`]), a label's value one of length.
-//! * **The endpoint** is served by shard 0, without steering: a few connections at once, each with limits on its head and
-//!   its time. It answers also while the shard waits for its restart and while it drains.
+//! * **The endpoint** is served by the first shard that has not ended for good, without steering: a few connections at once,
+//!   each with limits on its head and its time. It answers also while that shard waits for its restart and while it drains.
 //!
 //! ```
 //! use std::time::Duration;
