@@ -375,13 +375,13 @@ fn a_flood_keeps_nobody_else_from_running_and_dropping_it_kills() {
             tell.send(child.id()).unwrap();
             child.output().await
         });
-        let mut slept = 0;
-        while slept < 20 {
+        let (mut slept, mut id) = (0, None);
+        while slept < 20 || id.is_none() {
             shard.sleep(Duration::from_millis(1)).await;
-            slept += 1;
+            (slept, id) = (slept + 1, id.or_else(|| told.try_recv().ok()));
         }
         flood.cancel();
-        let id = told.recv().unwrap();
+        let id = id.unwrap();
         while runs(id) {
             shard.sleep(Duration::from_millis(1)).await;
         }
