@@ -153,4 +153,12 @@ pub trait Watched: fmt::Debug {
     fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
     /// Ready when writing may succeed or fail for good; clears the readiness, so write until `WouldBlock`.
     fn poll_writable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
+    /// Gives the descriptor back, for whoever uses it next. A reactor that keeps one of its own gives that, and needs no other:
+    /// at the limit of descriptors it would be lost.
+    ///
+    /// # Errors
+    /// No descriptor is left, where another is needed. It is closed then.
+    fn into_descriptor(self: Box<Self>) -> io::Result<OwnedFd> {
+        self.descriptor().try_clone_to_owned()
+    }
 }
