@@ -7,11 +7,11 @@ use std::net::SocketAddr;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::panic::Location;
 use std::pin::Pin;
-use std::rc::Weak;
+use std::rc::{Rc, Weak};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use crate::{Address, Bound, ConnectOptions, Datagrams, Handle, Time, Transport};
+use crate::{Address, Bound, Buffered, ConnectOptions, Datagrams, Handle, Time, Transport};
 
 /// What a shard shows of itself to the reactor under it.
 pub trait Inspect {
@@ -108,6 +108,12 @@ pub trait Reactor: fmt::Debug {
     /// reactors that make such reports. Called once, before the root is first polled.
     fn inspect(&self, shard: Weak<dyn Inspect>) {
         drop(shard);
+    }
+
+    /// Where this reactor counts what its connections hold outside the kernel; `None`: it does not. With a limit, it holds
+    /// connections back as [`Buffered`] says.
+    fn buffered(&self) -> Option<&Rc<Buffered>> {
+        None
     }
 
     /// Datagram sockets; `None`: this reactor does not offer them.
