@@ -66,6 +66,9 @@ pub(super) struct Knobs {
     /// Connections of either kind that a shard has at once; 0: no limit (WATERWHEEL_MAX_DESCRIPTORS).
     #[arg(long, global = true, value_name = "COUNT")]
     max_descriptors: Option<String>,
+    /// Bytes that a shard's connections hold outside the kernel, as in `64m`; 0: no limit (WATERWHEEL_MAX_BUFFERED_BYTES).
+    #[arg(long, global = true, value_name = "SIZE")]
+    max_buffered_bytes: Option<String>,
     /// Where numbers, health and readiness are told over HTTP, as in `tcp:127.0.0.1:9100` (WATERWHEEL_ADMIN).
     #[arg(long, global = true, value_name = "ENDPOINT")]
     admin: Option<String>,
@@ -94,6 +97,7 @@ impl Knobs {
             (Knob::LatencyClass, "--latency-class", &self.latency_class),
             (Knob::MaxConnections, "--max-connections", &self.max_connections),
             (Knob::MaxDescriptors, "--max-descriptors", &self.max_descriptors),
+            (Knob::MaxBufferedBytes, "--max-buffered-bytes", &self.max_buffered_bytes),
             (Knob::Admin, "--admin", &self.admin),
         ];
         let usage = |error: crate::runtime::ConfigError| Failure::Usage(error.to_string());

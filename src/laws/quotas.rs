@@ -1,21 +1,25 @@
-//! What an operator gives to each shard: shares of groups, and how many connections it may have.
+//! What an operator gives to each shard: shares of groups, how many connections it may have, and how much these may hold.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
 
 use waterwheel::net::Connection;
-use waterwheel::reactor::{Address, ConnectOptions};
+use waterwheel::reactor::{Address, Buffered, ConnectOptions};
 use waterwheel::runtime::{Quotas, Runtime};
-use waterwheel::shard::{Phase, Shares};
+use waterwheel::shard::{Phase, Shard, Shares};
 
-use super::kit::{Origin, Server, client, config, eventually, keep_log, logged, on_each_reactor, waits};
+use super::kit::{
+    Origin, Pattern, Server, client, config, eventually, keep_log, logged, on_each_reactor, spawn,
+    until_full, waits,
+};
 
 on_each_reactor![
     a_shard_with_all_its_connections_accepts_no_more_until_one_ends,
     descriptors_are_kept_for_what_a_shard_connects_to,
+    slow_peers_hold_no_more_than_the_quota_and_keep_nobody_from_being_served,
     an_operators_shares_count_before_the_programs,
 ];
 
@@ -33,7 +37,7 @@ fn answers(stream: &mut TcpStream) -> bool {
 
 fn a_shard_with_all_its_connections_accepts_no_more_until_one_ends(reactor: &str) {
     keep_log();
-    let quotas = Quotas { connections: Some(2), descriptors: None };
+    let quotas = Quotas { connections: Some(2), ..Quotas::default() };
     let server = Server::start(config(reactor, 1).quotas(quotas), echo);
     let mut served = [(); 2].map(|()| client(server.at));
     assert!(served.iter_mut().all(answers));
@@ -59,7 +63,7 @@ fn descriptors_are_kept_for_what_a_shard_connects_to(reactor: &str) {
     let origin = Origin::echo();
     let to = Address::Inet(origin.at);
     // Nine for who comes, and one more for where they go.
-    let quotas = Quotas { connections: None, descriptors: Some(10) };
+    let quotas = Quotas { descriptors: Some(10), ..Quotas::default() };
     let server =
         Server::start(config(reactor, 1).quotas(quotas), move |connection| passes(connection, to.clone()));
     let mut clients: Vec<TcpStream> = (0..12).map(|_| client(server.at)).collect();
@@ -105,6 +109,130 @@ async fn passes(mut connection: Connection, to: Address) -> anyhow::Result<()> {
         connection.write_all(&[answer]).await?;
     }
     Ok(())
+}
+
+/// What a shard may hold, and the most that it was seen to hold.
+#[derive(Clone, Default)]
+struct Held {
+    now: Arc<AtomicUsize>,
+    most: Arc<AtomicUsize>,
+}
+
+impl Held {
+    fn look(&self, shard: &Shard) {
+        self.now.store(shard.buffered_bytes(), SeqCst);
+        self.most.fetch_max(shard.buffered_bytes(), SeqCst);
+    }
+}
+
+/// More than all buffers on the way hold.
+const ANSWER: u64 = 8 << 20;
+
+/// Echoes single bytes. On `s` sends a long answer, with what came behind that byte before it lent meanwhile; then reads that to its
+/// end, and tells how much it was.
+async fn answers_late(mut connection: Connection, held: Held) -> anyhow::Result<()> {
+    let (shard, mut byte) = (connection.shard().clone(), [0]);
+    loop {
+        if connection.read(&mut byte).await? == 0 {
+            return Ok(connection.close().await?);
+        }
+        if byte == [b's'] {
+            break;
+        }
+        connection.write_all(&byte).await?;
+    }
+    let mut sent = Pattern::new(1);
+    connection.fill().await?;
+    while sent.at() < ANSWER {
+        held.look(&shard);
+        let most = (ANSWER - sent.at()).min(128 << 10) as usize;
+        let taken = connection.write(sent.next(most)).await?;
+        sent.advance(taken);
+    }
+    connection.close_write().await?;
+    let mut got = 0;
+    loop {
+        let count = connection.fill().await?.len();
+        held.look(&shard);
+        if count == 0 {
+            break;
+        }
+        got += count as u64;
+        connection.consume(count);
+    }
+    anyhow::ensure!(got > 0);
+    Ok(())
+}
+
+fn slow_peers_hold_no_more_than_the_quota_and_keep_nobody_from_being_served(reactor: &str) {
+    const QUOTA: usize = 512 << 10;
+    const CLIENTS: usize = 64;
+    keep_log();
+    let held = Held::default();
+    let quotas = Quotas { buffered_bytes: Some(QUOTA), ..Quotas::default() };
+    let told = held.clone();
+    let server = Server::start_with(config(reactor, 1).quotas(quotas), move |_| {
+        let told = told.clone();
+        move |shard: &Shard| {
+            let (looks, own) = (told.clone(), shard.clone());
+            drop(shard.spawn("looks", async move {
+                loop {
+                    looks.look(&own);
+                    own.sleep(Duration::from_millis(5)).await;
+                }
+            }));
+            let told = told.clone();
+            move |connection| answers_late(connection, told.clone())
+        }
+    });
+    let mut lively = client(server.at);
+    let mut slow: Vec<TcpStream> = (0..CLIENTS).map(|_| client(server.at)).collect();
+    assert!(answers(&mut lively) && slow.iter_mut().all(answers));
+    // They send more than is taken of them, and read nothing.
+    let mut sending = Vec::new();
+    for (number, mut stream) in slow.into_iter().enumerate() {
+        sending.push(spawn(move || {
+            let mut sent = Pattern::new(number as u64);
+            stream.write_all(b"s").unwrap();
+            until_full(&mut stream, &mut sent);
+            stream
+        }));
+    }
+    let slow: Vec<TcpStream> = sending.into_iter().map(|stream| stream.join().unwrap()).collect();
+    let mut late = client(server.at);
+    late.write_all(b"?").unwrap();
+    assert!(
+        !waits(&late, Duration::from_millis(100)),
+        "one more is served, though nothing may be held for it"
+    );
+    eventually("the reason in the log", || {
+        logged(&["the shard's connections hold as many bytes as they may, clients wait", "shard=0"])
+            .then_some(())
+    });
+    assert!((0..100).all(|_| answers(&mut lively)), "who is served goes on, whatever others hold");
+    // What io_uring sends may be in two buffers, one of which is with the kernel.
+    let floor = Buffered::FLOOR * if reactor == "uring" { 3 } else { 1 };
+    let most = held.most.load(SeqCst);
+    assert!((QUOTA..=QUOTA + (CLIENTS + 2) * floor).contains(&most), "{most} bytes were held");
+    // Then they read, and all of it is there.
+    let reading: Vec<_> = slow
+        .into_iter()
+        .map(|mut stream| {
+            spawn(move || {
+                stream.shutdown(std::net::Shutdown::Write).unwrap();
+                assert_eq!(Pattern::new(1).read_to_end(&mut stream).unwrap(), ANSWER);
+            })
+        })
+        .collect();
+    late.read_exact(&mut [0]).expect("who waited is served");
+    reading.into_iter().for_each(|reading| reading.join().unwrap());
+    drop((late, lively));
+    eventually("nothing to be held", || (held.now.load(SeqCst) == 0).then_some(()));
+    let most = held.most.load(SeqCst);
+    assert!(most <= QUOTA + (CLIENTS + 2) * floor, "{most} bytes were held");
+    let counted = server.stop().unwrap();
+    assert_eq!((counted[0].accepted, counted[0].shed, counted[0].dropped), (CLIENTS as u64 + 2, 0, 0));
+    assert!(counted[0].held_back >= 1, "{counted:?}");
 }
 
 fn an_operators_shares_count_before_the_programs(reactor: &str) {

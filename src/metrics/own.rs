@@ -34,7 +34,7 @@ const PORTS: [Row<PortStats>; 2] = [
         port.received
     }),
 ];
-const ACCEPTS: [Row<AcceptStats>; 10] = [
+const ACCEPTS: [Row<AcceptStats>; 11] = [
     ("waterwheel_accepted_total", "Connections that the kernel gave to the shard.", |stats| stats.accepted),
     ("waterwheel_accept_misplaced_total", "Of the accepted, those that another shard owns.", |stats| {
         stats.misplaced
@@ -56,6 +56,11 @@ const ACCEPTS: [Row<AcceptStats>; 10] = [
     ("waterwheel_accept_dropped_total", "Connections reset since the shard stopped before.", |stats| {
         stats.dropped
     }),
+    (
+        "waterwheel_accept_held_back_total",
+        "How often the shard stopped accepting since it had all that its quotas allow.",
+        |stats| stats.held_back,
+    ),
     ("waterwheel_accept_adopt_failed_total", "Connections that the reactor refused.", |stats| {
         stats.adopt_failed
     }),
@@ -75,6 +80,8 @@ pub(super) struct Own {
     groups: Vec<Family<Counter, 1>>,
     tasks: Family<Gauge>,
     timers: Family<Gauge>,
+    buffered_bytes: Family<Gauge>,
+    buffered_bytes_max: Family<Gauge>,
     cpu_nanos: Family<Counter>,
     turn_times: Family<Histogram>,
     group_shares: Family<Gauge, 1>,
@@ -107,6 +114,11 @@ impl Own {
                 .collect::<Result<_, _>>()?,
             tasks: level("waterwheel_tasks", "Tasks that are alive.")?,
             timers: level("waterwheel_timers", "Timers that are set.")?,
+            buffered_bytes: level(
+                "waterwheel_buffered_bytes",
+                "Memory that connections hold outside the kernel.",
+            )?,
+            buffered_bytes_max: level("waterwheel_buffered_bytes_max", "The most of it; 0: no limit.")?,
             cpu_nanos: on.declare(
                 ("waterwheel_shard_cpu_seconds_total", "Time that the shard's thread was on a CPU."),
                 Unit::Seconds,
@@ -165,6 +177,8 @@ struct Watching {
     groups: Vec<Children<Counter, 1>>,
     tasks: Gauge,
     timers: Gauge,
+    buffered_bytes: Gauge,
+    buffered_bytes_max: Gauge,
     /// What the thread had used before this life began.
     cpu_before: Option<Duration>,
     cpu_nanos: Counter,
@@ -191,6 +205,8 @@ impl Watching {
             groups: parts(&own.groups),
             tasks: level(&own.tasks),
             timers: level(&own.timers),
+            buffered_bytes: level(&own.buffered_bytes),
+            buffered_bytes_max: level(&own.buffered_bytes_max),
             // The thread is the same in all lives of its shard. Simulated shards have none of their own.
             cpu_before: store.registry.is_real.then(thread_cpu).flatten(),
             cpu_nanos: one(&own.cpu_nanos),
@@ -206,6 +222,9 @@ impl Watching {
         raise(&self.turns, &TURNS, &stats);
         self.tasks.set(stats.alive as f64);
         self.timers.set(self.shard.timers() as f64);
+        self.buffered_bytes.set(self.shard.buffered_bytes() as f64);
+        let most = self.shard.buffered_bytes_limit();
+        self.buffered_bytes_max.set(most.unwrap_or(0) as f64);
         let messages = self.shard.mesh_stats();
         raise(&self.messages, &MESSAGES, &messages);
         for port in &messages.ports {

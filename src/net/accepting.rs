@@ -142,21 +142,14 @@ impl Accepting {
     /// Waits until this shard has room, or another to which connections may go, so that what nobody can serve waits
     /// in the kernel's backlog.
     async fn room(&mut self) {
-        if !self.queue.is_within_quota() {
+        if let Some(why) = self.queue.refusal() {
             let counters = &self.queue.counters;
             counters.count(|counted| &mut counted.held_back);
             let full = io::Error::from(io::ErrorKind::QuotaExceeded);
-            counters.complain(
-                &self.shard,
-                "the shard has as many connections as it may, clients wait",
-                &full,
-            );
+            counters.complain(&self.shard, why, &full);
         }
-        let (me, queue) = (self.shard.id().index(), self.queue.clone());
-        let Steering { mode, placed, .. } = self.steer.steering;
-        // What the kernel places is nearly all this shard's own, and in mode `source` nobody else's.
-        let steers = mode.passes_on() && self.shard.count() > 1 && !(mode == Mode::Source && placed);
-        while !queue.has_room() && (self.all_crowded || !steers || !self.steer.parts.another_is_open(me)) {
+        let (queue, steers) = (self.queue.clone(), self.steers());
+        while self.has_nobody_with_room() {
             let own = poll_fn(|cx| {
                 if queue.has_room() {
                     return Poll::Ready(());
@@ -172,11 +165,25 @@ impl Accepting {
         }
     }
 
-    /// The next connection; `None`: too many wait here, and another shard may have room.
+    /// Whether connections may go to other shards.
+    fn steers(&self) -> bool {
+        let Steering { mode, placed, .. } = self.steer.steering;
+        // What the kernel places is nearly all this shard's own, and in mode `source` nobody else's.
+        mode.passes_on() && self.shard.count() > 1 && !(mode == Mode::Source && placed)
+    }
+
+    /// Whether neither this shard has room, nor another to which connections may go.
+    fn has_nobody_with_room(&self) -> bool {
+        let another = || self.steers() && self.steer.parts.another_is_open(self.shard.id().index());
+        !self.queue.has_room() && (self.all_crowded || !another())
+    }
+
+    /// The next connection; `None`: too many wait here, and another shard may have room; or there is none anywhere.
     async fn next(&mut self) -> io::Result<Option<Offered>> {
-        let (spreads, queue) = (self.steer.steering.mode.spreads() && self.shard.count() > 1, &self.queue);
+        let spreads = self.steer.steering.mode.spreads() && self.shard.count() > 1;
         poll_fn(|cx| {
-            if spreads && queue.has_too_many() {
+            let queue = &self.queue;
+            if spreads && queue.has_too_many() || queue.refusal().is_some() && self.has_nobody_with_room() {
                 return Poll::Ready(Ok(None));
             }
             queue.await_change(cx);

@@ -267,6 +267,11 @@ pub struct Receiving {
 }
 
 impl Receiving {
+    /// The shard it belongs to.
+    pub(super) fn shard(&self) -> &Shard {
+        &self.shard
+    }
+
     /// Of something that has no other half: a pipe.
     pub(crate) fn alone(shard: Shard, source: Box<dyn Source>) -> Receiving {
         let (ended, layered, lingers) = Default::default();

@@ -6,6 +6,7 @@ use std::io;
 use waterwheel_reactor::Time;
 
 use super::connection::Connection;
+use super::quota::Holding;
 
 /// Why nothing came of looking at a connection. But for [`PeekError::Broken`], what arrived is put back.
 #[derive(Debug, thiserror::Error)]
@@ -53,7 +54,7 @@ impl Connection {
         most: usize,
         mut look: impl FnMut(&[u8], usize) -> Option<(T, usize)>,
     ) -> Result<T, PeekError> {
-        let mut kept = Vec::new();
+        let (mut kept, mut holding) = (Vec::new(), Holding::default());
         let shard = self.shard().clone();
         let (answer, used) = loop {
             let left = deadline.since(shard.turn_time());
@@ -76,6 +77,7 @@ impl Connection {
                 return Ok(answer);
             }
             kept.extend_from_slice(&lent[..count]);
+            holding.set(&shard, kept.capacity());
             self.consume(count);
             if before > 0
                 && let Some(answer) = look(&kept, before)

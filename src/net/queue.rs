@@ -252,12 +252,12 @@ impl Queue {
     pub(super) fn has_room(&self) -> bool {
         self.len() < QUEUE
             && self.places.get().is_none_or(Places::are_left_for_more)
-            && self.is_within_quota()
+            && self.refusal().is_none()
     }
 
-    /// Whether the shard may have one more.
-    pub(super) fn is_within_quota(&self) -> bool {
-        self.quota.as_ref().is_none_or(|quota| quota.admits())
+    /// Why the shard may not have one more.
+    pub(super) fn refusal(&self) -> Option<&'static str> {
+        self.quota.as_ref().and_then(|quota| quota.refusal())
     }
 
     /// Whether more wait here than there are places left, so that another shard may serve them sooner.
@@ -267,23 +267,37 @@ impl Queue {
 
     /// Wakes the task once there may be room, or too many.
     pub(super) fn await_change(&self, cx: &Context<'_>) {
+        if let Some(quota) = &self.quota {
+            quota.await_bytes(cx);
+            self.show();
+        }
         *self.giver.borrow_mut() = Some(cx.waker().clone());
     }
 
     /// Tells other shards, and the task that accepts, how this part stands now.
     pub(super) fn tell(&self) {
+        let part = self.show();
+        // Who accepts waits for fewer bytes, which nobody else hears of.
+        let bytes = self.quota.as_ref().is_some_and(|quota| quota.is_full_of_bytes());
+        let waits = part == Part::Open || self.has_too_many() || bytes;
+        if part != Part::Closed
+            && waits
+            && let Some(giver) = self.giver.borrow_mut().take()
+        {
+            giver.wake();
+        }
+    }
+
+    /// Shows other shards how this part stands now.
+    fn show(&self) -> Part {
         if self.told.get() == Part::Closed {
-            return;
+            return Part::Closed;
         }
         let part = if self.has_room() { Part::Open } else { Part::Full };
         if self.told.replace(part) != part {
             self.parts.set(self.shard, part);
         }
-        if (part == Part::Open || self.has_too_many())
-            && let Some(giver) = self.giver.borrow_mut().take()
-        {
-            giver.wake();
-        }
+        part
     }
 
     /// Nothing more is taken here. Resets what waits, and counts it.

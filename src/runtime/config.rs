@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::given::Given;
 use super::knob::{self, DRAIN_S_MAX, Knob, RESTARTS_MAX, SEEDS_MAX, SHARDS_MAX, SPIN_US_MAX, STALL_MS_MAX};
-use super::portions::{GroupShares, Quotas, quota};
+use super::portions::{GroupShares, Quotas, quota, size};
 use super::{CpuList, OnFailure, StepTimes, Supervision};
 use crate::net::Endpoint;
 use crate::net::quoted::{Bare, Quoted};
@@ -268,6 +268,7 @@ impl Config {
             Knob::LatencyClass => self.groups.set_latency_class(text)?,
             Knob::MaxConnections => self.quotas.connections = quota(text)?,
             Knob::MaxDescriptors => self.quotas.descriptors = quota(text)?,
+            Knob::MaxBufferedBytes => self.quotas.buffered_bytes = size(text)?,
             Knob::Admin => self.admin = knob::admin(text)?.map(|at| Given::by(origin, at)),
             Knob::Seeds => match knob::number(text, SEEDS_MAX)? {
                 0 => return Err("nothing would be tried".to_owned()),

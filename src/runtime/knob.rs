@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::portions::{NAMED_MAX, QUOTA_MAX};
+use super::portions::{BUFFERED_BYTES_MAX, NAMED_MAX, QUOTA_MAX};
 use super::{OnFailure, StepTimes};
 use crate::net::{Endpoint, EndpointError};
 use crate::shard::Shares;
@@ -60,6 +60,8 @@ pub enum Knob {
     MaxConnections,
     /// `WATERWHEEL_MAX_DESCRIPTORS`: how many connections of either kind a shard has at once; 0: no limit. Default 0.
     MaxDescriptors,
+    /// `WATERWHEEL_MAX_BUFFERED_BYTES`: how much a shard's connections hold outside the kernel, as in `64m`; 0: no limit. Default 0.
+    MaxBufferedBytes,
     /// `WATERWHEEL_ADMIN`: where the program tells what it counts and how it stands, over HTTP ([`crate::metrics`]): an
     /// endpoint as in `tcp:127.0.0.1:9100`, `unix:/run/x.sock`, or `off`, the default. Whoever can connect is told.
     Admin,
@@ -73,7 +75,7 @@ pub enum Knob {
 
 impl Knob {
     /// All of them, in the order in which they are documented.
-    pub const ALL: [Knob; 23] = [
+    pub const ALL: [Knob; 24] = [
         Knob::Cores,
         Knob::Cpus,
         Knob::Reactor,
@@ -93,6 +95,7 @@ impl Knob {
         Knob::LatencyClass,
         Knob::MaxConnections,
         Knob::MaxDescriptors,
+        Knob::MaxBufferedBytes,
         Knob::Admin,
         Knob::Seeds,
         Knob::Seed,
@@ -121,6 +124,7 @@ impl Knob {
             Knob::LatencyClass => "WATERWHEEL_LATENCY_CLASS",
             Knob::MaxConnections => "WATERWHEEL_MAX_CONNECTIONS",
             Knob::MaxDescriptors => "WATERWHEEL_MAX_DESCRIPTORS",
+            Knob::MaxBufferedBytes => "WATERWHEEL_MAX_BUFFERED_BYTES",
             Knob::Admin => "WATERWHEEL_ADMIN",
             Knob::Seeds => "WATERWHEEL_SEEDS",
             Knob::Seed => "WATERWHEEL_SEED",
@@ -160,6 +164,9 @@ impl Knob {
             }
             Knob::MaxConnections | Knob::MaxDescriptors => {
                 format!("a number from 1 to {QUOTA_MAX}, or 0 for no limit")
+            }
+            Knob::MaxBufferedBytes => {
+                format!("bytes from 1 to {BUFFERED_BYTES_MAX}, as in 65536, 512k, 64m, 1g, or 0 for no limit")
             }
             Knob::Admin => ADMIN.to_owned(),
             Knob::Seeds => format!("a number from 1 to {SEEDS_MAX}"),

@@ -4,13 +4,16 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::config::Config;
 use super::knob;
-use crate::net::quota::Quota;
+use crate::net::quota::{Limits, Quota};
+use crate::net::units::parse_size;
 use crate::shard::{Shard, Shares};
 
 /// Named groups: a shard has 32, and one of them is there already.
 pub(crate) const NAMED_MAX: usize = 31;
 /// More connections than a machine has ports and descriptors for.
 pub(crate) const QUOTA_MAX: u64 = 100_000_000;
+/// A TiB: more bytes than a shard ever holds.
+pub(crate) const BUFFERED_BYTES_MAX: u64 = 1 << 40;
 /// Letters of a group's name.
 const NAME_MAX: usize = 64;
 
@@ -23,12 +26,27 @@ pub struct Quotas {
     /// Connections that were accepted or made, each of which is a descriptor. Accepting stops at nine tenths, so that what is
     /// served finds one for a connection of its own; at the limit making one fails with `QuotaExceeded`.
     pub descriptors: Option<usize>,
+    /// Bytes that its connections hold outside the kernel, for peers that send or read slowly: buffers with what was received
+    /// and not consumed, or taken to be sent and not in the kernel's hands. What a reactor does not count
+    /// ([`Reactor::buffered`](crate::reactor::Reactor::buffered)) is not limited. At the limit each connection still receives and
+    /// sends, with 16 KiB at a time for each half (two buffers of these where one is with the kernel), so that none depends on
+    /// another's peer; that comes on top, and so does a frame that has begun to arrive.
+    pub buffered_bytes: Option<usize>,
 }
 
 /// The text of a quota.
 pub(super) fn quota(text: &str) -> Result<Option<usize>, String> {
     let number = knob::number(text, QUOTA_MAX)? as usize;
     Ok(Some(number).filter(|number| *number > 0))
+}
+
+/// The text of a quota of bytes.
+pub(super) fn size(text: &str) -> Result<Option<usize>, String> {
+    let size = parse_size(text).map_err(|_| "not a number of bytes".to_owned())?;
+    if size > BUFFERED_BYTES_MAX {
+        return Err(format!("more than {BUFFERED_BYTES_MAX}"));
+    }
+    Ok(Some(size as usize).filter(|size| *size > 0))
 }
 
 /// The groups that an operator named.
@@ -143,7 +161,8 @@ impl Portions {
     }
 
     pub(super) fn give(&self, shard: &Shard) {
-        Quota::provide(shard, self.quotas.connections, self.quotas.descriptors);
+        let Quotas { connections, descriptors, buffered_bytes } = self.quotas;
+        Quota::provide(shard, Limits { connections, descriptors, buffered_bytes });
         for (name, shares, first) in &self.groups {
             let group = shard.group(name, shares.unwrap_or_default());
             match group {
@@ -173,8 +192,9 @@ mod tests {
             ("WATERWHEEL_LATENCY_CLASS", "web,control"),
             ("WATERWHEEL_MAX_CONNECTIONS", "100"),
             ("WATERWHEEL_MAX_DESCRIPTORS", "0"),
+            ("WATERWHEEL_MAX_BUFFERED_BYTES", "64m"),
         ]);
-        let quotas = Quotas { connections: Some(100), descriptors: None };
+        let quotas = Quotas { connections: Some(100), descriptors: None, buffered_bytes: Some(64 << 20) };
         let said = Config::default().shares("web", Shares(300)).shares("batch", Shares(1));
         assert_eq!(config.unwrap(), said.latency_class("web").latency_class("control").quotas(quotas));
         assert_eq!(
@@ -200,6 +220,10 @@ mod tests {
             ("LATENCY_CLASS", "web,web", "web is named twice"),
             ("MAX_CONNECTIONS", "many", "not a whole number"),
             ("MAX_DESCRIPTORS", "100000001", "more than 100000000"),
+            ("MAX_BUFFERED_BYTES", "", "not a number of bytes"),
+            ("MAX_BUFFERED_BYTES", "1.5m", "not a number of bytes"),
+            ("MAX_BUFFERED_BYTES", "-1", "not a number of bytes"),
+            ("MAX_BUFFERED_BYTES", "1025g", "more than 1099511627776"),
         ] {
             let name = format!("WATERWHEEL_{knob}");
             let told = from(&[(&name, text)]).unwrap_err().to_string();

@@ -11,8 +11,8 @@ use rustix::event::epoll::{Event, EventFlags};
 use rustix::io::Errno;
 use waterwheel_os::{Fault, Interrupt, Progress, StreamPipe};
 use waterwheel_reactor::{
-    Address, Alarm, Bound, Clock, ConnectOptions, Datagrams, Incoming, Listener, Reactor, Time, Transport,
-    Watched,
+    Address, Alarm, Bound, Buffered, Clock, ConnectOptions, Datagrams, Incoming, Listener, Reactor, Time,
+    Transport, Watched,
 };
 
 use crate::descriptor::{Descriptor, Facts};
@@ -208,6 +208,10 @@ impl Reactor for EpollReactor {
             })?;
         EpollWatched::new(self.core.clone(), descriptor)
             .map(|watched| Some(Box::new(watched) as Box<dyn Watched>))
+    }
+
+    fn buffered(&self) -> Option<&Rc<Buffered>> {
+        Some(&self.core.pool.buffered)
     }
 
     fn datagrams(&self) -> Option<&dyn Datagrams> {

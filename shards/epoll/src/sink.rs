@@ -79,6 +79,10 @@ impl EpollSink {
     /// take here goes back to the source.
     fn splice(&self, source: &mut EpollSource, most: usize) -> Option<Result<usize, Side<io::Error>>> {
         let (descriptor, most) = (&*self.descriptor, most.min(self.gulp.bytes()));
+        if !self.core.pool.buffered.has_room_for(Gulp::MAX) {
+            // What the kernel did not take would have to be kept.
+            return None;
+        }
         let waits = !descriptor.is(Facts::WRITABLE) || descriptor.is(Facts::CONNECTING.and(Facts::SHUT));
         if most < Gulp::MIN || waits || descriptor.error().is_some() || !descriptor.may_splice() {
             return None;

@@ -13,7 +13,6 @@ use waterwheel_reactor::{Address, Handle, Incoming, Source};
 
 use crate::core::Core;
 use crate::descriptor::{Descriptor, Facts};
-use crate::pool::CHUNK;
 
 /// Lends what it receives from a chunk of the reactor's pool, which it holds only while it holds bytes.
 #[derive(Debug)]
@@ -40,6 +39,7 @@ impl EpollSource {
         bytes: Vec<u8>,
         peer: Option<Address>,
     ) -> EpollSource {
+        core.pool.adopt(&bytes);
         let end = bytes.len();
         let chunk = bytes.into_boxed_slice();
         let borrowed = OnceCell::new();
@@ -63,7 +63,7 @@ impl EpollSource {
         let mut chunk = self.core.pool.take();
         let outcome = waterwheel_os::receive(file.as_fd(), &mut chunk);
         if let Ok(count @ 1..) = outcome {
-            if count < CHUNK && !descriptor.is(Facts::DRAIN.and(Facts::LOCAL)) {
+            if count < chunk.len() && !descriptor.is(Facts::DRAIN.and(Facts::LOCAL)) {
                 // Nothing is left, and what comes from now on comes with an edge.
                 descriptor.clear(Facts::READABLE);
             }

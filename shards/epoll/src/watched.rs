@@ -13,10 +13,16 @@ use crate::descriptor::{Descriptor, Facts};
 /// A descriptor of the user's, and its readiness.
 #[derive(Debug)]
 pub(crate) struct EpollWatched {
-    core: Rc<Core>,
-    descriptor: Rc<Descriptor>,
+    registered: Registered,
     // Of the same open file: the one in the set is closed when the reactor ends, which a borrow would not outlive.
     own: OwnedFd,
+}
+
+/// Its place in the set, until this is dropped.
+#[derive(Debug)]
+struct Registered {
+    core: Rc<Core>,
+    descriptor: Rc<Descriptor>,
 }
 
 impl EpollWatched {
@@ -27,7 +33,7 @@ impl EpollWatched {
         };
         descriptor.set(Facts::SHARED);
         match own {
-            Ok(own) => Ok(EpollWatched { core, descriptor, own }),
+            Ok(own) => Ok(EpollWatched { registered: Registered { core, descriptor }, own }),
             Err(error) => {
                 core.close(&descriptor);
                 Err(error)
@@ -37,13 +43,14 @@ impl EpollWatched {
 
     /// Ready, once, if `fact` holds.
     fn take(&self, fact: Facts) -> Option<io::Result<()>> {
-        if !self.descriptor.is(fact) {
+        let descriptor = &self.registered.descriptor;
+        if !descriptor.is(fact) {
             return None;
         }
-        if self.descriptor.file().borrow().is_none() {
-            return Some(Err(self.descriptor.failure()));
+        if descriptor.file().borrow().is_none() {
+            return Some(Err(descriptor.failure()));
         }
-        self.descriptor.clear(fact);
+        descriptor.clear(fact);
         Some(Ok(()))
     }
 }
@@ -56,7 +63,7 @@ impl Watched for EpollWatched {
     fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.take(Facts::READABLE).map_or_else(
             || {
-                self.descriptor.reader.wait(cx);
+                self.registered.descriptor.reader.wait(cx);
                 Poll::Pending
             },
             Poll::Ready,
@@ -66,15 +73,19 @@ impl Watched for EpollWatched {
     fn poll_writable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.take(Facts::WRITABLE).map_or_else(
             || {
-                self.descriptor.writer.wait(cx);
+                self.registered.descriptor.writer.wait(cx);
                 Poll::Pending
             },
             Poll::Ready,
         )
     }
+
+    fn into_descriptor(self: Box<Self>) -> io::Result<OwnedFd> {
+        Ok(self.own)
+    }
 }
 
-impl Drop for EpollWatched {
+impl Drop for Registered {
     fn drop(&mut self) {
         self.core.close(&self.descriptor);
     }

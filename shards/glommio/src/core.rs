@@ -10,8 +10,8 @@ use std::time::Duration;
 use rustix::io::Errno;
 use waterwheel_os::Progress;
 use waterwheel_reactor::{
-    Address, Alarm, Bound, Clock, ConnectOptions, Datagrams, Incoming, Listener, Reactor, Time, Transport,
-    Watched,
+    Address, Alarm, Bound, Buffered, Clock, ConnectOptions, Datagrams, Incoming, Listener, Reactor, Time,
+    Transport, Watched,
 };
 
 use crate::link::{Fault, Link, Stage};
@@ -22,6 +22,8 @@ use crate::watched::GlommioWatched;
 
 /// Bytes received at once, and the most that a source holds which nobody polls.
 pub(crate) const CHUNK: usize = 16 << 10;
+
+const _: () = assert!(CHUNK <= Buffered::FLOOR, "or sources would have to be held back");
 
 /// Chunks kept for the next receive, 1 MiB. More are in use only while many sources hold bytes that nobody consumes.
 const CHUNKS_KEPT_MAX: usize = 64;
@@ -34,6 +36,8 @@ pub(crate) struct Core {
     seed: u64,
     /// Chunks that no source holds now, the latest used on top, where the cache still has it.
     chunks: RefCell<Vec<Box<[u8]>>>,
+    /// What sources hold. A chunk is no more than each may hold anyway, so nobody is held back here.
+    pub(crate) buffered: Rc<Buffered>,
     /// Connections whose sink went before they were established: at most those that are being made.
     fins_owed: RefCell<Vec<Weak<Link>>>,
     /// Set when the root is gone: glommio panics if its sockets are used after its executor.
@@ -47,6 +51,7 @@ impl Core {
             alarm: Alarm::default(),
             seed: waterwheel_os::random_seed()?,
             chunks: RefCell::default(),
+            buffered: Rc::default(),
             fins_owed: RefCell::default(),
             ended: Cell::new(false),
         }))
@@ -62,11 +67,13 @@ impl Core {
 
     /// A chunk, with whatever bytes it held last.
     pub(crate) fn take_chunk(&self) -> Box<[u8]> {
+        self.buffered.take(CHUNK);
         self.chunks.borrow_mut().pop().unwrap_or_else(|| vec![0; CHUNK].into_boxed_slice())
     }
 
     /// Takes a chunk back. What is of another size, such as bytes that came with a connection, is freed.
     pub(crate) fn give_back(&self, chunk: Box<[u8]>) {
+        self.buffered.give_back(chunk.len());
         let mut chunks = self.chunks.borrow_mut();
         if chunk.len() == CHUNK && chunks.len() < CHUNKS_KEPT_MAX {
             chunks.push(chunk);
@@ -169,6 +176,10 @@ impl Reactor for GlommioReactor {
         Ok(Some(Box::new(GlommioWatched::new(Rc::clone(&self.core), descriptor)?)))
     }
 
+    fn buffered(&self) -> Option<&Rc<Buffered>> {
+        Some(&self.core.buffered)
+    }
+
     fn datagrams(&self) -> Option<&dyn Datagrams> {
         Some(self)
     }
@@ -186,10 +197,11 @@ mod tests {
         core.give_back(chunk);
         let again = core.take_chunk();
         assert_eq!(again.as_ptr(), at, "the latest used comes first");
+        core.buffered.take(3);
         core.give_back(vec![0; 3].into_boxed_slice());
-        for _ in 0..2 * CHUNKS_KEPT_MAX {
-            core.give_back(vec![0; CHUNK].into_boxed_slice());
-        }
+        let many: Vec<_> = (0..2 * CHUNKS_KEPT_MAX).map(|_| core.take_chunk()).collect();
+        many.into_iter().for_each(|chunk| core.give_back(chunk));
+        assert_eq!(core.buffered.bytes(), CHUNK, "of the one that is in use");
         let chunks = core.chunks.borrow();
         assert_eq!(chunks.len(), CHUNKS_KEPT_MAX);
         assert!(chunks.iter().all(|chunk| chunk.len() == CHUNK));

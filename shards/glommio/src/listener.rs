@@ -26,7 +26,8 @@ pub(crate) struct GlommioListener {
 #[derive(Debug)]
 struct Serving {
     socket: OwnedFd,
-    wait: Wait,
+    /// `None` while there is no descriptor for it.
+    wait: Option<Wait>,
     /// An attempt may succeed: the last one did, or the wait ended.
     ready: bool,
 }
@@ -34,7 +35,8 @@ struct Serving {
 impl GlommioListener {
     pub(crate) fn new(core: Rc<Core>, bound: Bound) -> io::Result<GlommioListener> {
         let socket = waterwheel_os::open(bound.handle)?;
-        let wait = Wait::new(duplicate(socket.as_fd())?);
+        // At the limit of descriptors the socket is not to be lost for want of another: the first wait tries again.
+        let wait = duplicate(socket.as_fd()).ok().map(Wait::new);
         let serving = Some(Serving { socket, wait, ready: true });
         Ok(GlommioListener { core, local: bound.local, options: bound.options, serving })
     }
@@ -45,7 +47,11 @@ impl Listener for GlommioListener {
         let Some(serving) = &mut self.serving else { return Poll::Ready(Err(Errno::NOTCONN.into())) };
         loop {
             if !serving.ready {
-                ready!(serving.wait.poll(&self.core, cx))?;
+                let wait = match &mut serving.wait {
+                    Some(wait) => wait,
+                    none => none.insert(Wait::new(duplicate(serving.socket.as_fd())?)),
+                };
+                ready!(wait.poll(&self.core, cx))?;
                 serving.ready = true;
             }
             match accept(serving.socket.as_fd()) {

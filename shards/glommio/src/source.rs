@@ -30,6 +30,7 @@ impl GlommioSource {
     /// A source that lends `bytes` first.
     pub(crate) fn new(link: Rc<Link>, bytes: Vec<u8>, peer: Option<Address>) -> GlommioSource {
         let chunk = bytes.into_boxed_slice();
+        link.core().buffered.take(chunk.len());
         GlommioSource { link, from: 0, to: chunk.len(), chunk, peer, ended: false, broken: false }
     }
 

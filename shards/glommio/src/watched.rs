@@ -81,4 +81,8 @@ impl Watched for GlommioWatched {
         let ways = (PollFlags::OUT, EventFlags::OUT);
         poll_ready(&self.core, cx, self.descriptor.as_fd(), &mut self.writable, ways)
     }
+
+    fn into_descriptor(self: Box<Self>) -> io::Result<OwnedFd> {
+        Ok(self.descriptor)
+    }
 }

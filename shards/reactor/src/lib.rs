@@ -12,6 +12,7 @@
 //! | [`Source`], [`Sink`] | the receiving and the sending half of a connection |
 //! | [`Incoming`] | a connection between two shards: it may cross, and is adopted on the other side |
 //! | [`Datagrams`], [`DatagramSocket`] | datagrams, several in one call; a reactor need not have them |
+//! | [`Buffered`] | how much memory connections hold; a reactor need not tell |
 //! | [`Doorbell`] | the sleep and wake protocol that a backend's waker needs, model-checked once for all |
 //! | [`Waiter`] | the one who waits at a source or a sink |
 //!
@@ -98,6 +99,7 @@ compile_error!("Waterwheel runs on Linux only: its reactors are built on epoll a
 
 mod address;
 mod backend;
+mod buffered;
 mod datagram;
 mod doorbell;
 mod options;
@@ -112,6 +114,7 @@ pub use address::{Address, UnixName};
 pub use backend::{
     Backend, Bound, Ended, Handle, Launch, Root, Start, Unavailable, Virtual, VirtualSocket, Why,
 };
+pub use buffered::Buffered;
 pub use datagram::{
     BoundDatagrams, Congestion, DATAGRAM_BYTES_MAX, Datagram, DatagramSocket, Datagrams, Outgoing, Via,
 };

@@ -7,11 +7,11 @@ use std::net::SocketAddr;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::panic::Location;
 use std::pin::Pin;
-use std::rc::Weak;
+use std::rc::{Rc, Weak};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use crate::{Address, Bound, ConnectOptions, Datagrams, Handle, Time, Transport};
+use crate::{Address, Bound, Buffered, ConnectOptions, Datagrams, Handle, Time, Transport};
 
 /// What a shard shows of itself to the reactor under it.
 pub trait Inspect {
@@ -110,6 +110,12 @@ pub trait Reactor: fmt::Debug {
         drop(shard);
     }
 
+    /// Where this reactor counts what its connections hold outside the kernel; `None`: it does not. With a limit, it holds
+    /// connections back as [`Buffered`] says.
+    fn buffered(&self) -> Option<&Rc<Buffered>> {
+        None
+    }
+
     /// Datagram sockets; `None`: this reactor does not offer them.
     fn datagrams(&self) -> Option<&dyn Datagrams> {
         None
@@ -153,4 +159,12 @@ pub trait Watched: fmt::Debug {
     fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
     /// Ready when writing may succeed or fail for good; clears the readiness, so write until `WouldBlock`.
     fn poll_writable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
+    /// Gives the descriptor back, for whoever uses it next. A reactor that keeps one of its own gives that, and needs no other:
+    /// at the limit of descriptors it would be lost.
+    ///
+    /// # Errors
+    /// No descriptor is left, where another is needed. It is closed then.
+    fn into_descriptor(self: Box<Self>) -> io::Result<OwnedFd> {
+        self.descriptor().try_clone_to_owned()
+    }
 }

@@ -6,7 +6,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use waterwheel_reactor::{Address, Handle, Incoming, Sink, Source, Transport, Virtual, VirtualSocket};
+use waterwheel_reactor::{
+    Address, Buffered, Handle, Incoming, Sink, Source, Transport, Virtual, VirtualSocket,
+};
 
 use crate::end::{End, Owner};
 use crate::errno;
@@ -120,6 +122,7 @@ pub(crate) fn transport(reactor: &Rc<SimReactor>, id: Id, bytes: Vec<u8>) -> Tra
         lease
     });
     let half = || Half { shared: shared.clone(), id, lease, reactor: reactor.clone() };
+    reactor.buffered.take(bytes.len());
     let source = SimSource { half: half(), chunk: bytes, start: 0, over: false };
     Transport { source: Box::new(source), sink: Box::new(SimSink { half: half() }) }
 }
@@ -145,6 +148,7 @@ impl SimSource {
     /// Lends nothing any more.
     fn clear(&mut self) {
         self.start = 0;
+        self.half.reactor.buffered.give_back(self.chunk.len());
         self.half.reactor.give_back(std::mem::take(&mut self.chunk));
     }
 
@@ -161,9 +165,11 @@ impl Source for SimSource {
         }
         if self.start == self.chunk.len() && !self.over {
             let mut chunk = self.half.reactor.chunk();
-            let id = self.half.id;
+            let (id, buffered) = (self.half.id, self.half.reactor.buffered.clone());
+            let most = if buffered.has_room_for(CHUNK) { CHUNK } else { Buffered::FLOOR };
             let taken =
-                self.half.with(|state| state.take(id, CHUNK, Some(cx), &mut |bytes| chunk.extend(bytes)));
+                self.half.with(|state| state.take(id, most, Some(cx), &mut |bytes| chunk.extend(bytes)));
+            buffered.take(chunk.len());
             (self.chunk, self.start) = (chunk, 0);
             if self.chunk.is_empty() {
                 self.clear();
@@ -202,6 +208,7 @@ impl Source for SimSource {
             Poll::Ready(Ok(peer))
         });
         let peer = ready!(released)?;
+        self.half.reactor.buffered.give_back(self.chunk.len());
         let bytes = self.chunk.split_off(self.start);
         (self.chunk, self.start, self.over) = (Vec::new(), 0, true);
         let handle = Handle::Virtual(Virtual::new(Loose::new(self.half.shared.clone(), id)));

@@ -9,8 +9,8 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use waterwheel_reactor::{
-    Address, Alarm, Bound, ConnectOptions, Datagrams, Handle, Incoming, Inspect, Listener, Lookup, Reactor,
-    Time, Transport, Virtual, VirtualSocket,
+    Address, Alarm, Bound, Buffered, ConnectOptions, Datagrams, Handle, Incoming, Inspect, Listener, Lookup,
+    Reactor, Time, Transport, Virtual, VirtualSocket,
 };
 
 use crate::errno;
@@ -31,6 +31,8 @@ pub(crate) struct SimReactor {
     seed: u64,
     /// Buffers that were lent and are empty again, for sources to lend from.
     chunks: RefCell<Vec<Vec<u8>>>,
+    /// What sources lend. What sinks took counts as the kernel's.
+    pub(crate) buffered: Rc<Buffered>,
     /// This reactor as its own objects hold it.
     me: Weak<SimReactor>,
     ended: Cell<bool>,
@@ -51,6 +53,7 @@ impl SimReactor {
             alarm: Alarm::default(),
             seed,
             chunks: RefCell::default(),
+            buffered: Rc::default(),
             me: me.clone(),
             ended: Cell::new(false),
             serves: RefCell::default(),
@@ -178,6 +181,10 @@ impl Reactor for SimReactor {
 
     fn inspect(&self, shard: Weak<dyn Inspect>) {
         *self.inspected.borrow_mut() = Some(shard);
+    }
+
+    fn buffered(&self) -> Option<&Rc<Buffered>> {
+        Some(&self.buffered)
     }
 
     fn datagrams(&self) -> Option<&dyn Datagrams> {

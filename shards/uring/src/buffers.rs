@@ -12,7 +12,7 @@ use io_uring::types::BufRingEntry;
 use crate::ring::Ring;
 
 /// How many there may be; a power of two. 16 MiB of address space, of which a page takes memory once it is used.
-const MOST: usize = 1024;
+pub(crate) const MOST: usize = 1024;
 /// Bytes of the list of them, which is memory that the kernel locks.
 pub(crate) const RECORD_BYTES: usize = MOST * size_of::<BufRingEntry>();
 /// How many the kernel is given at first.
@@ -128,7 +128,7 @@ impl Buffers {
             // which is after the ring was closed.
             unsafe { ring.submitter().register_buf_ring_with_flags(at, MOST as u16, GROUP, 0) }
         })?;
-        buffers.publish();
+        buffers.publish(MOST);
         Ok(buffers)
     }
 
@@ -193,10 +193,11 @@ impl Buffers {
         self.left.set(self.left.get() + 1);
     }
 
-    /// Before each call: gives the kernel as many as it is to have.
-    pub(crate) fn publish(&self) {
+    /// Before each call: gives the kernel as many as it is to have, but no more than `most`. What it has it keeps.
+    pub(crate) fn publish(&self, most: usize) {
         self.grown.set(false);
-        let taken = self.wanted.get().saturating_sub(self.left.get());
+        let wanted = self.wanted.get().min(most);
+        let taken = wanted.saturating_sub(self.left.get());
         self.peak.set(self.peak.get().max(taken));
         self.calls.set(self.calls.get() + 1);
         if self.calls.get() == CALLS {
@@ -204,11 +205,12 @@ impl Buffers {
             self.peak.set(0);
             self.calls.set(0);
         }
-        if self.left.get() >= self.wanted.get() {
+        let wanted = self.wanted.get().min(most);
+        if self.left.get() >= wanted {
             return;
         }
         let mut store = self.store.borrow_mut();
-        while self.left.get() < self.wanted.get()
+        while self.left.get() < wanted
             && let Some(number) = store.pop()
         {
             self.hand_over(number);
@@ -220,6 +222,11 @@ impl Buffers {
             AtomicU16::from_ptr(BufRingEntry::tail(records).cast_mut())
         };
         tail.store(self.tail.get(), Release);
+    }
+
+    /// How many the kernel has, as far as we know.
+    pub(crate) fn left(&self) -> usize {
+        self.left.get()
     }
 
     /// Whether the kernel may soon find none.
@@ -322,7 +329,7 @@ mod tests {
                     buffers.give_back(filled);
                 }
                 if random >> 16 & 3 == 0 || kernel.left(buffers) == 0 {
-                    buffers.publish();
+                    buffers.publish(MOST);
                     let there = kernel.left(buffers) + lent.len() + buffers.store.borrow().len();
                     assert_eq!(there, MOST, "a buffer is lost or there twice");
                 }
@@ -341,18 +348,18 @@ mod tests {
             while most < MOST {
                 // However many receives were stopped.
                 (0..3).for_each(|_| buffers.ran_out());
-                buffers.publish();
+                buffers.publish(MOST);
                 most *= 2;
                 assert_eq!(kernel.left(buffers), most);
             }
             buffers.ran_out();
-            buffers.publish();
+            buffers.publish(MOST);
             assert_eq!(kernel.left(buffers), MOST, "there are no more");
             // What it has it keeps until it has used it: round once, and then some calls.
             for call in 0..2 * MOST as u32 + 2 * CALLS {
                 let number = kernel.fill(buffers, 0).expect("one is enough");
                 buffers.give_back(buffers.take(number, 1, call));
-                buffers.publish();
+                buffers.publish(MOST);
             }
             assert_eq!(kernel.left(buffers), LEAST);
             // And what it needs at once, twice over.
@@ -362,7 +369,7 @@ mod tests {
                     buffers.ran_out();
                 }
                 taken.into_iter().for_each(|number| buffers.give_back(buffers.take(number, 1, 0)));
-                buffers.publish();
+                buffers.publish(MOST);
             }
             assert_eq!(kernel.left(buffers), 64);
         });

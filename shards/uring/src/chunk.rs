@@ -2,7 +2,7 @@
 
 use std::mem;
 
-use crate::buffers::Filled;
+use crate::buffers::{BYTES, Filled};
 use crate::core::Core;
 
 /// Bytes on their way through, in order, to be [released](Chunk::release) by whoever has them last.
@@ -123,6 +123,7 @@ impl Chunk {
             Chunk::Filled(filled) => {
                 if let Some(buffers) = core.buffers() {
                     buffers.give_back(filled);
+                    core.pool.buffered.give_back(BYTES);
                 }
             }
             Chunk::Own(own) => core.pool.give_back(own.memory),

@@ -15,12 +15,12 @@ use io_uring::types::{CancelBuilder, Fd};
 use rustix::io::Errno;
 use waterwheel_os::{Fault, Progress, SocketName, StreamPipe};
 use waterwheel_reactor::{
-    Address, Alarm, Bound, Clock, ConnectOptions, Datagrams, Incoming, Listener, Reactor, Time, Transport,
-    Watched,
+    Address, Alarm, Bound, Buffered, Clock, ConnectOptions, Datagrams, Incoming, Listener, Reactor, Time,
+    Transport, Watched,
 };
 
 use crate::bell::Way;
-use crate::buffers::Buffers;
+use crate::buffers::{self, Buffers};
 use crate::chain::Links;
 use crate::features::{Feature, Features};
 use crate::listener::UringListener;
@@ -37,6 +37,9 @@ use crate::watched::UringWatched;
 
 /// How long a reactor that ends waits for the kernel to let go of what it was asked for. It takes microseconds.
 const PARTING: Duration = Duration::from_secs(1);
+
+/// Of what a shard may still hold, one part in so many is promised to the kernel.
+const PROMISED_PART: usize = 4;
 
 /// Room for what comes up in one turn, made before the first; there is more where more comes up.
 const USUAL: usize = 256;
@@ -176,13 +179,28 @@ impl Core {
         let want = if self.tried.borrow().is_empty() { want } else { 0 };
         let (mut want, frees) = self.begin_sends(want);
         if let Some(buffers) = &self.buffers {
-            buffers.publish();
+            self.publish(buffers);
             if frees && buffers.are_few() {
                 // More are free as soon as these sends are done.
                 want = 0;
             }
         }
         if want > 0 || !self.ring.is_quiet() { self.ring.enter(want, timeout) } else { Ok(()) }
+    }
+
+    /// Gives the kernel buffers. It fills them without asking, so a shard with a limit promises it a part of what is left.
+    fn publish(&self, buffers: &Buffers) {
+        let buffered = &self.pool.buffered;
+        if buffered.limit().is_none() {
+            return buffers.publish(buffers::MOST);
+        }
+        buffers.publish(buffered.left() / PROMISED_PART / buffers::BYTES);
+        buffered.promise(buffers.left() * buffers::BYTES);
+    }
+
+    /// Whether the shard holds as much as it may, so that each connection is to make do with little.
+    pub(crate) fn is_held_back(&self) -> bool {
+        !self.pool.buffered.has_room_for(buffers::BYTES)
     }
 
     /// Queues what is due. Answers how many completions may be waited for, and whether buffers of the kernel's are sent.
@@ -520,6 +538,10 @@ impl Reactor for UringReactor {
         }
         UringWatched::new(self.core.clone(), descriptor)
             .map(|watched| Some(Box::new(watched) as Box<dyn Watched>))
+    }
+
+    fn buffered(&self) -> Option<&Rc<Buffered>> {
+        Some(&self.core.pool.buffered)
     }
 
     fn datagrams(&self) -> Option<&dyn Datagrams> {

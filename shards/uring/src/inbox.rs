@@ -167,7 +167,8 @@ impl Inbox {
             socket.await_memory(core, Kind::Readable);
             return;
         }
-        let (entry, kind) = if core.buffers().is_none() || self.streams.get() || self.starved.take() {
+        let own = core.buffers().is_none() || core.is_held_back();
+        let (entry, kind) = if own || self.streams.get() || self.starved.take() {
             self.asked.set(Asked::Readable);
             let events = (libc::POLLIN | libc::POLLRDHUP) as u32;
             (opcode::PollAdd::new(number, events).build(), Kind::Readable)
@@ -206,6 +207,7 @@ impl Inbox {
         let count = usize::try_from(completion.result).unwrap_or(0);
         if let (Some(buffer), Some(buffers)) = (completion.buffer, core.buffers()) {
             let filled = Chunk::Filled(buffers.take(buffer, count, socket.place()));
+            core.pool.buffered.take(BYTES);
             if count > 0 && !socket.is(Facts::CLOSING.and(Facts::NO_SOURCE)) {
                 self.put(core, filled);
             } else {
@@ -220,7 +222,9 @@ impl Inbox {
                     self.drained.set(false);
                     self.streams.set(true);
                 }
-                if self.streams.get() || self.bytes.get() > HELD_MAX {
+                // Where the shard holds as much as it may, this is enough.
+                let most = if core.is_held_back() { 0 } else { HELD_MAX };
+                if self.streams.get() || self.bytes.get() > most {
                     self.stop(socket, core);
                 }
             }

@@ -19,7 +19,7 @@ use crate::features::Feature;
 use crate::socket::{Facts, Socket};
 use crate::table::Kind;
 
-/// A sink takes nothing while it holds this much.
+/// A sink takes nothing while it holds this much, or [`LOW`] where the shard holds as much as it may.
 const HIGH: usize = 64 << 10;
 /// Who waits to write is woken when no more than this is left.
 pub(crate) const LOW: usize = 16 << 10;
@@ -70,13 +70,15 @@ impl Outbox {
     }
 
     /// How much it takes now.
-    pub(crate) fn room(&self) -> usize {
-        HIGH.saturating_sub(self.bytes.get())
+    pub(crate) fn room(&self, core: &Core) -> usize {
+        // Who takes no more than this waits for its own bytes alone to go, and so for nobody else's peer.
+        let most = if core.is_held_back() { LOW } else { HIGH };
+        most.saturating_sub(self.bytes.get())
     }
 
     /// Takes some bytes, copied; answers how many.
     pub(crate) fn write(&self, socket: &Rc<Socket>, core: &Core, bytes: &[u8]) -> usize {
-        let mut left = &bytes[..bytes.len().min(self.room())];
+        let mut left = &bytes[..bytes.len().min(self.room(core))];
         let count = left.len();
         // The kernel may be reading the first one.
         let busy = self.state.get() == State::Tried && !self.chunks.has_several();
@@ -96,8 +98,11 @@ impl Outbox {
     }
 
     /// How much of a stream is worth to be spliced now; 0: none.
-    pub(crate) fn gulp(&self) -> usize {
-        if self.is_empty() && self.state.get() == State::Idle { self.gulp.bytes() } else { 0 }
+    pub(crate) fn gulp(&self, core: &Core) -> usize {
+        let some = self.gulp.bytes();
+        // What the kernel does not take of it has to be kept.
+        let idle = some > 0 && self.is_empty() && self.state.get() == State::Idle;
+        if idle && core.pool.buffered.has_room_for(Gulp::MAX) { some } else { 0 }
     }
 
     /// Sends what is in a pipe, and keeps what the kernel does not take of it.

@@ -14,7 +14,7 @@ use crate::outbox::LOW;
 use crate::socket::{Facts, Socket};
 use crate::source::UringSource;
 
-/// Takes bytes until it holds 64 KiB, and sends them with the turn's others.
+/// Takes bytes until it holds 64 KiB, or 16 where the shard holds as much as it may, and sends them with the turn's others.
 #[derive(Debug)]
 pub(crate) struct UringSink {
     core: Rc<Core>,
@@ -41,7 +41,7 @@ impl UringSink {
         if socket.is(Facts::SHUT.and(Facts::SHUT_LATER)) {
             return Poll::Ready(Err(Errno::PIPE.into()));
         }
-        if socket.outbox.room() == 0 {
+        if socket.outbox.room(&self.core) == 0 {
             socket.writer.wait(cx);
             return Poll::Pending;
         }
@@ -53,7 +53,7 @@ impl UringSink {
     /// Moves what a stream has for us through the pipe. `None`: nothing, or it has to be received.
     fn splice(&self, source: &UringSource, most: usize) -> Option<usize> {
         let (from, to) = (&source.socket, &self.socket);
-        let most = most.min(to.outbox.gulp());
+        let most = most.min(to.outbox.gulp(&self.core));
         if most < Gulp::MIN || !source.is_bare() || !self.may_send() || !from.may_splice() || !to.may_splice()
         {
             return None;
@@ -112,7 +112,7 @@ impl Sink for UringSink {
         if let Some(source) = any.downcast_mut::<UringSource>()
             && Rc::ptr_eq(&source.core, &self.core)
         {
-            if self.socket.outbox.gulp() > 0
+            if self.socket.outbox.gulp(&self.core) > 0
                 && let Some(count) = self.splice(source, most)
             {
                 return Poll::Ready(Ok(count));

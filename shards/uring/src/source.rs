@@ -35,6 +35,7 @@ impl UringSource {
         bytes: Vec<u8>,
         peer: Option<Address>,
     ) -> UringSource {
+        core.pool.adopt(&bytes);
         let front = (!bytes.is_empty()).then(|| Chunk::Own(Own::all(bytes.into_boxed_slice())));
         UringSource { core, socket, front, over: false, peer, borrowed: OnceCell::new() }
     }

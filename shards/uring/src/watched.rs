@@ -13,10 +13,16 @@ use crate::waited::{Waited, Way};
 /// A descriptor of the user's, and its readiness.
 #[derive(Debug)]
 pub(crate) struct UringWatched {
-    core: Rc<Core>,
-    waited: Rc<Waited>,
+    polled: Polled,
     // Of the same open file: the one that is polled is closed when the reactor ends, which a borrow would not outlive.
     own: OwnedFd,
+}
+
+/// What the ring polls, until this is dropped.
+#[derive(Debug)]
+struct Polled {
+    core: Rc<Core>,
+    waited: Rc<Waited>,
 }
 
 impl UringWatched {
@@ -26,18 +32,19 @@ impl UringWatched {
         // Nothing was attempted yet, so nothing is known.
         waited.used(Way::In);
         waited.used(Way::Out);
-        Ok(UringWatched { core, waited, own })
+        Ok(UringWatched { polled: Polled { core, waited }, own })
     }
 
     fn poll(&self, way: Way, cx: &Context<'_>) -> Poll<io::Result<()>> {
-        if self.waited.is_ready(way) {
-            if let Err(closed) = self.waited.with_file(|_| ()) {
+        let Polled { core, waited } = &self.polled;
+        if waited.is_ready(way) {
+            if let Err(closed) = waited.with_file(|_| ()) {
                 return Poll::Ready(Err(closed));
             }
-            self.waited.used(way);
+            waited.used(way);
             return Poll::Ready(Ok(()));
         }
-        self.waited.wait(&self.core, way, cx);
+        waited.wait(core, way, cx);
         Poll::Pending
     }
 }
@@ -54,9 +61,13 @@ impl Watched for UringWatched {
     fn poll_writable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.poll(Way::Out, cx)
     }
+
+    fn into_descriptor(self: Box<Self>) -> io::Result<OwnedFd> {
+        Ok(self.own)
+    }
 }
 
-impl Drop for UringWatched {
+impl Drop for Polled {
     fn drop(&mut self) {
         self.waited.forget_waiters();
         drop(self.waited.take(&self.core));

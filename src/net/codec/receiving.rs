@@ -7,6 +7,7 @@ use std::task::{Context, Poll, Waker, ready};
 
 use super::{Decoder, FrameError, Part, ReceiveError};
 use crate::net::connection::Receiving;
+use crate::net::quota::Holding;
 
 /// What the memory for a frame in pieces begins with; it doubles up to the limit.
 const FIRST_BYTES: usize = 512;
@@ -21,6 +22,8 @@ pub struct FramedReceiving<D> {
     decoder: D,
     /// The frame that arrives in pieces, as far as it has come.
     held: Vec<u8>,
+    /// Counts its memory.
+    holding: Holding,
     /// Where the frame is that was told last.
     told: Option<Told>,
     /// The peer sent what is no frame.
@@ -39,7 +42,8 @@ enum Told {
 impl<D: Decoder> FramedReceiving<D> {
     /// Frames of what `receiving` receives from here on.
     pub fn new(receiving: Receiving, decoder: D) -> FramedReceiving<D> {
-        FramedReceiving { receiving, decoder, held: Vec::new(), told: None, failed: None }
+        let (held, holding) = Default::default();
+        FramedReceiving { receiving, decoder, held, holding, told: None, failed: None }
     }
 
     /// The next frame; `None`: the stream ended behind the last one. Dropping the future loses nothing.
@@ -66,12 +70,13 @@ impl<D: Decoder> FramedReceiving<D> {
         if let Some(error) = self.failed {
             return Poll::Ready(Err(error.into()));
         }
-        let found = ready!(self.poll_next(cx));
-        if let Err(ReceiveError::Frame(error)) = &found {
+        let found = self.poll_next(cx);
+        if let Poll::Ready(Err(ReceiveError::Frame(error))) = &found {
             self.failed = Some(*error);
             self.held = Vec::new();
         }
-        Poll::Ready(found)
+        self.holding.set(self.receiving.shard(), self.held.capacity());
+        found
     }
 
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<bool, ReceiveError>> {

@@ -76,9 +76,12 @@ impl Shard {
     /// Opens this shard's part of a port that all receive datagrams on.
     ///
     /// # Errors
-    /// It was opened on this shard before, or the reactor refuses the socket.
+    /// It was opened on this shard before, no descriptor is left, or the reactor refuses the socket.
     pub fn datagrams_on(&self, group: &DatagramGroup) -> io::Result<DatagramSocket> {
         let datagrams = self.reactor().datagrams().ok_or_else(not_offered)?;
+        // Serving takes another descriptor for a while, and a socket that cannot be served is closed: without one left, the part
+        // stays for the next attempt.
+        drop(self.reactor().spare()?);
         let bound = group.take(self.id().index()).ok_or_else(|| {
             io::Error::other(format!("udp at {} is served by {:?} already", group.local(), self.id()))
         })?;

@@ -11,6 +11,7 @@ use waterwheel_reactor::{Address, Sink};
 
 use crate::net::codec::{Codec, Decoder, EncodeError, Encoder};
 use crate::net::connection::Connection;
+use crate::net::quota::Holding;
 use crate::shard::Shard;
 
 /// What an empty queue keeps of its memory; more goes back, so that an idle connection holds little.
@@ -99,6 +100,8 @@ pub(super) struct Shared {
     local: Option<Address>,
     limits: QueueLimits,
     pub(super) queue: RefCell<VecDeque<u8>>,
+    /// Counts the queue's memory.
+    holding: RefCell<Holding>,
     /// The queue was more than full, and the protocol has not been told that it has room again.
     full: Cell<bool>,
     paused: Cell<bool>,
@@ -119,6 +122,7 @@ impl Wire {
                 local: connection.local().ok(),
                 limits,
                 queue: RefCell::default(),
+                holding: RefCell::default(),
                 full: Cell::new(false),
                 paused: Cell::new(false),
                 ending: Cell::new(Ending::Open),
@@ -177,8 +181,12 @@ impl Wire {
             return Err(WriteError::NoRoom { length, room });
         }
         parts.into_iter().for_each(|part| queue.extend(part));
-        full.set(full.get() || queue.len() > limits.high);
-        drop(queue);
+        let mut holding = self.shared.holding.borrow_mut();
+        holding.set(&self.shared.shard, queue.capacity());
+        // Where the shard holds as much as it may, little is much.
+        let high = if holding.is_held_back() { limits.high.min(limits.low) } else { limits.high };
+        full.set(full.get() || queue.len() > high);
+        drop((queue, holding));
         self.shared.wake();
         Ok(if full.get() { Flow::Full } else { Flow::Ready })
     }
@@ -302,6 +310,7 @@ impl Shared {
         }
         if queue.capacity() > KEPT_BYTES {
             *queue = VecDeque::new();
+            self.holding.borrow_mut().set(&self.shard, 0);
         }
         (sent, Poll::Ready(Ok(())))
     }
@@ -309,6 +318,7 @@ impl Shared {
     /// It is over. Answers whether something was left to send.
     pub(super) fn over(&self) -> bool {
         self.ending.set(Ending::Over);
+        self.holding.take();
         !std::mem::take(&mut *self.queue.borrow_mut()).is_empty()
     }
 }

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod basics;
+mod buffered;
 mod checks;
 mod childless;
 mod datagrams;

@@ -15,7 +15,7 @@ use super::{
     send_one,
 };
 use crate::Outcome;
-use crate::kit::{Mail, on_each, on_one, shard, sleep, with_deadline};
+use crate::kit::{DescriptorLimit, Mail, on_each, on_one, shard, sleep, with_deadline};
 
 pub(super) fn law(backend: &dyn Backend) -> Outcome {
     offered(backend, |backend| {
@@ -140,7 +140,10 @@ fn changes_hands(backend: &dyn Backend) {
             send_one(&reactor, &mut *peer, bytes, &to).await.expect("it goes");
         }
         assert_eq!(receive_one(&reactor, &mut *socket, 100).await.expect("it comes").1, b"first");
+        // Whoever ends because no descriptor is left must not lose it.
+        let limit = DescriptorLimit::leave(0);
         let bound = socket.release().expect("given back");
+        drop(limit);
         assert_eq!(bound.local, to);
         mail.send(bound);
     });

@@ -11,7 +11,7 @@ use waterwheel_reactor::{Address, Backend, Bound, ListenOptions, Listener, React
 use crate::Outcome;
 use crate::kit::peer::{self, Peer};
 use crate::kit::stream::{once, read, turn};
-use crate::kit::{accept, bind_local, close_listener, local, on_one, surroundings};
+use crate::kit::{DescriptorLimit, accept, bind_local, close_listener, local, on_one, surroundings};
 
 /// LISTEN-2.
 pub(super) fn gives_back(backend: &dyn Backend) -> Outcome {
@@ -26,6 +26,7 @@ pub(super) fn gives_back(backend: &dyn Backend) -> Outcome {
         turn().await;
         free(at, "the socket that a closed listener gave back was dropped");
     });
+    without_another_descriptor(backend);
     closed_once(backend);
     dropped_at_once(backend);
     the_last_of_a_group(backend);
@@ -67,6 +68,26 @@ fn queue_survives(backend: &dyn Backend) {
         let incoming = accept(&mut listener).await.expect("a connection that waited");
         let mut transport = reactor.adopt(incoming).expect("adopting");
         assert_eq!(read(&mut *transport.source).await.expect("reading"), b"last");
+    });
+}
+
+/// A listener begins and ends where no other descriptor is left, and nothing of it is lost.
+fn without_another_descriptor(backend: &dyn Backend) {
+    let bound = bind_local(backend);
+    let to = Address::Inet(local(&bound));
+    on_one(backend, move |reactor| async move {
+        let limit = DescriptorLimit::leave(0);
+        let mut listener = reactor.listen(bound).expect("it has all that it needs");
+        // It may say that it cannot wait, but not that somebody came.
+        assert!(!matches!(once(|cx| listener.poll_accept(cx)).await, Poll::Ready(Ok(_))));
+        let bound = close_listener(listener).await;
+        let mut listener = reactor.listen(bound).expect("listening again");
+        drop(limit);
+        let client = Peer::connect(&to, Default::default());
+        client.write_all(b"late");
+        let incoming = accept(&mut listener).await.expect("a connection");
+        let mut transport = reactor.adopt(incoming).expect("adopting");
+        assert_eq!(read(&mut *transport.source).await.expect("reading"), b"late");
     });
 }
 

@@ -134,4 +134,10 @@ impl Watched for Polled {
         let slot = if self.fault == Fault::OneWaiter { &self.reader } else { &self.writer };
         self.poll(slot, PollFlags::OUT, cx)
     }
+
+    fn into_descriptor(self: Box<Self>) -> io::Result<OwnedFd> {
+        drop((self.reader, self.writer));
+        // Somebody may still be polling it.
+        Rc::try_unwrap(self.descriptor).or_else(|shared| shared.try_clone())
+    }
 }

@@ -11,7 +11,7 @@ use waterwheel_reactor::{
 use super::messages::{Messages, Traits, is_about_segments};
 use super::set;
 use crate::address::invalid;
-use crate::{duplicate, local};
+use crate::local;
 
 /// Attempts in one poll, each behind a readiness that turned out to be none: a checksum that was wrong, another process that
 /// was first. Then the others of the shard have their turn.
@@ -121,7 +121,7 @@ impl DatagramSocket for WatchedDatagrams {
 
     fn release(self: Box<Self>) -> io::Result<BoundDatagrams> {
         let local = self.local()?;
-        let handle = Handle::Os(duplicate(self.watched.descriptor())?);
+        let handle = Handle::Os(self.watched.into_descriptor()?);
         Ok(BoundDatagrams { local, handle, options: self.options })
     }
 }
