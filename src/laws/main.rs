@@ -13,6 +13,7 @@ mod full;
 mod handing;
 mod headers;
 mod kit;
+mod leased;
 mod left;
 mod lifecycle;
 mod limits;
