@@ -12,8 +12,10 @@ use waterwheel::net::datagram::{DatagramProtocol, DatagramSender, Received};
 use waterwheel::reactor::{Address, DatagramOptions};
 use waterwheel::runtime::{Config, OnFailure, Supervision};
 use waterwheel::sim::{Check, Rule, Verdict, World};
+use waterwheel::steer::{Mode, owner};
 
 const PORT: u16 = 53;
+const SEED: u32 = 0xDA7A;
 const CLIENTS: usize = 6;
 /// For as long as shards may die.
 const WORK: Duration = Duration::from_secs(2);
@@ -88,6 +90,9 @@ async fn scene(world: World) -> anyhow::Result<()> {
     let pause = Duration::from_micros(world.below(3_000));
     let supervision = Supervision { restarts: 1_000, pause, pause_most: pause * 2, ..Supervision::default() };
     let config = Config::default().cores(shards).on_failure(OnFailure::Restart).supervision(supervision);
+    // Either way each datagram comes to its owner: by the world's choice, or by the shards'.
+    let mode = if world.chance(0.5) { Mode::Flow } else { Mode::Source };
+    let config = config.steer(mode).steer_seed(SEED).steer_program(world.chance(0.5));
     let runtime = host.runtime_with(config)?;
     let group = runtime.datagrams(&format!("udp:{}", host.at(PORT)))?;
     let to = group.local().clone();
@@ -114,7 +119,8 @@ async fn scene(world: World) -> anyhow::Result<()> {
     let book = book.lock().unwrap_or_else(PoisonError::into_inner);
     ensure!(book.len() == CLIENTS, "{} of {CLIENTS} came", book.len());
     for (client, came) in &*book {
-        ensure!(came.iter().all(|shard| *shard == came[0]), "{client} came to {came:?}");
+        let owner = owner(client, mode, SEED, shards).context("an internet address")?;
+        ensure!(came.iter().all(|shard| *shard == owner), "{client} of {owner} came to {came:?}");
     }
     Ok(())
 }
