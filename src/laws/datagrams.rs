@@ -204,8 +204,7 @@ fn segments_that_are_handed_over_are_datagrams_there(reactor: &str) {
         shard.stopping().await;
         Ok(sender.stats())
     };
-    let server =
-        start(config, "udp:127.0.0.1:0", move |shard, group| main(shard, group, counted.clone()));
+    let server = start(config, "udp:127.0.0.1:0", move |shard, group| main(shard, group, counted.clone()));
     eventually("all are answered", || (done.load(SeqCst) == 2).then_some(()));
     let counted = server.stop();
     assert!(counted.iter().all(|one| one.lost == 0), "{counted:?}");

@@ -215,9 +215,8 @@ mod tests {
         let group = group(2);
         drop(group.open(1).unwrap());
         group.put_back(1, bound());
-        let waits = |number: usize| {
-            matches!(group.instead_of(ShardId::new(1), one(number as u8)), Instead::Waits)
-        };
+        let waits =
+            |number: usize| matches!(group.instead_of(ShardId::new(1), one(number as u8)), Instead::Waits);
         assert!((0..WAITING_MAX).all(waits));
         assert!(matches!(group.instead_of(ShardId::new(1), one(0)), Instead::Nobody));
         let (_bound, waiting) = group.open(1).unwrap();
