@@ -15,10 +15,10 @@ use waterwheel::net::datagram::{
 };
 use waterwheel::reactor::{Address, DatagramOptions};
 use waterwheel::runtime::{Config, OnFailure, RunError, Runtime, StartError, Stopper, Supervision};
-use waterwheel::shard::{Shard, ShardId};
+use waterwheel::shard::Shard;
 use waterwheel::steer::{Mode, owner};
 
-use super::kit::{LONG, config, eventually, on_each_reactor, spawn};
+use super::kit::{LONG, config, eventually, keep_log, logged, on_each_reactor, spawn};
 
 on_each_reactor![
     the_kernel_takes_each_peer_to_the_shard_that_owns_it,
@@ -273,25 +273,18 @@ fn peers_of_a_shard_that_is_gone_have_one_heir_and_nobody_else_moves(reactor: &s
 /// Each comes from another port, and so to either shard; all belong to the second one.
 fn what_others_have_for_a_shard_that_fails_waits_for_its_next_life(reactor: &str) {
     const SHARDS: usize = 2;
-    let (lives, deaths) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
-    let (counted, seen) = (lives.clone(), deaths.clone());
-    // Its second failure makes it wait.
-    let pause = Duration::from_secs(2);
+    keep_log();
+    let lives = Arc::new(AtomicUsize::new(0));
+    let counted = lives.clone();
+    // Its second failure makes it wait, for a time by which the log is told apart from that of other tests.
+    let pause = Duration::from_millis(2_000 + u64::from(reactor.as_bytes()[0]));
     let supervision = Supervision { pause, ..Supervision::default() };
     let config = config(reactor, SHARDS).steer(Mode::Source).steer_program(false).supervision(supervision);
     let server = start(config, "udp:127.0.0.1:0", move |shard, group| {
-        let (lives, deaths) = (counted.clone(), seen.clone());
+        let lives = counted.clone();
         async move {
             let mut socket = shard.datagrams_on(&group)?;
             if shard.id().index() == 0 {
-                let watch = shard.clone();
-                shard.spawn_detached("sees deaths", async move {
-                    loop {
-                        watch.ended(ShardId::new(1)).await;
-                        deaths.fetch_add(1, SeqCst);
-                        watch.opened(ShardId::new(1)).await;
-                    }
-                });
                 socket.serve(Named::default()).await;
                 return Ok(());
             }
@@ -304,19 +297,19 @@ fn what_others_have_for_a_shard_that_fails_waits_for_its_next_life(reactor: &str
             Ok(())
         }
     });
-    let host = (1..=254)
-        .find(|host| {
-            let at = Address::Inet(([127, 0, 0, *host], 1).into());
-            owner(&at, Mode::Source, SEED, SHARDS) == Some(1)
-        })
-        .expect("a host for each");
+    let is_owned = |host: &u8| {
+        let at = Address::Inet(([127, 0, 0, *host], 1).into());
+        owner(&at, Mode::Source, SEED, SHARDS) == Some(1)
+    };
+    let host = (1..=254).find(is_owned).expect("a host for each");
     let kill = client_from(host, server.at);
-    for death in 1..=2 {
-        eventually("it is dead", || {
-            (deaths.load(SeqCst) < death).then(|| kill.send(b"die").unwrap());
-            (deaths.load(SeqCst) >= death).then_some(())
-        });
-    }
+    eventually("it has died twice", || {
+        let waits = logged(&["it is restarted", &format!("pause={pause:?}")]);
+        if !waits {
+            kill.send(b"die").unwrap();
+        }
+        waits.then_some(())
+    });
     let clients: Vec<UdpSocket> = (0..40).map(|_| client_from(host, server.at)).collect();
     for client in &clients {
         client.send(b"who?").unwrap();

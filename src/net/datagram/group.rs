@@ -39,7 +39,7 @@ struct Shared {
 /// How one shard's part stands.
 enum Part {
     /// To be opened: by the first life of its shard, or by the next one.
-    Unopened(BoundDatagrams, Vec<Box<Handed>>),
+    Unopened(BoundDatagrams, Vec<Handed>),
     /// At work, or between work and what follows.
     Opened,
     /// Nobody receives through it any more.
@@ -104,7 +104,7 @@ impl DatagramGroup {
         for shard in (owner.index()..owner.index() + count).map(|shard| shard % count) {
             match &mut parts[shard] {
                 Part::Unopened(_, waiting) if waiting.len() < WAITING_MAX => {
-                    waiting.push(handed);
+                    waiting.push(*handed);
                     return Instead::Waits;
                 }
                 Part::Unopened(..) => return Instead::Nobody,
@@ -119,7 +119,7 @@ impl DatagramGroup {
         self.shared.parts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn open(&self, shard: usize) -> Option<(BoundDatagrams, Vec<Box<Handed>>)> {
+    fn open(&self, shard: usize) -> Option<(BoundDatagrams, Vec<Handed>)> {
         let mut parts = self.parts();
         let part = parts.get_mut(shard).filter(|part| matches!(part, Part::Unopened(..)))?;
         match std::mem::replace(part, Part::Opened) {

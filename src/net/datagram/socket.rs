@@ -53,7 +53,7 @@ pub struct DatagramSocket {
     buffers: Vec<Box<[u8]>>,
     found: Vec<Datagram>,
     /// What came to other shards and belongs here: given out in place of what is in the buffers, unless there is none.
-    handed: Vec<Box<Handed>>,
+    handed: Vec<Handed>,
     /// The most bytes of one.
     room: usize,
     next: Next,
@@ -75,7 +75,7 @@ struct Next {
 pub struct Batch<'a> {
     buffers: &'a [Box<[u8]>],
     found: &'a [Datagram],
-    handed: &'a [Box<Handed>],
+    handed: &'a [Handed],
     /// The most bytes of one.
     room: usize,
     next: &'a mut Next,
@@ -148,7 +148,7 @@ impl DatagramSocket {
         shard: &Shard,
         socket: Box<dyn seam::DatagramSocket>,
         group: &DatagramGroup,
-        waiting: Vec<Box<Handed>>,
+        waiting: Vec<Handed>,
     ) -> io::Result<DatagramSocket> {
         let mut opened = DatagramSocket::new(shard, socket, Some(group.clone()))?;
         opened.way = Way::open(shard, group)?;
@@ -246,14 +246,14 @@ impl Way {
         &'a self,
         cx: &mut Context<'_>,
         received: &mut Pin<&mut Receive<'a, Box<Handed>>>,
-        handed: &mut Vec<Box<Handed>>,
+        handed: &mut Vec<Handed>,
         most: usize,
     ) -> Poll<()> {
         while handed.len() < most
             && let Poll::Ready((_from, one)) = received.as_mut().poll(cx)
         {
             received.set(self.mailbox.receive());
-            handed.push(one);
+            handed.push(*one);
         }
         if handed.is_empty() { Poll::Pending } else { Poll::Ready(()) }
     }
