@@ -14,6 +14,7 @@ mod grouped;
 mod handing;
 mod headers;
 mod kit;
+mod leased;
 mod left;
 mod lifecycle;
 mod limits;

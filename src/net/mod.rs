@@ -27,6 +27,8 @@ mod queue;
 pub(crate) mod quota;
 pub(crate) mod quoted;
 pub(crate) mod reserve;
+#[cfg(test)]
+mod spread;
 pub(crate) mod units;
 
 pub use connection::{Connection, Receiving, Sending};

@@ -45,7 +45,8 @@ impl Runtime {
         let steered = self.listeners().place(address, options.reuse_port, "datagrams", |program| {
             self.backend.steer_datagrams(&bounds, program)
         });
-        let group = DatagramGroup::new(bounds, steered)
+        let handing_over = self.listeners().hand_over_datagrams(endpoint, &bounds[0].local)?;
+        let group = DatagramGroup::new(bounds, steered, handing_over)
             .ok_or_else(|| refused(Error::other("the backend bound nothing")))?;
         self.datagrams.lock().unwrap_or_else(PoisonError::into_inner).push(group.clone());
         for other in others {

@@ -12,6 +12,7 @@ use super::config::Config;
 use super::plan::Plan;
 use super::runtime::StartError;
 use crate::mesh::{CountLease, DeclareError, Mesh, Port};
+use crate::net::datagram::{DatagramEndpoint, HandingOver};
 use crate::net::reserve::Reserve;
 use crate::net::{Endpoint, Listening, ResolveError, SparePorts, Steering};
 use crate::steer::{Mode, program};
@@ -169,6 +170,20 @@ impl Listeners {
         let number = self.inner.ports.fetch_add(1, Relaxed);
         let name: &'static str = format!("hand-off of {endpoint} #{} #{number}", bound.local).leak();
         Ok(Port::declare(&self.inner.mesh, name, Listening::HAND_OFF)?)
+    }
+
+    /// A way by which datagrams that come to a new port go to their shards.
+    pub(super) fn hand_over_datagrams(
+        &self,
+        endpoint: &DatagramEndpoint,
+        local: &Address,
+    ) -> Result<Option<HandingOver>, StartError> {
+        if local.inet().is_none() {
+            return Ok(None);
+        }
+        let number = self.inner.ports.fetch_add(1, Relaxed);
+        let name = || &*format!("hand-over of {endpoint} #{local} #{number}").leak();
+        Ok(HandingOver::declare(&self.inner.mesh, name, self.inner.mode, self.inner.seed)?)
     }
 
     /// Lets the kernel place connections where they belong, and says whether it does. If not, shards hand them over.

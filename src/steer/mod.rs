@@ -8,8 +8,6 @@ mod mode;
 mod owner;
 mod program;
 #[cfg(test)]
-mod spread;
-#[cfg(test)]
 mod vectors;
 
 pub use hash::{hash, hash_bytes, jump};

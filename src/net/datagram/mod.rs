@@ -9,9 +9,25 @@
 //! | answering, as Twisted's users know it | [`DatagramProtocol`], run by [`DatagramSocket::serve`] |
 //! | answering in a task of its own | [`DatagramSocket::serve_each`] |
 //!
-//! A server's sockets share one port. Which of them a peer's datagrams come to is decided by the same hash as for connections
-//! ([`crate::steer`]) where the kernel takes the program, else by one of the kernel's; both keep a peer on one shard. Nothing
-//! is handed over.
+//! A server's sockets share one port. Which of them a peer's datagrams come to the kernel decides: by the same hash as for
+//! connections ([`crate::steer`]) where it takes the program, else by one of its own.
+//!
+//! | mode | a peer's datagrams are received by |
+//! |---|---|
+//! | `flow` | the shard that owns its address and port |
+//! | `source` | the shard that owns its address |
+//! | `cpu` | the shard on whose CPU they are handled |
+//! | `kernel`, `least`, `key` | one shard of the kernel's choice, until a shard ends for good; then any peer may move |
+//!
+//! In `flow` and `source` that holds whatever the kernel does. The shard that receives a datagram from the kernel computes the
+//! owner, and hands it over if that is another one: where the kernel was given no program, would not take it, or does not see
+//! the port behind IPv6 headers that it walks over; and when a socket of the group was closed, after which the kernel counts
+//! the others anew. It costs a message and a copy; [`DatagramSender::stats`] counts them.
+//!
+//! A shard that fails keeps its part of the port. What comes to its socket meanwhile, and up to 128 datagrams that others would
+//! hand over to it, are received by its next life. What it had received is lost with it. If it has no next life, or drops its
+//! socket, its part is closed: its peers have another owner, the next shard by number that receives, and nobody else's peers
+//! move.
 //!
 //! An error concerns one datagram or one peer, never the socket: receive or send again. A peer that is not there is
 //! `ConnectionRefused`, on connected sockets only; what is too large for the way is `EMSGSIZE`.
@@ -25,6 +41,7 @@
 
 mod endpoint;
 mod group;
+mod hand_over;
 mod protocol;
 mod sender;
 mod socket;
@@ -33,6 +50,8 @@ mod socket;
 use crate::shard::Shard;
 pub use endpoint::DatagramEndpoint;
 pub use group::DatagramGroup;
+pub use hand_over::DatagramStats;
+pub(crate) use hand_over::HandingOver;
 pub use protocol::{DatagramProtocol, Request};
 pub use sender::DatagramSender;
 pub use socket::{Batch, DatagramSocket, Received};

@@ -1,7 +1,7 @@
 //! Sending datagrams, from any task of the shard.
 
 use std::array;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::future::poll_fn;
 use std::io::{self, ErrorKind};
@@ -12,6 +12,7 @@ use std::task::{Context, Poll, Waker};
 use waterwheel_reactor::{self as seam, Address, Outgoing, Via};
 
 use super::group::DatagramGroup;
+use super::hand_over::DatagramStats;
 use super::socket::Received;
 use crate::shard::Shard;
 use crate::shard::waiters::Waiters;
@@ -40,6 +41,7 @@ pub(super) struct Shared {
     local: Address,
     /// Whose part it is.
     group: Option<DatagramGroup>,
+    counted: Cell<DatagramStats>,
 }
 
 impl Shared {
@@ -50,7 +52,14 @@ impl Shared {
     ) -> io::Result<Rc<Shared>> {
         let local = socket.local()?;
         let (socket, waiters) = (RefCell::new(Some(socket)), RefCell::default());
-        Ok(Rc::new(Shared { shard: shard.clone(), socket, waiters, local, group }))
+        let counted = Cell::default();
+        Ok(Rc::new(Shared { shard: shard.clone(), socket, waiters, local, group, counted }))
+    }
+
+    pub(super) fn count(&self, which: impl FnOnce(&mut DatagramStats) -> &mut u64) {
+        let mut counted = self.counted.get();
+        *which(&mut counted) += 1;
+        self.counted.set(counted);
     }
 
     pub(super) fn with<T>(&self, use_it: impl FnOnce(&mut dyn seam::DatagramSocket) -> T) -> Option<T> {
@@ -108,6 +117,11 @@ impl DatagramSender {
     /// Where the socket is bound.
     pub fn local(&self) -> &Address {
         &self.shared.local
+    }
+
+    /// What was handed over to other shards and taken over from them.
+    pub fn stats(&self) -> DatagramStats {
+        self.shared.counted.get()
     }
 
     /// Sends one datagram.

@@ -2,17 +2,20 @@
 
 use std::array;
 use std::fmt;
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
 use std::io::{self, ErrorKind, IoSliceMut};
 use std::ops::Deref;
-use std::task::Poll;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll};
 
 use waterwheel_reactor::{
     self as seam, Address, Congestion, DATAGRAM_BYTES_MAX, Datagram, DatagramOptions, Via,
 };
 
 use super::group::{DatagramGroup, not_offered};
+use super::hand_over::{Handed, Way};
 use super::sender::{DatagramSender, Shared};
+use crate::mesh::Receive;
 use crate::shard::Shard;
 
 /// Datagrams, or merged ones, that are received in one call; more save little.
@@ -49,7 +52,13 @@ pub struct DatagramSocket {
     sender: DatagramSender,
     buffers: Vec<Box<[u8]>>,
     found: Vec<Datagram>,
+    /// What came to other shards and belongs here: given out in place of what is in the buffers, unless there is none.
+    handed: Vec<Handed>,
+    /// The most bytes of one.
+    room: usize,
     next: Next,
+    /// `None`: nobody hands anything over.
+    way: Option<Way>,
 }
 
 /// What is given out next of what was received.
@@ -66,6 +75,9 @@ struct Next {
 pub struct Batch<'a> {
     buffers: &'a [Box<[u8]>],
     found: &'a [Datagram],
+    handed: &'a [Handed],
+    /// The most bytes of one.
+    room: usize,
     next: &'a mut Next,
 }
 
@@ -77,7 +89,10 @@ impl<'a> Iterator for Batch<'a> {
         if at == received {
             return None;
         }
-        let (datagram, buffer) = (&self.found[at], &self.buffers[at]);
+        let (datagram, buffer) = match self.handed.get(at) {
+            Some(handed) => (&handed.datagram, &*handed.bytes),
+            None => (&self.found[at], &*self.buffers[at]),
+        };
         let end = datagram.segment.map_or(datagram.size, |segment| datagram.size.min(offset + segment));
         *self.next = if end == datagram.size {
             Next { datagram: at + 1, offset: 0, received }
@@ -85,7 +100,7 @@ impl<'a> Iterator for Batch<'a> {
             Next { offset: end, ..*self.next }
         };
         Some(Received {
-            bytes: &buffer[offset.min(buffer.len())..end.min(buffer.len())],
+            bytes: &buffer[offset.min(buffer.len())..end.min(buffer.len()).min(offset + self.room)],
             from: &datagram.from,
             size: end - offset,
             via: datagram.via,
@@ -124,18 +139,36 @@ impl DatagramSocket {
         socket.merge(true);
         let sender = DatagramSender { shared: Shared::new(shard, socket, group)? };
         let (buffers, found) = memory(ROOM, DATAGRAM_BYTES_MAX);
-        Ok(DatagramSocket { sender, buffers, found, next: Next::default() })
+        let (handed, room, next, way) = (Vec::new(), DATAGRAM_BYTES_MAX, Next::default(), None);
+        Ok(DatagramSocket { sender, buffers, found, handed, room, next, way })
+    }
+
+    /// A group's; `waiting` is what others had for this shard while nobody received here.
+    pub(super) fn of(
+        shard: &Shard,
+        socket: Box<dyn seam::DatagramSocket>,
+        group: &DatagramGroup,
+        waiting: Vec<Handed>,
+    ) -> io::Result<DatagramSocket> {
+        let mut opened = DatagramSocket::new(shard, socket, Some(group.clone()))?;
+        opened.way = Way::open(shard, group)?;
+        waiting.iter().for_each(|_| opened.sender.shared.count(|counted| &mut counted.taken_over));
+        (opened.next, opened.handed) = (Next { received: waiting.len(), ..Next::default() }, waiting);
+        Ok(opened)
     }
 
     /// With memory for `count` datagrams at once (1 to 32) of at most `bytes` each (1 to 65 536), of which longer ones are
     /// cut. With less than the most the kernel merges none: many small buffers suit many peers, few large ones a fast peer.
-    /// What was received and not given out is lost.
+    /// What was received and not given out is lost. Shards that hand datagrams over to each other should have equal room.
     #[must_use]
     pub fn with_room(mut self, count: usize, bytes: usize) -> DatagramSocket {
-        let bytes = bytes.clamp(1, DATAGRAM_BYTES_MAX);
-        self.sender.shared.with(|socket| socket.merge(bytes == DATAGRAM_BYTES_MAX));
-        (self.buffers, self.found) = memory(count.clamp(1, ROOM_MAX), bytes);
-        self.next = Next::default();
+        self.room = bytes.clamp(1, DATAGRAM_BYTES_MAX);
+        self.sender.shared.with(|socket| socket.merge(self.room == DATAGRAM_BYTES_MAX));
+        (self.buffers, self.found) = memory(count.clamp(1, ROOM_MAX), self.room);
+        // What others had kept for this shard is elsewhere.
+        if self.handed.is_empty() {
+            self.next = Next::default();
+        }
         self
     }
 
@@ -168,25 +201,96 @@ impl DatagramSocket {
     }
 
     fn batch(&mut self) -> Batch<'_> {
-        Batch { buffers: &self.buffers, found: &self.found, next: &mut self.next }
+        let DatagramSocket { buffers, found, handed, room, next, .. } = self;
+        Batch { buffers, found, handed, room: *room, next }
     }
 
+    /// Receives what waits, here or with others; maybe nothing that belongs here.
     async fn fill(&mut self) -> io::Result<()> {
-        let DatagramSocket { sender, buffers, found, next } = self;
-        sender.shared.shard.yield_if_needed().await;
-        let received = poll_fn(|cx| {
-            let count = buffers.len();
-            let mut rest = buffers.iter_mut();
-            let mut slices: [IoSliceMut<'_>; ROOM_MAX] =
-                array::from_fn(|_| IoSliceMut::new(rest.next().map_or(&mut [], |buffer| &mut **buffer)));
-            sender
-                .shared
-                .with(|socket| socket.poll_receive(cx, &mut slices[..count], found))
-                .unwrap_or_else(|| Poll::Ready(Err(ErrorKind::NotConnected.into())))
-        })
-        .await?;
-        *next = Next { received, ..Next::default() };
+        let DatagramSocket { sender, buffers, found, handed, next, way, .. } = self;
+        let shared = &*sender.shared;
+        shared.shard.yield_if_needed().await;
+        handed.clear();
+        *next = Next::default();
+        let Some(way) = way else {
+            next.received = poll_fn(|cx| shared.poll_receive(cx, buffers, found)).await?;
+            return Ok(());
+        };
+        // They take turns, so that neither starves while there are many of both.
+        way.others_first = !way.others_first;
+        let others_first = way.others_first;
+        let mut received = pin!(way.mailbox.receive());
+        let own = poll_fn(|cx| {
+            for others in [others_first, !others_first] {
+                if !others && let Poll::Ready(own) = shared.poll_receive(cx, buffers, found) {
+                    return Poll::Ready(own.map(Some));
+                }
+                if others && way.poll_others(cx, &mut received, handed, found.len()).is_ready() {
+                    return Poll::Ready(Ok(None));
+                }
+            }
+            Poll::Pending
+        });
+        next.received = match own.await? {
+            Some(count) => way.keep_own(count, buffers, found, shared),
+            None => handed.len(),
+        };
+        handed.iter().for_each(|_| shared.count(|counted| &mut counted.taken_over));
         Ok(())
+    }
+}
+
+impl Way {
+    /// What other shards hand over, so many at most.
+    fn poll_others<'a>(
+        &'a self,
+        cx: &mut Context<'_>,
+        received: &mut Pin<&mut Receive<'a, Box<Handed>>>,
+        handed: &mut Vec<Handed>,
+        most: usize,
+    ) -> Poll<()> {
+        while handed.len() < most
+            && let Poll::Ready((_from, one)) = received.as_mut().poll(cx)
+        {
+            received.set(self.mailbox.receive());
+            handed.push(*one);
+        }
+        if handed.is_empty() { Poll::Pending } else { Poll::Ready(()) }
+    }
+
+    /// Gives to their owners what is theirs. What is this shard's comes to the first places; answers how much that is.
+    fn keep_own(
+        &self,
+        count: usize,
+        buffers: &mut [Box<[u8]>],
+        found: &mut [Datagram],
+        shared: &Shared,
+    ) -> usize {
+        let mut own = 0;
+        for at in 0..count {
+            if !self.passes_on(&found[at], &buffers[at], shared) {
+                buffers.swap(own, at);
+                found.swap(own, at);
+                own += 1;
+            }
+        }
+        own
+    }
+}
+
+impl Shared {
+    fn poll_receive(
+        &self,
+        cx: &mut Context<'_>,
+        buffers: &mut [Box<[u8]>],
+        found: &mut [Datagram],
+    ) -> Poll<io::Result<usize>> {
+        let count = buffers.len();
+        let mut rest = buffers.iter_mut();
+        let mut slices: [IoSliceMut<'_>; ROOM_MAX] =
+            array::from_fn(|_| IoSliceMut::new(rest.next().map_or(&mut [], |buffer| &mut **buffer)));
+        self.with(|socket| socket.poll_receive(cx, &mut slices[..count], found))
+            .unwrap_or_else(|| Poll::Ready(Err(ErrorKind::NotConnected.into())))
     }
 }
 

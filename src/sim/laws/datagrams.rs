@@ -12,8 +12,10 @@ use waterwheel::net::datagram::{DatagramProtocol, DatagramSender, Received};
 use waterwheel::reactor::{Address, DatagramOptions};
 use waterwheel::runtime::{Config, OnFailure, Supervision};
 use waterwheel::sim::{Check, Rule, Verdict, World};
+use waterwheel::steer::{Mode, owner};
 
 const PORT: u16 = 53;
+const SEED: u32 = 0xDA7A;
 const CLIENTS: usize = 6;
 /// For as long as shards may die.
 const WORK: Duration = Duration::from_secs(2);
@@ -88,11 +90,14 @@ async fn scene(world: World) -> anyhow::Result<()> {
     let pause = Duration::from_micros(world.below(3_000));
     let supervision = Supervision { restarts: 1_000, pause, pause_most: pause * 2, ..Supervision::default() };
     let config = Config::default().cores(shards).on_failure(OnFailure::Restart).supervision(supervision);
+    // Either way each datagram comes to its owner: by the world's choice, or by the shards'.
+    let mode = if world.chance(0.5) { Mode::Flow } else { Mode::Source };
+    let config = config.steer(mode).steer_seed(SEED).steer_program(world.chance(0.5));
     let runtime = host.runtime_with(config)?;
     let group = runtime.datagrams(&format!("udp:{}", host.at(PORT)))?;
-    let to = group.local().clone();
+    let (to, dies) = (group.local().clone(), world.below(shards as u64) as usize);
     world.rule(
-        Rule::new(Verdict::Panic).to(("server", 0)).with(0.01).at_most(3).between(Duration::ZERO..=WORK),
+        Rule::new(Verdict::Panic).to(("server", dies)).with(0.01).at_most(3).between(Duration::ZERO..=WORK),
     );
     world.rule(Rule::new(Verdict::Refuse).to("server").with(0.05).between(Duration::ZERO..=WORK));
     let book = Book::default();
@@ -114,9 +119,60 @@ async fn scene(world: World) -> anyhow::Result<()> {
     let book = book.lock().unwrap_or_else(PoisonError::into_inner);
     ensure!(book.len() == CLIENTS, "{} of {CLIENTS} came", book.len());
     for (client, came) in &*book {
-        ensure!(came.iter().all(|shard| *shard == came[0]), "{client} came to {came:?}");
+        let owner = owner(client, mode, SEED, shards).context("an internet address")?;
+        ensure!(came.iter().all(|shard| *shard == owner), "{client} of {owner} came to {came:?}");
     }
     Ok(())
+}
+
+/// One shard's part ends at some moment, with its socket alone or with its shard.
+async fn one_goes(world: World) -> anyhow::Result<()> {
+    world.allow_panics();
+    let host = world.host("server");
+    let shards = 2 + world.below(4) as usize;
+    let mode = if world.chance(0.5) { Mode::Flow } else { Mode::Source };
+    let config = Config::default().cores(shards).steer(mode).steer_seed(SEED);
+    let runtime = host.runtime_with(config.steer_program(world.chance(0.5)))?;
+    let group = runtime.datagrams(&format!("udp:{}", host.at(PORT)))?;
+    let (to, goes) = (group.local().clone(), world.below(shards as u64) as usize);
+    let (after, stays) = (Duration::from_millis(world.below(2_000)), world.chance(0.5));
+    let book = Book::default();
+    let inside = book.clone();
+    let running = host.start(runtime, move |shard| {
+        let (group, book) = (group.clone(), inside.clone());
+        async move {
+            let own = shard.id().index();
+            let serving = shard.datagrams_on(&group)?.serve(Answers { shard: own, book });
+            if own != goes {
+                serving.await;
+                return Ok(());
+            }
+            let _cut_off = shard.timeout(after, serving).await;
+            if stays {
+                shard.stopping().await;
+            }
+            Ok(())
+        }
+    });
+    try_join_all((0..CLIENTS).map(|id| client(world.clone(), to.clone(), id))).await?;
+    running.stop(Duration::from_millis(50));
+    world.shard().timeout(Duration::from_secs(60), running).await.context("a shard hangs")??;
+    let book = book.lock().unwrap_or_else(PoisonError::into_inner);
+    for (client, came) in &*book {
+        let owner = owner(client, mode, SEED, shards).context("an internet address")?;
+        let heir = if owner == goes { (goes + 1) % shards } else { owner };
+        let moved = came.iter().position(|shard| *shard != owner).unwrap_or(came.len());
+        ensure!(
+            came[moved..].iter().all(|shard| *shard == heir),
+            "{client} of {owner} came to {came:?}, and {goes} of {shards} has gone"
+        );
+    }
+    Ok(())
+}
+
+#[test]
+fn the_peers_of_a_shard_that_goes_have_one_heir() {
+    Check::new().seeds(200).run(one_goes);
 }
 
 #[test]

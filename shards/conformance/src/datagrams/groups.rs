@@ -20,7 +20,7 @@ use crate::kit::{DescriptorLimit, Mail, on_each, on_one, shard, sleep, with_dead
 pub(super) fn law(backend: &dyn Backend) -> Outcome {
     offered(backend, |backend| {
         woken_from_another_shard(backend);
-        on_one(backend, woken_when_there_is_room);
+        woken_when_there_is_room(backend);
         peers_stay_together(backend);
         changes_hands(backend);
         on_one(backend, taken);
@@ -59,35 +59,36 @@ fn woken_from_another_shard(backend: &dyn Backend) {
     on_each(backend, vec![asks, answers]);
 }
 
-/// A sender that found no room goes on when its peer has taken something.
-async fn woken_when_there_is_room(reactor: Rc<dyn Reactor>) {
-    let mut there = bind(&reactor, &name("slow"));
-    let mut here = connect(&reactor, &there.local().expect("bound"));
-    let (sent, waited) = (Cell::new(0_usize), Cell::new(false));
-    let sending = async {
-        while sent.get() < 2_000 {
+/// A sender that found no room goes on when its peer has taken something. On a shard of its own, where nothing else has it
+/// polled.
+fn woken_when_there_is_room(backend: &dyn Backend) {
+    const ALL: usize = 2_000;
+    let there = Mail::default();
+    let outbox = there.clone();
+    let takes = shard(move |reactor: Rc<dyn Reactor>| async move {
+        let mut socket = bind(&reactor, &name("slow"));
+        outbox.send(socket.local().expect("bound"));
+        // One at a time, so that the sender finds no room again and again.
+        for _ in 0..ALL {
+            receive_one(&reactor, &mut *socket, 2_000).await.expect("it comes");
+        }
+    });
+    let sends = shard(move |reactor: Rc<dyn Reactor>| async move {
+        let to: Address = with_deadline(&reactor, LATE, "an address", there.receive()).await;
+        let mut here = connect(&reactor, &to);
+        let (mut sent, waited) = (0, Cell::new(false));
+        while sent < ALL {
             let one = [Outgoing::to_peer(&[7; 1_000])];
-            let polled = poll_fn(|cx| {
+            let room = poll_fn(|cx| {
                 let polled = here.poll_send(cx, &one);
                 waited.set(waited.get() || polled.is_pending());
                 polled
             });
-            sent.set(sent.get() + polled.await.expect("it goes"));
+            sent += with_deadline(&reactor, LATE, "room to send", room).await.expect("it goes");
         }
-    };
-    let mut received = 0;
-    let (mut sending, mut over) = (pin!(sending), false);
-    let both = poll_fn(|cx| {
-        over = over || sending.as_mut().poll(cx).is_ready();
-        // One at a time, so that the sender finds no room again and again.
-        if let Poll::Ready(got) = poll_receive(cx, &mut *there, 1, 2_000) {
-            received += got.expect("it comes").len();
-            cx.waker().wake_by_ref();
-        }
-        if over && received == 2_000 { Poll::Ready(()) } else { Poll::Pending }
+        assert!(waited.get(), "a queue without a limit");
     });
-    with_deadline(&reactor, LATE, "all of them", both).await;
-    assert!(waited.get(), "a queue without a limit");
+    on_each(backend, vec![takes, sends]);
 }
 
 /// What one peer sends comes to one socket of the group, and every socket of it serves somebody.

@@ -1,5 +1,6 @@
 //! DATAGRAM-2: several in one call.
 
+use std::future::poll_fn;
 use std::io::ErrorKind;
 use std::rc::Rc;
 
@@ -91,7 +92,9 @@ async fn the_first_error(reactor: Rc<dyn Reactor>) {
     let to = there.local().expect("bound");
     let large = pattern(0, 65_508);
     let all = [Outgoing::new(b"one", &to), Outgoing::new(&large, &to), Outgoing::new(b"three", &to)];
-    let error = send(&reactor, &mut *here, &all).await.expect_err("the second is too large");
+    let first = poll_fn(|cx| here.poll_send(cx, &all)).await.expect("the first goes");
+    assert_eq!(first, 1, "those before an error are counted, and told of before it");
+    let error = send(&reactor, &mut *here, &all[1..]).await.expect_err("the second is too large");
     assert_eq!(error.raw_os_error(), Some(rustix::io::Errno::MSGSIZE.raw_os_error()), "{error}");
     send(&reactor, &mut *here, &all[2..]).await.expect("it goes");
     let mut got = Vec::new();

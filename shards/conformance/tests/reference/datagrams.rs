@@ -32,7 +32,7 @@ impl Datagrams for Handle {
 
 impl Handle {
     fn spoiled_datagrams(&self, good: Box<dyn DatagramSocket>) -> Box<dyn DatagramSocket> {
-        Box::new(Spoiled { fault: self.0.fault, good })
+        Box::new(Spoiled { fault: self.0.fault, good, ended: false })
     }
 }
 
@@ -41,6 +41,20 @@ impl Handle {
 struct Spoiled {
     fault: Fault,
     good: Box<dyn DatagramSocket>,
+    /// For [`Fault::ErrorEndsSocket`]: there was an error.
+    ended: bool,
+}
+
+impl Spoiled {
+    /// A stream is over after an error, and so is a socket that is taken for one.
+    fn ends<T>(&mut self, outcome: io::Result<T>) -> io::Result<T> {
+        self.ended = self.ended || (outcome.is_err() && self.fault == Fault::ErrorEndsSocket);
+        outcome
+    }
+
+    fn is_over(&self) -> io::Result<()> {
+        if self.ended { Err(io::ErrorKind::NotConnected.into()) } else { Ok(()) }
+    }
 }
 
 impl DatagramSocket for Spoiled {
@@ -50,21 +64,44 @@ impl DatagramSocket for Spoiled {
         buffers: &mut [IoSliceMut<'_>],
         found: &mut [Datagram],
     ) -> Poll<io::Result<usize>> {
-        let count = ready!(self.good.poll_receive(cx, buffers, found))?;
-        if self.fault == Fault::CutUntold {
-            for (datagram, buffer) in found.iter_mut().zip(&*buffers).take(count) {
-                datagram.size = datagram.size.min(buffer.len());
+        self.is_over()?;
+        let received = ready!(self.good.poll_receive(cx, buffers, found));
+        let count = self.ends(received)?;
+        match self.fault {
+            Fault::CutUntold => {
+                for (datagram, buffer) in found.iter_mut().zip(&*buffers).take(count) {
+                    datagram.size = datagram.size.min(buffer.len());
+                }
             }
+            Fault::MergedUntold => found.iter_mut().for_each(|datagram| datagram.segment = None),
+            // As where no bytes mean that there was nothing.
+            Fault::EmptyPassedOver if count == 1 && found[0].size == 0 => {
+                return self.poll_receive(cx, buffers, found);
+            }
+            _ => {}
         }
         Poll::Ready(Ok(count))
     }
 
     fn poll_send(&mut self, cx: &mut Context<'_>, outgoing: &[Outgoing<'_>]) -> Poll<io::Result<usize>> {
-        if self.fault != Fault::SegmentsJoined {
-            return self.good.poll_send(cx, outgoing);
+        self.is_over()?;
+        match self.fault {
+            Fault::SegmentsJoined => {
+                let whole: Vec<_> = outgoing.iter().map(|one| Outgoing { segment: None, ..*one }).collect();
+                self.good.poll_send(cx, &whole)
+            }
+            // As where each is sent by a call of its own, and the first failure is the answer.
+            Fault::ErrorHidesSent => {
+                for one in outgoing {
+                    ready!(self.good.poll_send(cx, std::slice::from_ref(one)))?;
+                }
+                Poll::Ready(Ok(outgoing.len()))
+            }
+            _ => {
+                let sent = ready!(self.good.poll_send(cx, outgoing));
+                Poll::Ready(self.ends(sent))
+            }
         }
-        let whole: Vec<_> = outgoing.iter().map(|one| Outgoing { segment: None, ..*one }).collect();
-        self.good.poll_send(cx, &whole)
     }
 
     fn segments_max(&self) -> usize {
@@ -115,7 +152,10 @@ impl Polled {
         if poll(&mut polled, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }))? > 0 {
             return Poll::Ready(Ok(()));
         }
-        slot.wait(&self.descriptor, flags, cx);
+        // As where readiness to send is not asked for.
+        if !(flags == PollFlags::OUT && self.fault == Fault::RoomUntold) {
+            slot.wait(&self.descriptor, flags, cx);
+        }
         Poll::Pending
     }
 }

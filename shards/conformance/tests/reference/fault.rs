@@ -37,8 +37,14 @@ pub(crate) enum Fault {
     ConnectsCapped,
     OneWaiter,
     CutUntold,
+    ErrorEndsSocket,
+    EmptyPassedOver,
     SegmentsJoined,
+    MergedUntold,
+    ErrorHidesSent,
     ReleaseEmpties,
+    RoomUntold,
+    GroupIsOneSocket,
     /// One with connections.
     Halves(Mistake),
 }
@@ -77,6 +83,12 @@ pub(crate) const FAULTS: &[(&str, Fault, &str)] = &[
     ("connects-capped", Fault::ConnectsCapped, "CONNECT-3"),
     ("one-waiter", Fault::OneWaiter, "WATCH-1"),
     ("cut-untold", Fault::CutUntold, "DATAGRAM-1"),
+    ("error-ends-socket", Fault::ErrorEndsSocket, "DATAGRAM-1"),
+    ("empty-passed-over", Fault::EmptyPassedOver, "DATAGRAM-1"),
     ("segments-joined", Fault::SegmentsJoined, "DATAGRAM-2"),
+    ("merged-untold", Fault::MergedUntold, "DATAGRAM-2"),
+    ("error-hides-sent", Fault::ErrorHidesSent, "DATAGRAM-2"),
     ("release-empties", Fault::ReleaseEmpties, "DATAGRAM-3"),
+    ("room-untold", Fault::RoomUntold, "DATAGRAM-3"),
+    ("group-is-one-socket", Fault::GroupIsOneSocket, "DATAGRAM-3"),
 ];

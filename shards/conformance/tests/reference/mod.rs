@@ -69,7 +69,9 @@ impl Backend for Reference {
         options: &DatagramOptions,
         count: usize,
     ) -> io::Result<Vec<BoundDatagrams>> {
-        waterwheel_os::bind_datagrams(at, options, count)
+        // As where nobody thinks of a socket for each shard.
+        let reuse_port = options.reuse_port && self.fault != Fault::GroupIsOneSocket;
+        waterwheel_os::bind_datagrams(at, &DatagramOptions { reuse_port, ..*options }, count)
     }
 
     fn run(&self, launches: Vec<Launch>) -> Result<(), Vec<Ended>> {

@@ -1,4 +1,11 @@
-//! Datagram sockets: UDP, and those of the Unix family.
+//! Datagram sockets: UDP, and those of the Unix family, for every reactor: what waits is received by one recvmmsg(2) once the
+//! socket is ready, and what is to be sent goes with one sendmmsg(2).
+//!
+//! That is so on io_uring too. A multishot receive into provided buffers, and a send in the ring for each datagram, submitted
+//! with the call that ends the turn, take as much CPU or more: in bare loops that echo on the loopback (Linux 6.18, AMD EPYC;
+//! the loop's thread by schedstat, 11 rounds in turn), with 1, 8 and 32 datagrams on their way, for 64 bytes 1.02, 1.04 and
+//! 1.04 times that of readiness in the ring with these two calls, for 1 200 bytes 1.00, 1.07 and 1.09 times. Each datagram
+//! costs a completion, a submission and a buffer given back, where it costs these calls a place in an array.
 
 mod control;
 mod messages;

@@ -1,0 +1,178 @@
+//! What it costs that a connection is served by another shard than the one that accepted it.
+//!
+//! `cargo bench --bench hand_overs`, for one reactor `WATERWHEEL_REACTOR=epoll cargo bench --bench hand_overs`. Prints the CPU time
+//! of the process, client and kernel included, per connection of one byte there and back: the median of rounds that take turns.
+//! Fails where a hand-over costs more than it may.
+#![forbid(unsafe_code)]
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::mpsc::channel;
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use anyhow::{Context, anyhow, ensure};
+use rustix::net::sockopt::set_socket_linger;
+use rustix::time::{ClockId, clock_gettime};
+use waterwheel::net::{AcceptStats, Connection};
+use waterwheel::runtime::{Config, RunError, Runtime, Stopper, reactors};
+use waterwheel::shard::ShardId;
+use waterwheel::steer::Mode;
+
+const SHARDS: usize = 2;
+const CONNECTIONS: usize = 500;
+const ROUNDS: usize = 16;
+/// What a hand-over may cost more than none: what the project asks for.
+const MOST: f64 = 40.0;
+
+/// What decides who serves, and whether that is who accepted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    /// The kernel, by the hash.
+    Placed,
+    /// The shard that accepts, by the hash.
+    Handed,
+    /// The program, by the first byte, which says: here.
+    Stays,
+    /// The same, which says where.
+    Given,
+}
+
+const WAYS: [Way; 4] = [Way::Placed, Way::Handed, Way::Stays, Way::Given];
+
+struct Server {
+    at: SocketAddr,
+    stopper: Stopper,
+    running: JoinHandle<Result<Vec<AcceptStats>, RunError>>,
+}
+
+/// Goes where the first byte says, and sends it back.
+async fn answer(mut connection: Connection) -> anyhow::Result<()> {
+    let first = connection.fill().await?.first().copied();
+    let to = match first {
+        Some(digit @ b'0'..=b'9') => ShardId::new(usize::from(digit - b'0')),
+        _ => connection.shard().id(),
+    };
+    let Some(mut connection) = connection.hand_to(to).await? else { return Ok(()) };
+    let mut byte = [0];
+    connection.read_exact(&mut byte).await?;
+    connection.write_all(&byte).await?;
+    // The client ends it.
+    connection.read(&mut byte).await?;
+    Ok(())
+}
+
+fn start(config: Config) -> anyhow::Result<Server> {
+    let (tell, told) = channel();
+    let runtime = Runtime::new(config.cores(SHARDS))?.without_signals();
+    let running = thread::Builder::new().spawn(move || {
+        let listening = match runtime.listen("tcp:127.0.0.1:0") {
+            Ok(listening) => listening,
+            Err(error) => {
+                let _ = tell.send(Err(anyhow!(error)));
+                return Ok(Vec::new());
+            }
+        };
+        let _ = tell.send(Ok((listening.local().clone(), runtime.stopper())));
+        runtime.run(move |shard| {
+            let listening = listening.clone();
+            async move {
+                let acceptor = shard.accept_on(&listening)?;
+                let counters = acceptor.counters();
+                acceptor.serve(usize::MAX, answer).await;
+                Ok(counters.copy())
+            }
+        })
+    })?;
+    let (at, stopper) = told.recv()??;
+    Ok(Server { at: at.inet().context("an internet address")?, stopper, running })
+}
+
+impl Server {
+    /// How many connections it has handed over, of how many.
+    fn stop(self) -> anyhow::Result<(u64, u64)> {
+        self.stopper.stop(Duration::from_secs(5));
+        let counted = self.running.join().map_err(|_| anyhow!("the server panicked"))??;
+        let all = counted.into_iter().fold(AcceptStats::default(), std::ops::Add::add);
+        Ok((all.handed_over, all.accepted))
+    }
+}
+
+/// One byte there and back. It ends by a reset, so that no port waits until it may be used again.
+fn client(at: SocketAddr, byte: u8) -> anyhow::Result<()> {
+    let mut stream = TcpStream::connect(at)?;
+    set_socket_linger(&stream, Some(Duration::ZERO))?;
+    stream.write_all(&[byte])?;
+    let mut back = [0];
+    stream.read_exact(&mut back)?;
+    ensure!(back == [byte], "{byte} came back as {back:?}");
+    Ok(())
+}
+
+fn round(at: SocketAddr, way: Way) -> anyhow::Result<f64> {
+    let cpu = || Duration::try_from(clock_gettime(ClockId::ProcessCPUTime));
+    let before = cpu()?;
+    for number in 0..CONNECTIONS {
+        client(at, if way == Way::Given { b'0' + (number % SHARDS) as u8 } else { b'-' })?;
+    }
+    Ok((cpu()? - before).as_secs_f64() * 1e6 / CONNECTIONS as f64)
+}
+
+/// Whether it costs no more than it may.
+fn measure(reactor: &str) -> anyhow::Result<bool> {
+    let config = || Config::default().reactor(reactor);
+    let placed = start(config())?;
+    let handed = start(config().steer_program(false))?;
+    let given = start(config().steer(Mode::Kernel))?;
+    let at = [placed.at, handed.at, given.at, given.at];
+    let mut costs = [(); 4].map(|()| Vec::new());
+    // The first is to warm up.
+    for number in 0..=ROUNDS {
+        for ((way, at), costs) in WAYS.into_iter().zip(at).zip(&mut costs) {
+            let cost = round(at, way)?;
+            costs.extend((number > 0).then_some(cost));
+        }
+    }
+    // Of rounds that followed each other, since the machine's speed changes.
+    let more =
+        |than: usize, way: usize| median(costs[way].iter().zip(&costs[than]).map(|(a, b)| a - b).collect());
+    let (by_hash_more, by_byte_more) = (more(0, 1), more(2, 3));
+    let [none, some, stays, goes] = costs.map(median);
+    ensure!(placed.stop()?.0 == 0, "the kernel did not place all");
+    let (by_hash, of) = handed.stop()?;
+    let by_hash_part = by_hash as f64 / of as f64;
+    // Half of its rounds say where.
+    let (by_byte, of) = given.stop()?;
+    let by_byte_part = 2.0 * by_byte as f64 / of as f64;
+    let (automatic, explicit) = (by_hash_more / by_hash_part, by_byte_more / by_byte_part);
+    println!(
+        "{reactor:>8}: placed {none:.1} µs, {:.0} % handed over {some:.1} µs: {automatic:.1} µs each",
+        by_hash_part * 100.0
+    );
+    println!(
+        "{:>8}  kept {stays:.1} µs, {:.0} % handed over after a byte {goes:.1} µs: {explicit:.1} µs each",
+        "",
+        by_byte_part * 100.0
+    );
+    Ok(automatic < MOST && explicit < MOST)
+}
+
+fn median(mut costs: Vec<f64>) -> f64 {
+    costs.sort_unstable_by(f64::total_cmp);
+    costs[costs.len() / 2]
+}
+
+fn main() -> anyhow::Result<()> {
+    let chosen = std::env::var("WATERWHEEL_REACTOR").unwrap_or_default();
+    let mut too_much = false;
+    println!(
+        "CPU time per connection, client and kernel included; medians of {ROUNDS} rounds of {CONNECTIONS}"
+    );
+    for backend in reactors() {
+        if (chosen.is_empty() || chosen == backend.name()) && backend.probe().is_ok() {
+            too_much |= !measure(backend.name())?;
+        }
+    }
+    ensure!(!too_much, "a hand-over costs more than {MOST} µs");
+    Ok(())
+}
