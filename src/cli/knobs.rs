@@ -36,6 +36,9 @@ pub(super) struct Knobs {
     /// Seconds that connections may take to end when stopping (WATERWHEEL_DRAIN_S).
     #[arg(long, global = true, value_name = "SECONDS")]
     drain_s: Option<String>,
+    /// Seconds that all goes on as before when stopping, but for readiness (WATERWHEEL_STOP_DELAY_S).
+    #[arg(long, global = true, value_name = "SECONDS")]
+    stop_delay_s: Option<String>,
     /// Seconds that steps of the start and the stop may take, as in `before-start=60` (WATERWHEEL_STEPS_S).
     #[arg(long, global = true, value_name = "LIST")]
     steps_s: Option<String>,
@@ -87,6 +90,7 @@ impl Knobs {
             (Knob::SpinUs, "--spin-us", &self.spin_us),
             (Knob::StallMs, "--stall-ms", &self.stall_ms),
             (Knob::DrainS, "--drain-s", &self.drain_s),
+            (Knob::StopDelayS, "--stop-delay-s", &self.stop_delay_s),
             (Knob::StepsS, "--steps-s", &self.steps_s),
             (Knob::Log, "--log", &self.log),
             (Knob::SteerSeed, "--steer-seed", &self.steer_seed),

@@ -27,6 +27,7 @@ on_each_reactor![
     wrong_http_has_its_answer,
     clients_that_say_nothing_keep_nobody_out,
     ready_is_told_from_starting_and_stopping,
+    who_is_about_to_stop_says_so_and_serves_as_before,
     shards_that_stall_or_wait_for_their_restart_are_named,
     the_endpoint_goes_to_the_next_shard_when_one_is_gone_for_good,
     the_endpoint_is_there_while_an_escalated_failure_drains,
@@ -344,6 +345,24 @@ fn ready_is_told_from_starting_and_stopping(reactor: &str) {
     assert!(head.starts_with("HTTP/1.1 503 Service Unavailable\r\n"), "{head}{body}");
     drop((held, more));
     running.stop().unwrap();
+}
+
+fn who_is_about_to_stop_says_so_and_serves_as_before(reactor: &str) {
+    let running = start(config(reactor, SHARDS).drain(LONG).stop_delay(LONG));
+    running.condition.set(true);
+    let ready = || get(running.admin, "/ready");
+    eventually("it to be ready", || (ready().1 == "ready\n").then_some(()));
+    running.stopper.stop(LONG);
+    let (head, body) =
+        eventually("the stop to be told", || Some(ready()).filter(|(_, body)| body != "ready\n"));
+    assert!(head.starts_with("HTTP/1.1 503 Service Unavailable\r\n"), "{head}");
+    assert_eq!(body, "not ready\nstopping\n");
+    // As many as it takes for each shard to have some.
+    for _ in 0..30 {
+        assert!(goes_round(&mut client(running.at), b"water"));
+    }
+    running.stopper.stop(Duration::ZERO);
+    let _ = running.thread.join().unwrap();
 }
 
 fn shards_that_stall_or_wait_for_their_restart_are_named(reactor: &str) {

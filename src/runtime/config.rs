@@ -45,6 +45,7 @@ pub struct Config {
     /// `None`: stalls are not reported.
     pub(crate) stall: Option<Duration>,
     pub(crate) drain: Duration,
+    pub(crate) stop_delay: Duration,
     pub(crate) log: Given<String>,
     /// `None`: random in each run.
     pub(crate) steer_seed: Option<u32>,
@@ -85,6 +86,7 @@ impl Default for Config {
             spin: Duration::ZERO,
             stall: Some(Duration::from_millis(100)),
             drain: Duration::from_secs(30),
+            stop_delay: Duration::ZERO,
             log: Given::by(Knob::Log.variable(), "info".to_owned()),
             steer_seed: None,
             steer_program: true,
@@ -250,6 +252,7 @@ impl Config {
                 self.stall = Some(stall).filter(|stall| !stall.is_zero());
             }
             Knob::DrainS => self.drain = Duration::from_secs(knob::number(text, DRAIN_S_MAX)?),
+            Knob::StopDelayS => self.stop_delay = Duration::from_secs(knob::number(text, DRAIN_S_MAX)?),
             Knob::StepsS => self.step_times.set(text)?,
             Knob::Log => self.log = Given::by(origin, knob::log_filter(text)?),
             Knob::SteerSeed => self.steer_seed = Some(knob::seed(text)?),
@@ -333,6 +336,14 @@ impl Config {
     /// How long connections may take to end once the program stops.
     pub fn drain(mut self, drain: Duration) -> Config {
         self.drain = drain;
+        self
+    }
+
+    /// How long a program that is asked to stop goes on as before, while `/ready` of the admin endpoint says that it is
+    /// stopping: as long as a load balancer takes to notice. Then the drain begins; a second signal begins it at once. At the
+    /// same time as the triggers of [`When::BeforeStop`](super::When::BeforeStop), whose step lasts so long at least.
+    pub fn stop_delay(mut self, delay: Duration) -> Config {
+        self.stop_delay = delay;
         self
     }
 

@@ -37,6 +37,9 @@ pub enum Knob {
     StallMs,
     /// `WATERWHEEL_DRAIN_S`: seconds that connections may take to end once the program stops. Default 30.
     DrainS,
+    /// `WATERWHEEL_STOP_DELAY_S`: seconds that a program goes on as before once it is asked to stop, and says that it is not
+    /// ready. Default 0.
+    StopDelayS,
     /// `WATERWHEEL_STEPS_S`: seconds that each step of a start and a stop may take ([`StepTimes`](super::StepTimes)), as in
     /// `before-start=60,after-stop=5`. Those that are not named stay as they are.
     StepsS,
@@ -75,7 +78,7 @@ pub enum Knob {
 
 impl Knob {
     /// All of them, in the order in which they are documented.
-    pub const ALL: [Knob; 24] = [
+    pub const ALL: [Knob; 25] = [
         Knob::Cores,
         Knob::Cpus,
         Knob::Reactor,
@@ -85,6 +88,7 @@ impl Knob {
         Knob::SpinUs,
         Knob::StallMs,
         Knob::DrainS,
+        Knob::StopDelayS,
         Knob::StepsS,
         Knob::Log,
         Knob::SteerSeed,
@@ -114,6 +118,7 @@ impl Knob {
             Knob::SpinUs => "WATERWHEEL_SPIN_US",
             Knob::StallMs => "WATERWHEEL_STALL_MS",
             Knob::DrainS => "WATERWHEEL_DRAIN_S",
+            Knob::StopDelayS => "WATERWHEEL_STOP_DELAY_S",
             Knob::StepsS => "WATERWHEEL_STEPS_S",
             Knob::Log => "WATERWHEEL_LOG",
             Knob::SteerSeed => "WATERWHEEL_STEER_SEED",
@@ -143,7 +148,7 @@ impl Knob {
             Knob::Steer => Mode::ALL.map(Mode::name).join(", "),
             Knob::SpinUs => format!("microseconds from 0 to {SPIN_US_MAX}"),
             Knob::StallMs => format!("milliseconds from 1 to {STALL_MS_MAX}, or 0 for no reports"),
-            Knob::DrainS => format!("seconds from 0 to {DRAIN_S_MAX}"),
+            Knob::DrainS | Knob::StopDelayS => format!("seconds from 0 to {DRAIN_S_MAX}"),
             Knob::StepsS => format!(
                 "STEP=SECONDS between commas, steps {}, seconds from 0 to {DRAIN_S_MAX}, as in before-start=60,after-stop=5",
                 StepTimes::NAMES.join(", ")

@@ -348,7 +348,13 @@ impl Runtime {
             .resize_with(self.plan.shards.len(), || Outcome::None);
         let (drain, times) = (self.config.drain, self.config.step_times);
         let crew = Crew {
-            lifecycle: Arc::new(self.declared.begin(&self.stopper, self.shards(), times, drain)),
+            lifecycle: Arc::new(self.declared.begin(
+                &self.stopper,
+                self.shards(),
+                times,
+                drain,
+                self.config.stop_delay,
+            )),
             mesh: self.mesh.clone(),
             stopper: self.stopper.clone(),
             budgets: self.config.turn_budgets(),

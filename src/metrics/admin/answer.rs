@@ -8,7 +8,8 @@ use super::super::scrape::Scrape;
 use super::super::status::Standing;
 use super::super::text::Format;
 use crate::net::http1::{Framing, HeadError, RequestHead};
-use crate::shard::{Phase, Shard};
+use crate::shard::Shard;
+use crate::shard::stopping::Step;
 
 /// How long the shards have to answer: a stalled one is to be seen, and Prometheus waits for 10 s.
 const SCRAPE_WITHIN: Duration = Duration::from_millis(500);
@@ -168,7 +169,8 @@ fn health(scrape: &Scrape, me: usize) -> String {
 
 fn ready(shard: &Shard, registry: &Registry) -> Response {
     let mut reasons = registry.status.reasons();
-    if shard.phase() != Phase::Running {
+    // Also while it goes on as before: that is when a load balancer has to hear of it.
+    if shard.core().has_come_to(Step::Asked) {
         reasons.insert(0, "stopping".to_owned());
     }
     if reasons.is_empty() {

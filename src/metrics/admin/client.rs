@@ -8,7 +8,8 @@ use super::super::registry::Registry;
 use super::answer::{Asked, Method, Response, answer};
 use crate::net::Connection;
 use crate::net::http1::{Fed, HeadBuffer, HeadError, parse_request};
-use crate::shard::{Phase, Shard};
+use crate::shard::Shard;
+use crate::shard::stopping::Step;
 
 /// How long a client may keep its connection between two requests: Prometheus asks every 15 s or every minute.
 const IDLE: Duration = Duration::from_secs(90);
@@ -54,7 +55,8 @@ pub(super) async fn serve(
 
 async fn respond(shard: &Shard, registry: &Arc<Registry>, asked: Asked, is_last: bool) -> (Vec<u8>, bool) {
     let response = answer(shard, registry, asked).await;
-    let keep_alive = asked.keep_alive && !asked.has_body && !is_last && shard.phase() == Phase::Running;
+    let keep_alive =
+        asked.keep_alive && !asked.has_body && !is_last && !shard.core().has_come_to(Step::Asked);
     (response.bytes(asked.method != Method::Head, keep_alive, asked.minor_version), keep_alive)
 }
 

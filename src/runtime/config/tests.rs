@@ -80,6 +80,7 @@ fn nonsense_is_one_line_with_name_value_fault_and_remedy() {
         (Knob::SpinUs, &["", "1ms", "-1", "1000001"]),
         (Knob::StallMs, &["", "x", "3600001"]),
         (Knob::DrainS, &["", "30s", "86401"]),
+        (Knob::StopDelayS, &["", "5s", "86401"]),
         (Knob::Log, &["", "loud", "a\nb=info"]),
         (Knob::SteerSeed, &["", "random", "4294967296", "0x"]),
     ] {

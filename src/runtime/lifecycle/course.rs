@@ -17,7 +17,7 @@ use crate::shard::waiters::{Waiters, wait_until};
 use crate::shard::{Phase, Shard};
 
 /// By how much shards may begin a step apart from each other, if all are well.
-const APART: Duration = Duration::from_secs(1);
+pub(super) const APART: Duration = Duration::from_secs(1);
 /// Shorter steps are not reported on at their half.
 const WORTH_A_REPORT: Duration = Duration::from_secs(1);
 

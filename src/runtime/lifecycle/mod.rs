@@ -11,6 +11,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use course::APART;
 pub(super) use course::Course;
 pub(super) use owned::Owned;
 use steps::{Done, Steps};
@@ -159,15 +160,33 @@ impl Declared {
         &self,
         stopper: &Stopper,
         shards: usize,
-        times: StepTimes,
+        mut times: StepTimes,
         drain: Duration,
+        delay: Duration,
     ) -> Common {
-        let listed = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
+        let mut listed = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
+        if !delay.is_zero() {
+            times.before_stop = times.before_stop.max(delay.saturating_add(APART));
+            listed.push(delayed(delay));
+        }
         if listed.iter().any(|trigger| trigger.when == When::BeforeStop) {
             stopper.hold();
         }
         Common { listed, steps: Steps::new(shards), stopper: stopper.clone(), times, drain }
     }
+}
+
+/// Nothing, for so long; for a program that is asked to stop, and not for one that has done what it had to do.
+fn delayed(delay: Duration) -> Listed {
+    let make = Box::new(move |shard: Shard| {
+        Box::pin(async move {
+            if shard.core().foreign().stop_wish().is_some() {
+                shard.sleep(delay).await;
+            }
+            Ok(())
+        }) as Work
+    });
+    Listed { when: When::BeforeStop, name: "the delay of the stop", make }
 }
 
 impl fmt::Debug for Declared {
