@@ -31,6 +31,9 @@ const ACCEPTS_PER_TURN: usize = 32;
 /// Connections of busy owners that a shard holds on to in mode `source`. Those beyond are reset: waiting for one
 /// owner would keep everybody else's clients waiting too.
 const WAITING: usize = 128;
+/// Turns in a row in which nobody is found in the backlog of a listener that is left: a reactor that asks the kernel only
+/// at the end of a turn has its answer in the next.
+const EMPTY_AFTER: u32 = 3;
 /// While no shard has room, how often one looks whether another has. Its own room it hears of at once.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
@@ -88,13 +91,20 @@ impl Accepting {
     }
 
     async fn accept(mut self) {
-        let (mut rest, mut in_a_row) = (REST, 0);
+        let (mut rest, mut in_a_row, mut empty) = (REST, 0, 0);
         loop {
             self.room().await;
             match self.next().await {
+                Ok(None) if self.queue.is_draining() => {
+                    empty += 1;
+                    if empty == EMPTY_AFTER {
+                        return;
+                    }
+                    self.shard.yield_now().await;
+                }
                 Ok(None) => self.spread(),
                 Ok(Some(incoming)) => {
-                    rest = REST;
+                    (rest, empty) = (REST, 0);
                     self.take(incoming);
                 }
                 Err(error) => {
@@ -156,9 +166,9 @@ impl Accepting {
         let Steering { mode, placed, .. } = self.steer.steering;
         // What the kernel places is nearly all this shard's own, and in mode `source` nobody else's.
         let steers = mode.passes_on() && self.shard.count() > 1 && !(mode == Mode::Source && placed);
-        while !queue.has_room() && (self.all_crowded || !steers || !self.steer.parts.another_is_open(me)) {
+        while !queue.admits() && (self.all_crowded || !steers || !self.steer.parts.another_is_open(me)) {
             let own = poll_fn(|cx| {
-                if queue.has_room() {
+                if queue.admits() {
                     return Poll::Ready(());
                 }
                 queue.await_change(cx);
@@ -172,15 +182,19 @@ impl Accepting {
         }
     }
 
-    /// The next connection; `None`: too many wait here, and another shard may have room.
+    /// The next connection; `None`: too many wait here, and another shard may have room; or the listener is left, and
+    /// nobody is there.
     async fn next(&mut self) -> io::Result<Option<Offered>> {
         let (spreads, queue) = (self.steer.steering.mode.spreads() && self.shard.count() > 1, &self.queue);
         poll_fn(|cx| {
-            if spreads && queue.has_too_many() {
+            if spreads && queue.has_too_many() && !queue.is_draining() {
                 return Poll::Ready(Ok(None));
             }
             queue.await_change(cx);
-            self.listener.poll_accept(cx).map_ok(|incoming| Some(Offered::new(incoming)))
+            match self.listener.poll_accept(cx) {
+                Poll::Pending if queue.is_draining() => Poll::Ready(Ok(None)),
+                accepted => accepted.map_ok(|incoming| Some(Offered::new(incoming))),
+            }
         })
         .await
     }
