@@ -162,17 +162,19 @@ fn summary(file: &File, runtime: &Runtime, log: Option<&LogSettings>) -> Result<
         }
         for endpoint in &settings.listen {
             let resolved = runtime.listeners().resolve(endpoint).map_err(ProxyError::from);
-            resolved.map_err(|error| unresolved(file, name, error))?;
+            resolved.map_err(|error| unfit(file, name, error))?;
         }
         let unnamed = std::iter::once((None, &settings.upstreams));
         let groups = unnamed.chain(settings.groups.iter().map(|group| (Some(&group.name), &group.upstreams)));
         for (group, upstream) in groups.flat_map(|(group, all)| all.iter().map(move |one| (group, one))) {
             let resolved = runtime.listeners().resolve(&upstream.endpoint).map_err(ProxyError::from);
-            let addresses = resolved.map_err(|error| unresolved(file, name, error))?;
+            let addresses = resolved.map_err(|error| unfit(file, name, error))?;
             let all: Vec<String> = addresses.iter().map(ToString::to_string).collect();
             let group = group.map_or_else(String::new, |group| format!(" of {group}"));
             let _ = writeln!(text, "  upstream {upstream}{group}: {}", all.join(", "));
         }
+        let itself = settings.check_itself(&runtime.listeners());
+        itself.map_err(|error| unfit(file, name, error))?;
         for route in &settings.routes {
             let _ = writeln!(text, "  {} goes to {}", route.pattern, route.group);
         }
@@ -180,8 +182,8 @@ fn summary(file: &File, runtime: &Runtime, log: Option<&LogSettings>) -> Result<
     Ok(text)
 }
 
-/// A name that is not known, where it stands. Nothing could run so.
-fn unresolved(file: &File, name: &str, error: ProxyError) -> Failure {
+/// What is wrong with a proxy now that its names are known, where it stands. Nothing could run so.
+fn unfit(file: &File, name: &str, error: ProxyError) -> Failure {
     let error = ProxyError::Of { name: name.to_owned(), error: Box::new(error) };
     Failure::Usage(file.locate(&error).map_or_else(|| error.to_string(), |fault| fault.to_string()))
 }

@@ -14,6 +14,7 @@ use waterwheel::net::{Connection, PeekError};
 use waterwheel::reactor::Incoming;
 use waterwheel::runtime::Runtime;
 use waterwheel::shard::{Shard, ShardId};
+use waterwheel::steer::Mode;
 
 use super::kit::{LONG, Pattern, Random, Server, client, config, on_each_reactor, spawn};
 
@@ -21,6 +22,7 @@ on_each_reactor![
     hand_3_bytes_read_before_a_hand_off_arrive_once_and_in_order,
     bytes_put_back_arrive_once_and_in_order,
     a_hand_over_costs_less_cpu_than_it_may,
+    what_was_handed_to_nobody_is_counted_for_ever,
 ];
 
 /// How often each connection changes shards.
@@ -212,4 +214,43 @@ fn a_hand_over_costs_less_cpu_than_it_may(reactor: &str) {
     extra.sort_unstable_by(f64::total_cmp);
     eprintln!("{reactor}: a hand-over costs {extra:.1?} µs of the shards' CPU");
     assert!(extra[3] < most, "{extra:?} µs");
+}
+
+/// Of many clients one is handed to a shard that leaves the listener, which then is closed.
+fn what_was_handed_to_nobody_is_counted_for_ever(reactor: &str) {
+    let runtime = Runtime::new(config(reactor, 2).steer(Mode::Key)).unwrap().without_signals();
+    let (listening, told) = (runtime.listen("127.0.0.1:0").unwrap(), runtime.port::<()>("told").unwrap());
+    let (listeners, at) = (runtime.listeners(), listening.local().inet().unwrap());
+    // The kernel gives some of them to each shard.
+    let clients: Vec<_> = (0..24).map(|_| client(at)).collect();
+    let (kept, inside) = (listening.clone(), listeners.clone());
+    let counted = runtime.run(move |shard| {
+        let (listening, listeners, told) = (listening.clone(), inside.clone(), told.clone());
+        async move {
+            let (mut acceptor, told) = (shard.accept_on(&listening)?, shard.open(&told)?);
+            if shard.id().index() == 0 {
+                let connection = acceptor.accept().await.ok_or_else(|| anyhow!("it stops"))??;
+                anyhow::ensure!(connection.hand_to(ShardId::new(1)).await?.is_none());
+                told.send(ShardId::new(1), ()).await.map_err(|_| anyhow!("the other shard ended"))?;
+                told.receive().await;
+            } else {
+                told.receive().await;
+                drop(acceptor);
+                let counted = async {
+                    while listeners.undelivered() == 0 {
+                        shard.yield_now().await;
+                    }
+                };
+                shard.timeout(LONG, counted).await?;
+                told.send(ShardId::new(0), ()).await.map_err(|_| anyhow!("the other shard ended"))?;
+            }
+            let open = listeners.undelivered();
+            listeners.close(&listening);
+            Ok((open, listeners.undelivered()))
+        }
+    });
+    assert_eq!(counted.unwrap(), [(1, 1); 2], "a listener that is closed takes its count with it");
+    assert_eq!((listeners.undelivered(), kept.undelivered()), (1, 1));
+    drop((kept, clients));
+    assert_eq!(listeners.undelivered(), 1);
 }

@@ -27,6 +27,7 @@ mod proxy;
 mod quotas;
 mod refused;
 mod reloaded;
+mod renamed;
 mod services;
 mod shards;
 mod shares;

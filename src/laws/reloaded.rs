@@ -33,16 +33,16 @@ pub(crate) fn origin(tag: u8) -> Origin {
 
 pub(crate) struct Site {
     pub(crate) proxy: Proxy,
-    path: PathBuf,
+    pub(crate) path: PathBuf,
     _folder: tempfile::TempDir,
 }
 
 /// The file of a proxy called `web`.
-fn file(listen: &[String], upstream: SocketAddr, more: &str) -> String {
+pub(super) fn file(listen: &[String], upstream: SocketAddr, more: &str) -> String {
     format!("[proxy.web]\nlisten = {listen:?}\nupstream = \"tcp:{upstream}\"\n{more}\n")
 }
 
-fn free() -> String {
+pub(super) fn free() -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     format!("tcp:{}", listener.local_addr().unwrap())
 }
@@ -67,7 +67,7 @@ impl Site {
 }
 
 /// Who answers, the same one each time; and nothing but an orderly end after it.
-fn visit(to: SocketAddr, times: usize) -> u8 {
+pub(super) fn visit(to: SocketAddr, times: usize) -> u8 {
     let mut stream = client(to);
     let tags: Vec<u8> = (0..times).map(|_| ask(&mut stream)).collect();
     assert!(tags.iter().all(|tag| *tag == tags[0]), "two versions served one connection: {tags:?}");
@@ -76,7 +76,7 @@ fn visit(to: SocketAddr, times: usize) -> u8 {
     tags[0]
 }
 
-fn ask(stream: &mut TcpStream) -> u8 {
+pub(super) fn ask(stream: &mut TcpStream) -> u8 {
     let mut answer = [0];
     stream.write_all(&[1]).unwrap();
     stream.read_exact(&mut answer).unwrap();
@@ -246,6 +246,16 @@ fn the_example_could_run_and_a_bad_file_could_not() {
         (
             "[proxy.a]\nlisten = \"tcp:127.0.0.1:1\"\nupstream = \"tcp:h:1\"\nconnections = 1\n",
             &["bad.toml:4:1: proxy.a.connections: a limit of 1 for 2 shards"],
+        ),
+        (
+            "[proxy.a]\nlisten = \"tcp:127.0.0.1:1\"\nupstream = \"tcp:127.0.0.1:1\"\n",
+            &["bad.toml:3:1: proxy.a.upstream: upstream tcp:127.0.0.1:1 is this proxy's own listener"],
+        ),
+        (
+            "[proxy.a]\nlisten = \"tcp:*:1\"\nupstream = [\"tcp:127.0.0.1:2\", \"tcp:localhost:1\"]\n",
+            &[
+                "bad.toml:3:1: proxy.a.upstream: upstream tcp:localhost:1 is this proxy's own listener tcp:0.0.0.0:1",
+            ],
         ),
     ] {
         std::fs::write(&path, text).unwrap();

@@ -69,6 +69,8 @@
 //! | a ClientHello | 16 KiB | | reset, and counted as refused |
 //! | lines of the access log that wait, per shard; in all, for the disk | 256 KiB; 64 batches | | dropped and counted, which the log says |
 //! | the file that says what runs | 1 MiB | | it is refused |
+//! | how long a reload waits for a shard that is at work, and in all | 5 s; 20 s | | nothing has changed, or the shard is late, as the log says |
+//! | how long a listener that is given up takes in who waits at it | 1 s, and as many as its queue holds | | who is left is reset |
 //! | faults of that file that are told | 50 | | the number of all |
 //!
 //! # What is not bounded
@@ -97,3 +99,8 @@
 //!
 //! The names of a proxy's upstreams are looked up when it starts and, where a file says what runs, with each reload
 //! (SIGHUP). Where their addresses change in between, send one.
+//! What it says of the runtime and of the access log a reload cannot change.
+//!
+//! A listener that takes the place of one that it overlaps (`0.0.0.0:80` that of `127.0.0.1:80`) listens beside it first, and
+//! who waits at the other is served. A client whose handshake is under way when that one is closed is reset, since the
+//! kernel moves none from one group of sockets to another.

@@ -31,6 +31,9 @@ const ACCEPTS_PER_TURN: usize = 32;
 /// Connections of busy owners that a shard holds on to in mode `source`. Those beyond are reset: waiting for one
 /// owner would keep everybody else's clients waiting too.
 const WAITING: usize = 128;
+/// Turns in a row in which nobody is found in the backlog of a listener that is left: a reactor that asks the kernel only
+/// at the end of a turn has its answer in the next.
+const EMPTY_AFTER: u32 = 3;
 /// While no shard has room, how often one looks whether another has. Its own room it hears of at once.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
@@ -88,13 +91,20 @@ impl Accepting {
     }
 
     async fn accept(mut self) {
-        let (mut rest, mut in_a_row) = (REST, 0);
+        let (mut rest, mut in_a_row, mut empty) = (REST, 0, 0);
         loop {
             self.room().await;
             match self.next().await {
+                Ok(None) if self.queue.is_draining() => {
+                    empty += 1;
+                    if empty == EMPTY_AFTER {
+                        return;
+                    }
+                    self.shard.yield_now().await;
+                }
                 Ok(None) => self.spread(),
                 Ok(Some(incoming)) => {
-                    rest = REST;
+                    (rest, empty) = (REST, 0);
                     self.take(incoming);
                 }
                 Err(error) => {
@@ -151,7 +161,7 @@ impl Accepting {
         let (queue, steers) = (self.queue.clone(), self.steers());
         while self.has_nobody_with_room() {
             let own = poll_fn(|cx| {
-                if queue.has_room() {
+                if queue.admits() {
                     return Poll::Ready(());
                 }
                 queue.await_change(cx);
@@ -175,19 +185,24 @@ impl Accepting {
     /// Whether neither this shard has room, nor another to which connections may go.
     fn has_nobody_with_room(&self) -> bool {
         let another = || self.steers() && self.steer.parts.another_is_open(self.shard.id().index());
-        !self.queue.has_room() && (self.all_crowded || !another())
+        !self.queue.admits() && (self.all_crowded || !another())
     }
 
-    /// The next connection; `None`: too many wait here, and another shard may have room; or there is none anywhere.
+    /// The next connection; `None`: too many wait here, and another shard may have room; or the listener is left, and
+    /// nobody is there.
     async fn next(&mut self) -> io::Result<Option<Offered>> {
         let spreads = self.steer.steering.mode.spreads() && self.shard.count() > 1;
         poll_fn(|cx| {
             let queue = &self.queue;
-            if spreads && queue.has_too_many() || queue.refusal().is_some() && self.has_nobody_with_room() {
+            let too_many = spreads && queue.has_too_many() && !queue.is_draining();
+            if too_many || queue.refusal().is_some() && self.has_nobody_with_room() {
                 return Poll::Ready(Ok(None));
             }
             queue.await_change(cx);
-            self.listener.poll_accept(cx).map_ok(|incoming| Some(Offered::new(incoming)))
+            match self.listener.poll_accept(cx) {
+                Poll::Pending if queue.is_draining() => Poll::Ready(Ok(None)),
+                accepted => accepted.map_ok(|incoming| Some(Offered::new(incoming))),
+            }
         })
         .await
     }

@@ -1,6 +1,6 @@
 //! Listeners: accepted on every shard, steered to the one that owns the connection.
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::fmt;
 use std::future::{Future, poll_fn};
 use std::io;
@@ -17,6 +17,7 @@ use waterwheel_reactor::{Address, Bound, Incoming, Listener};
 
 use super::accepting::{Accepting, Steer};
 use super::connection::Connection;
+use super::leaving::Leaving;
 use super::offered::Offered;
 use super::places::{Part, Parts, Places};
 use super::queue::{AcceptCounters, AcceptedBy, Queue};
@@ -44,6 +45,8 @@ struct Shared {
     handoff: Port<Offered>,
     /// Where the port goes when nobody sends through it any more.
     spare: SparePorts,
+    /// Of the listeners that had the port before.
+    undelivered_before: u64,
     steering: Steering,
     parts: Arc<Parts>,
     /// Of a Unix socket; removed with this at the latest.
@@ -99,7 +102,9 @@ impl Listening {
         let unopened = unopened.into_iter().map(Some).collect();
         let unopened = Mutex::new(Unopened { parts: unopened, ended: false });
         let file = Mutex::new(file);
-        let shared = Shared { local, unopened, reserve, handoff, spare, steering, parts, file };
+        let undelivered_before = handoff.undelivered();
+        let shared =
+            Shared { local, unopened, reserve, handoff, spare, undelivered_before, steering, parts, file };
         Some(Listening { shared: Arc::new(shared) })
     }
 
@@ -136,7 +141,7 @@ impl Listening {
     /// Connections that a shard handed over to one that had ended when they came, and that were reset; over all
     /// shards, complete once all of them ended. So many are handed over and not taken over.
     pub fn undelivered(&self) -> u64 {
-        self.shared.handoff.undelivered()
+        self.shared.handoff.undelivered() - self.shared.undelivered_before
     }
 
     /// Whether clients are served: every part was opened, or given up, and not all are closed.
@@ -178,37 +183,6 @@ pub struct Acceptor {
     /// Where it listens.
     local: Address,
     leaving: Leaving,
-}
-
-/// Ends an acceptor while its shard goes on: [`Acceptor::leaving`].
-#[derive(Clone, Debug, Default)]
-pub struct Leaving {
-    inner: Rc<LeavingInner>,
-}
-
-#[derive(Debug, Default)]
-struct LeavingInner {
-    asked: Cell<bool>,
-    waiting: RefCell<Option<Waker>>,
-}
-
-impl Leaving {
-    /// Closes this shard's part of the listener; clients that wait in its backlog are reset. Connections that were accepted
-    /// are served, also those that other shards are handing over; [`Acceptor::serve_in`] returns a second later, if nobody
-    /// waits for a place any more.
-    pub fn leave(&self) {
-        self.inner.asked.set(true);
-        let waiting = self.inner.waiting.take();
-        waiting.into_iter().for_each(Waker::wake);
-    }
-
-    fn poll(&self, cx: &Context<'_>) -> Poll<()> {
-        if self.inner.asked.get() {
-            return Poll::Ready(());
-        }
-        *self.inner.waiting.borrow_mut() = Some(cx.waker().clone());
-        Poll::Pending
-    }
 }
 
 impl Shard {
@@ -445,14 +419,24 @@ impl Acceptor {
         F: Future<Output = anyhow::Result<()>> + 'static,
     {
         let serve = Rc::new(serve);
-        match self.serve_for_now(places, &serve).await {
-            Until::Left => self.leave_in(places, &serve).await,
-            Until::Stopped => self.finish(places, &serve).await,
+        let until = self.serve_for_now(places, &serve).await;
+        self.end(until, places, &serve).await;
+    }
+
+    /// Serves those that are left, after [`serve_for_now`](Acceptor::serve_for_now).
+    pub(crate) async fn end<F, S>(self, until: Until, places: &Places, serve: &Rc<S>)
+    where
+        S: Fn(Connection) -> F + 'static,
+        F: Future<Output = anyhow::Result<()>> + 'static,
+    {
+        match until {
+            Until::Left => self.leave_in(places, serve).await,
+            Until::Stopped => self.finish(places, serve).await,
         }
     }
 
     /// Serves connections until the shard is asked to stop, or the listener is left. May be given up, and called again with something else to serve
-    /// them: those that come in between wait.
+    /// them, in other places: those that come in between wait.
     pub(crate) async fn serve_for_now<F, S>(&mut self, places: &Places, serve: &Rc<S>) -> Until
     where
         S: Fn(Connection) -> F + 'static,
@@ -474,7 +458,7 @@ impl Acceptor {
         S: Fn(Connection) -> F + 'static,
         F: Future<Output = anyhow::Result<()>> + 'static,
     {
-        self.end_accepting();
+        self.own.drain();
         let (mut over, mut is_over) = (self.shard.sleep(HANDED_WITHIN), false);
         let mut stopping = self.shard.stopping();
         let mut received = pin!(self.mailbox.receive());
@@ -483,13 +467,16 @@ impl Acceptor {
                 if Pin::new(&mut stopping).poll(cx).is_ready() {
                     return Poll::Ready(None);
                 }
-                // Nobody sends more, so that the lanes bound what waits here.
+                // Nobody sends more than waited somewhere by now, so that the lanes bound what waits here.
                 while let Poll::Ready((_, incoming)) = received.as_mut().poll(cx) {
                     received.set(self.mailbox.receive());
                     self.own.counters.count(|counted| &mut counted.taken_over);
                     self.own.push(incoming);
                 }
-                is_over = is_over || Pin::new(&mut over).poll(cx).is_ready();
+                if !is_over && Pin::new(&mut over).poll(cx).is_ready() {
+                    is_over = true;
+                    self.accepting.take().into_iter().for_each(Task::cancel);
+                }
                 *self.own.taker.borrow_mut() = Some(cx.waker().clone());
                 if is_over && self.own.len() == 0 {
                     return Poll::Ready(None);

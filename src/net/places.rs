@@ -92,6 +92,16 @@ impl Places {
         Poll::Pending
     }
 
+    /// Whether both are the same.
+    pub(super) fn are(&self, other: &Places) -> bool {
+        Rc::ptr_eq(&self.inner, &other.inner)
+    }
+
+    /// A queue whose connections take places elsewhere from now on.
+    pub(super) fn leave(&self, queue: &Rc<Queue>) {
+        self.inner.queues.borrow_mut().retain(|other| !std::ptr::eq(other.as_ptr(), Rc::as_ptr(queue)));
+    }
+
     /// A queue whose connections will take places here.
     pub(super) fn join(&self, queue: &Rc<Queue>) {
         let mut queues = self.inner.queues.borrow_mut();

@@ -1,6 +1,6 @@
 //! Connections accepted for a shard and not yet served, and what is counted about them.
 
-use std::cell::{Cell, OnceCell, RefCell};
+use std::cell::{Cell, Ref, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::rc::Rc;
@@ -170,7 +170,7 @@ pub(super) struct Queue {
     /// The accepting task waits for room, or for too many.
     giver: RefCell<Option<Waker>>,
     /// Where connections go from here, once somebody serves them.
-    places: OnceCell<Places>,
+    places: RefCell<Option<Places>>,
     /// What the shard may have in all.
     pub(super) quota: Option<Rc<Quota>>,
     /// Where other shards see whether there is room here.
@@ -178,6 +178,7 @@ pub(super) struct Queue {
     shard: usize,
     /// What they were told.
     told: Cell<Part>,
+    draining: Cell<bool>,
     pub(super) counters: Rc<AcceptCounters>,
 }
 
@@ -189,7 +190,8 @@ impl Queue {
             ready: RefCell::default(),
             taker: RefCell::default(),
             giver: RefCell::default(),
-            places: OnceCell::new(),
+            places: RefCell::default(),
+            draining: Cell::new(false),
             quota,
             parts,
             shard,
@@ -200,12 +202,33 @@ impl Queue {
         queue
     }
 
-    /// From now on connections take places.
+    /// From now on connections take these places.
     pub(super) fn serve_in(self: &Rc<Self>, places: &Places) {
-        if self.places.set(places.clone()).is_ok() {
-            places.join(self);
-            self.now_waiting(self.len() as isize);
+        if self.places.borrow().as_ref().is_some_and(|before| before.are(places)) {
+            return;
         }
+        let (before, waiting) = (self.places.replace(Some(places.clone())), self.len() as isize);
+        if let Some(before) = before {
+            before.leave(self);
+            before.queued(-waiting);
+        }
+        places.join(self);
+        places.queued(waiting);
+    }
+
+    /// The listener is left: who waits in the kernel's backlog is to come in, as far as may wait here.
+    pub(super) fn drain(&self) {
+        self.draining.set(true);
+        let giver = self.giver.take();
+        giver.into_iter().for_each(Waker::wake);
+    }
+
+    pub(super) fn is_draining(&self) -> bool {
+        self.draining.get()
+    }
+
+    fn places(&self) -> Ref<'_, Option<Places>> {
+        self.places.borrow()
     }
 
     /// Whether what comes from other shards is better here, where it can be handed on, than in their lanes.
@@ -242,7 +265,7 @@ impl Queue {
 
     fn now_waiting(&self, change: isize) {
         self.quota.iter().for_each(|quota| quota.queued(change));
-        match self.places.get() {
+        match &*self.places() {
             Some(places) => places.queued(change),
             None => self.tell(),
         }
@@ -251,8 +274,13 @@ impl Queue {
     /// Whether this shard itself can take one more.
     pub(super) fn has_room(&self) -> bool {
         self.len() < QUEUE
-            && self.places.get().is_none_or(Places::are_left_for_more)
+            && self.places().as_ref().is_none_or(Places::are_left_for_more)
             && self.refusal().is_none()
+    }
+
+    /// Whether one more may be accepted here.
+    pub(super) fn admits(&self) -> bool {
+        self.has_room() || (self.is_draining() && self.len() < CROWD && self.refusal().is_none())
     }
 
     /// Why the shard may not have one more.
@@ -262,7 +290,7 @@ impl Queue {
 
     /// Whether more wait here than there are places left, so that another shard may serve them sooner.
     pub(super) fn has_too_many(&self) -> bool {
-        self.len() > 0 && self.places.get().is_some_and(Places::are_short)
+        self.len() > 0 && self.places().as_ref().is_some_and(Places::are_short)
     }
 
     /// Wakes the task once there may be room, or too many.

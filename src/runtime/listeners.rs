@@ -14,7 +14,7 @@ use super::runtime::StartError;
 use crate::mesh::{CountLease, DeclareError, Mesh, Port};
 use crate::net::datagram::{DatagramEndpoint, HandingOver};
 use crate::net::reserve::Reserve;
-use crate::net::{Endpoint, Listening, ResolveError, SparePorts, Steering};
+use crate::net::{Endpoint, Listening, Offered, ResolveError, SparePorts, Steering};
 use crate::steer::{Mode, program};
 
 /// Binds endpoints for all shards of a runtime, from any thread, before they run and while they do. Cheap to clone.
@@ -40,9 +40,12 @@ struct Inner {
     reserve: OnceLock<Arc<Reserve>>,
     /// Every listener that was not closed, so that the parts of shards that end are given up.
     all: Mutex<Open>,
+    /// Those of `ports` that no listener has.
     spare: SparePorts,
-    /// Numbers the ports, whose names are told apart so.
-    ports: AtomicUsize,
+    /// Every port by which connections go to their shards: as many as there ever were listeners at once.
+    ports: Mutex<Vec<Port<Offered>>>,
+    /// Numbers the ways of datagrams, whose names are told apart so.
+    datagrams: AtomicUsize,
 }
 
 /// Listeners that were not closed, and shards that will never serve one.
@@ -72,6 +75,7 @@ impl Listeners {
             all,
             spare,
             ports,
+            datagrams: AtomicUsize::new(0),
         };
         Listeners { inner: Arc::new(inner) }
     }
@@ -129,9 +133,8 @@ impl Listeners {
     /// Connections that a shard handed over to one that had ended, or had left the listener, when they came, and that were
     /// reset: of all listeners that there are or were.
     pub fn undelivered(&self) -> u64 {
-        let open: u64 = self.all().listening.iter().map(Listening::undelivered).sum();
-        let spare = self.inner.spare.lock().unwrap_or_else(PoisonError::into_inner);
-        open + spare.iter().map(Port::undelivered).sum::<u64>()
+        // Not of the listeners: one that was closed has its port until the last of its connections has ended.
+        self.ports().iter().map(Port::undelivered).sum()
     }
 
     /// Declares a limit while the shards run, too: see [`Runtime::count_lease`](super::Runtime::count_lease).
@@ -161,15 +164,21 @@ impl Listeners {
     }
 
     /// A port over which connections of a new listener go to their shards.
-    fn port(&self, endpoint: &Endpoint, bound: &Bound) -> Result<Port<crate::net::Offered>, StartError> {
+    fn port(&self, endpoint: &Endpoint, bound: &Bound) -> Result<Port<Offered>, StartError> {
         let spare = self.inner.spare.lock().unwrap_or_else(PoisonError::into_inner).pop();
         if let Some(spare) = spare {
             return Ok(spare);
         }
-        // Port names live as long as the program; there are as many as listeners at once.
-        let number = self.inner.ports.fetch_add(1, Relaxed);
-        let name: &'static str = format!("hand-off of {endpoint} #{} #{number}", bound.local).leak();
-        Ok(Port::declare(&self.inner.mesh, name, Listening::HAND_OFF)?)
+        let mut ports = self.ports();
+        // Port names live as long as the program; the number tells them apart.
+        let name: &'static str = format!("hand-off of {endpoint} #{} #{}", bound.local, ports.len()).leak();
+        let port = Port::declare(&self.inner.mesh, name, Listening::HAND_OFF)?;
+        ports.push(port.clone());
+        Ok(port)
+    }
+
+    fn ports(&self) -> MutexGuard<'_, Vec<Port<Offered>>> {
+        self.inner.ports.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A way by which datagrams that come to a new port go to their shards.
@@ -181,7 +190,7 @@ impl Listeners {
         if local.inet().is_none() {
             return Ok(None);
         }
-        let number = self.inner.ports.fetch_add(1, Relaxed);
+        let number = self.inner.datagrams.fetch_add(1, Relaxed);
         let name = || &*format!("hand-over of {endpoint} #{local} #{number}").leak();
         Ok(HandingOver::declare(&self.inner.mesh, name, self.inner.mode, self.inner.seed)?)
     }

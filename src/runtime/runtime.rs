@@ -20,6 +20,7 @@ use super::plan::Plan;
 use super::portions::Portions;
 use super::reporter::{Report, Reporter};
 use super::signal::{Signal, SignalError, Signals};
+use super::signal_stream::Act;
 use super::stop::Stopper;
 use super::supervision::OnFailure;
 use super::watch::Watch;
@@ -54,6 +55,7 @@ pub struct Runtime {
     /// Unless the configuration says something else.
     on_failure: OnFailure,
     on_report: Option<Box<dyn Report>>,
+    on_signals: Vec<(Signal, Act)>,
     /// Triggers of all shards.
     pub(super) declared: Declared,
     pub(super) metrics: Arc<Registry>,
@@ -208,6 +210,7 @@ impl Runtime {
             signals: true,
             on_failure: OnFailure::Ignore,
             on_report: None,
+            on_signals: Vec::new(),
             declared: Declared::default(),
             metrics,
             admin: None,
@@ -228,6 +231,17 @@ impl Runtime {
     #[must_use]
     pub fn on_report(mut self, report: impl Fn(&Remote) + Send + 'static) -> Runtime {
         self.on_report = Some(Box::new(report));
+        self
+    }
+
+    /// What to do on a signal, also while shards are being restarted; from the run on, in which the signal does not do any
+    /// more what it does by default. Called on the thread that gets the signals, which must not wait: it tells somebody
+    /// else. Of the [signals that a runtime acts on itself](Signal::OWN) it acts first. [Without
+    /// signals](Runtime::without_signals) it is never called. One that cannot be caught is an error of the
+    /// [run](Runtime::run).
+    #[must_use]
+    pub fn on_signal(mut self, signal: Signal, act: impl Fn() + Send + 'static) -> Runtime {
+        self.on_signals.push((signal, Act(Box::new(act))));
         self
     }
 
@@ -421,6 +435,9 @@ impl Runtime {
                 _ => signal.act_as_by_default(),
             },
         })?;
+        for (signal, act) in self.on_signals.drain(..) {
+            signals.board().act_on(signal, act)?;
+        }
         Ok((signals, reporter))
     }
 }

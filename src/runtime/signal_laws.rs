@@ -9,11 +9,13 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::mpsc::{self, Receiver};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal as Number, getpid, kill_process};
-use waterwheel::runtime::{Config, RunError, Runtime, Signal, SignalError, Signals, reactors};
+use waterwheel::runtime::{
+    Config, OnFailure, RunError, Runtime, Signal, SignalError, Signals, Supervision, reactors,
+};
 use waterwheel::shard::Shard;
 
 const LONG: Duration = Duration::from_secs(30);
@@ -240,4 +242,64 @@ fn shard_6_a_third_signal_ends_a_program_whose_shard_is_stuck() {
     };
     assert_eq!(status.signal(), Some(Number::TERM.as_raw()), "after {sent} signals: {status}");
     assert!(sent >= 3, "{sent} signals ended it");
+}
+
+/// Raises SIGHUP when it is dropped.
+struct Last;
+
+impl Drop for Last {
+    fn drop(&mut self) {
+        raise(Signal::Hangup);
+    }
+}
+
+/// One shard, whose second failure is followed by a pause like this. SIGHUP comes with it, when nobody listens.
+fn fails_at_first(
+    runtime: impl FnOnce(Runtime) -> Runtime,
+    pause: Duration,
+) -> Result<Vec<Signal>, RunError> {
+    let supervision = Supervision { pause, pause_most: pause, ..Supervision::default() };
+    let config = Config::default().cores(1).on_failure(OnFailure::Restart).supervision(supervision);
+    let lives = Arc::new(AtomicUsize::new(0));
+    runtime(Runtime::new(config).unwrap()).run(move |shard| {
+        let lives = lives.clone();
+        async move {
+            let life = lives.fetch_add(1, SeqCst);
+            // Dropped after what listens.
+            let _last = (life == 1).then(|| Last);
+            let mut signals = shard.signals(&[Signal::Hangup])?;
+            assert!(life > 1, "planned: life {life}");
+            Ok(shard.timeout(LONG, signals.next()).await?)
+        }
+    })
+}
+
+#[test]
+fn a_signal_that_comes_in_the_pause_of_the_only_shard_is_kept_for_its_next_life() {
+    let _alone = alone();
+    let ended = fails_at_first(|runtime| runtime, Duration::from_millis(200));
+    assert_eq!(ended.unwrap(), [Signal::Hangup]);
+}
+
+#[test]
+fn what_is_done_on_a_signal_is_done_while_every_shard_pauses_and_nothing_is_left_of_it() {
+    let _alone = alone();
+    let before = traces();
+    let (send, received) = mpsc::channel();
+    let acts = |runtime: Runtime| {
+        let stopper = runtime.stopper();
+        runtime.on_signal(Signal::Hangup, move || {
+            send.send(()).unwrap();
+            stopper.stop(Duration::ZERO);
+        })
+    };
+    let ended = fails_at_first(acts, LONG * 10);
+    assert!(matches!(ended, Err(RunError::Panicked { shard: 0 })), "{ended:?}");
+    assert_eq!(received.iter().count(), 1, "and whoever would act is gone with the run");
+    assert_eq!(traces().0, before.0, "a handler is left");
+    let ended = Runtime::new(Config::default().cores(1))
+        .unwrap()
+        .on_signal(Signal::Kill, || {})
+        .run(async |_| Ok(()));
+    assert!(matches!(ended, Err(RunError::Signals(SignalError::Uncatchable { .. }))), "{ended:?}");
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::future::poll_fn;
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -19,7 +20,26 @@ use crate::shard::Shard;
 pub(crate) struct Board {
     /// `None` once the owner has ended.
     catching: Mutex<Option<Catching>>,
-    listeners: Mutex<Vec<Weak<Slot>>>,
+    listeners: Mutex<Audience>,
+    /// What is done on signals, whatever becomes of shards.
+    acts: Mutex<Vec<(Signal, Act)>>,
+}
+
+/// See [`Runtime::on_signal`](super::Runtime::on_signal).
+pub(super) struct Act(pub(super) Box<dyn Fn() + Send>);
+
+impl fmt::Debug for Act {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad("Act")
+    }
+}
+
+/// Who listens, and what came while nobody did.
+#[derive(Default)]
+struct Audience {
+    slots: Vec<Weak<Slot>>,
+    /// A bit for each signal.
+    unheard: u64,
 }
 
 /// The signals that are caught.
@@ -36,7 +56,14 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Board {
     pub(super) fn new(handle: iterator::Handle) -> Board {
         let catching = Catching { handle, before: BTreeMap::new() };
-        Board { catching: Mutex::new(Some(catching)), listeners: Mutex::default() }
+        let (listeners, acts) = Default::default();
+        Board { catching: Mutex::new(Some(catching)), listeners, acts }
+    }
+
+    /// Does this on each signal of a kind, from now on and on the thread that gets them.
+    pub(super) fn act_on(&self, signal: Signal, act: Act) -> Result<(), SignalError> {
+        lock(&self.acts).push((signal, act));
+        self.catch(signal)
     }
 
     /// Catches a signal from now on, unless it is caught already.
@@ -58,6 +85,8 @@ impl Board {
 
     /// Puts back what the process did before on every signal that was caught.
     pub(super) fn close(&self) {
+        // What they hold goes with the owner, too.
+        drop(std::mem::take(&mut *lock(&self.acts)));
         let Some(Catching { before, .. }) = lock(&self.catching).take() else { return };
         for (signal, disposition) in before {
             if let Err(error) = disposition.install() {
@@ -68,15 +97,22 @@ impl Board {
 
     /// Tells everybody who listens for it. `known`: somebody has acted on it already.
     pub(super) fn tell(&self, signal: Signal, known: bool) {
-        let mut listeners = lock(&self.listeners);
         let mut heard = known;
-        listeners.retain(|listener| {
+        for (_, act) in lock(&self.acts).iter().filter(|(of, _)| *of == signal) {
+            heard = true;
+            if catch_unwind(AssertUnwindSafe(&act.0)).is_err() {
+                tracing::error!(%signal, "acting on a signal panicked");
+            }
+        }
+        let mut listeners = lock(&self.listeners);
+        listeners.slots.retain(|listener| {
             let Some(slot) = listener.upgrade() else { return false };
             heard |= slot.tell(signal);
             true
         });
         if !heard {
-            tracing::info!("{signal} came while nobody listened for it any more");
+            listeners.unheard |= bit(signal);
+            tracing::info!("{signal} came while nobody listened for it: it is kept for who listens next");
         }
     }
 
@@ -85,15 +121,14 @@ impl Board {
         if let Some(signal) = which.iter().find(|signal| !signal.can_be_caught()) {
             return Err(SignalError::Uncatchable { signal: *signal });
         }
-        let slot = Arc::new(Slot {
-            wanted: which.iter().fold(0, |all, signal| all | bit(*signal)),
-            pending: AtomicU64::new(0),
-            waiting: Mutex::default(),
-        });
+        let wanted = which.iter().fold(0, |all, signal| all | bit(*signal));
         // Before the handlers, so that the first signal finds its listener.
         let mut listeners = lock(&self.listeners);
-        listeners.retain(|listener| listener.strong_count() > 0);
-        listeners.push(Arc::downgrade(&slot));
+        let pending = AtomicU64::new(listeners.unheard & wanted);
+        listeners.unheard &= !wanted;
+        let slot = Arc::new(Slot { wanted, pending, waiting: Mutex::default() });
+        listeners.slots.retain(|listener| listener.strong_count() > 0);
+        listeners.slots.push(Arc::downgrade(&slot));
         drop(listeners);
         which.iter().try_for_each(|signal| self.catch(*signal))?;
         Ok(slot)
@@ -202,7 +237,9 @@ impl Shard {
     ///
     /// From the first call that names it on, a signal does not do any more what it does by default, until the run has
     /// ended; then everything is as it was before. That holds also after this is dropped: a shard that is being restarted
-    /// is no reason for SIGHUP to end the program. [Those that the runtime acts on](Signal::OWN) it goes on acting on.
+    /// is no reason for SIGHUP to end the program. One that comes while nobody listens is kept for who listens next, as a
+    /// signal that is blocked is pending; what has to be done whatever becomes of shards is better said to
+    /// [`Runtime::on_signal`](super::Runtime::on_signal). [Those that the runtime acts on](Signal::OWN) it goes on acting on.
     ///
     /// ```no_run
     /// # use waterwheel::runtime::{Runtime, Signal};

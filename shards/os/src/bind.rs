@@ -17,7 +17,9 @@ use crate::{duplicate, options};
 ///
 /// With `reuse_port`, an internet address gets one socket per shard (`SO_REUSEPORT`); port 0 is resolved by the first
 /// and taken by the others. Else, and for Unix names, it is one socket, duplicated. A group that somebody else
-/// listens with on the same port is not joined but refused: connections would be spread over both.
+/// listens with on the same port is not joined but refused: connections would be spread over both. With `beside_own` that
+/// cannot be told from the program's own listener, so only what the kernel refuses is: sockets that do not share their port,
+/// and those of other users.
 ///
 /// A Unix path whose socket nobody answers on is replaced; of several processes that want it at once, one gets it. The
 /// file stays when the sockets are gone: the next bind replaces it, or [`SocketFile`](crate::SocketFile) removes it. Who
@@ -62,7 +64,7 @@ enum Sharing {
 /// the rest in order.
 fn share_port(at: &Address, options: &ListenOptions, count: usize) -> io::Result<Vec<Socket>> {
     let mut kernel = to_kernel(at)?;
-    if kernel.as_socket().is_some_and(|at| at.port() != 0) {
+    if !options.beside_own && kernel.as_socket().is_some_and(|at| at.port() != 0) {
         // The kernel lets sockets of one user join a listening group; a socket that does not share finds it taken.
         drop(bind_inet(&kernel, options, Sharing::No)?);
     }

@@ -33,13 +33,23 @@ pub struct ListenOptions {
     pub reuse_port: bool,
     /// For an IPv6 address: refuse IPv4 clients (`IPV6_V6ONLY`). Default false: dual stack.
     pub only_v6: bool,
+    /// With `reuse_port`: this program listens already at an address that this one covers or is covered by, and will give
+    /// it up, so that it is no reason to refuse. Connections go to the more exact one while there are both. Default false:
+    /// the port is in use, whoever has it.
+    pub beside_own: bool,
     /// What accepted connections inherit.
     pub stream: StreamOptions,
 }
 
 impl Default for ListenOptions {
     fn default() -> ListenOptions {
-        ListenOptions { backlog: 4096, reuse_port: true, only_v6: false, stream: StreamOptions::default() }
+        ListenOptions {
+            backlog: 4096,
+            reuse_port: true,
+            only_v6: false,
+            beside_own: false,
+            stream: StreamOptions::default(),
+        }
     }
 }
 

@@ -231,7 +231,7 @@ impl File {
 /// The key that an error of a proxy is about.
 fn key_of_error(error: &ProxyError) -> &'static str {
     match error {
-        ProxyError::NoListener | ProxyError::Start(_) => "listen",
+        ProxyError::NoListener | ProxyError::Start(_) | ProxyError::Overlaps { .. } => "listen",
         ProxyError::TooFewConnections { .. } => "connections",
         ProxyError::NoTimeToConnect => "connect-timeout",
         ProxyError::NoTimeForFirstBytes => "first-bytes-timeout",

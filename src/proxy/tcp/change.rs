@@ -9,13 +9,14 @@
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::{AcqRel, Release};
+use std::sync::atomic::AtomicU8;
+use std::sync::atomic::Ordering::{AcqRel, Acquire, Release};
 use std::time::Duration;
 
 use futures_util::future::join_all;
 
 use super::part::State;
-use super::plan::{Bound, Named, Plan, Version};
+use super::plan::{Named, Version, plan_all};
 use super::proxy::{Proxy, Shared};
 use super::settings::ProxyError;
 use crate::mesh::{CallError, CallPort, OpenError, Remote};
@@ -42,6 +43,16 @@ pub(super) enum Order {
     Abandon(u64),
 }
 
+impl Order {
+    /// The version that it is about.
+    fn number(&self) -> u64 {
+        match self {
+            Order::Prepare(version) | Order::Commit(version) => version.number,
+            Order::Abandon(number) => *number,
+        }
+    }
+}
+
 /// Why the settings stay as they were.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -57,12 +68,15 @@ pub enum ChangeError {
         /// Why.
         wrong: String,
     },
-    /// A shard did not answer in time.
+    /// A shard did not answer in time, or not at all.
     #[error("shard {shard} does not answer")]
     Silent {
         /// Which shard.
         shard: usize,
     },
+    /// Whoever asked for it has given it up.
+    #[error("it was given up, since it took too long")]
+    Withdrawn,
     /// There is no shard left that could do it.
     #[error("the shards have ended")]
     Ended,
@@ -80,6 +94,7 @@ pub struct Change {
     version: Arc<Version>,
     added: Vec<Listening>,
     removed: Vec<Listening>,
+    fate: Arc<Fate>,
     /// So what it removes is closed when it goes, and not what it adds.
     is_real: bool,
 }
@@ -102,38 +117,24 @@ impl Proxy {
     /// Checks other settings, looks their upstreams up and binds the listeners that are new. May wait for a name, so it is
     /// not for a shard. Nothing changes yet.
     ///
-    /// A listener whose endpoint stays in its proxy is kept as it is, with the clients that wait in its backlog.
+    /// A listener whose endpoint or address stays is kept as it is, with the clients that wait in its backlog, also if its
+    /// proxy is called otherwise or another one has it from now on. A proxy without a name of before that has such a listener
+    /// is the one that had it, if that one is gone: with its counters, and what was learnt of its upstreams.
+    ///
+    /// A new listener may overlap one that is given up, as `0.0.0.0:80` does `127.0.0.1:80`: it is bound beside it, and who
+    /// waits at the other one by then is served.
     ///
     /// # Errors
-    /// As [`Proxy::bind_all`].
+    /// As [`Proxy::bind_all`]; [`ProxyError::Overlaps`] where the system does not let both listen.
     pub fn prepare(&self, wanted: Vec<Named>) -> Result<Change, ProxyError> {
         let newest = self.shared.newest();
-        let (listeners, limits) = (&self.shared.listeners, &self.shared.limits);
-        limits.begin();
-        let mut bound = Bound { listeners, bound: Vec::new() };
-        let mut plans = Vec::new();
-        let old: Vec<&Listening> = newest.plans.iter().flat_map(|plan| &plan.listeners).collect();
-        for named in wanted {
-            let name = named.0.clone();
-            let before = newest.plans.iter().find(|plan| plan.name == name);
-            let plan = Plan::bind(listeners, limits, named, before.map(|plan| &**plan));
-            let plan = plan.map_err(|error| error.of(name))?;
-            let new = plan.listeners.iter().filter(|new| !old.iter().any(|old| old.is(new)));
-            bound.bound.extend(new.cloned());
-            // Nothing of it has to be learnt anew.
-            plans.push(match before.filter(|before| before.is_like(&plan)) {
-                Some(before) => before.clone(),
-                None => Arc::new(plan),
-            });
-        }
-        if plans.is_empty() {
-            return Err(ProxyError::NoListener);
-        }
+        let (plans, bound) = plan_all(&self.shared.listeners, &self.shared.limits, wanted, &newest)?;
+        let old = newest.plans.iter().flat_map(|plan| &plan.listeners);
         let is_kept = |old: &Listening| plans.iter().flat_map(|plan| &plan.listeners).any(|new| new.is(old));
-        let removed = old.into_iter().filter(|old| !is_kept(old)).cloned().collect();
+        let removed = old.filter(|old| !is_kept(old)).cloned().collect();
         let version = Arc::new(Version { number: newest.number + 1, plans });
-        let added = std::mem::take(&mut bound.bound);
-        Ok(Change { shared: self.shared.clone(), version, added, removed, is_real: false })
+        let (added, fate) = (bound.keep(), Arc::default());
+        Ok(Change { shared: self.shared.clone(), version, added, removed, fate, is_real: false })
     }
 
     /// Makes a change real on all shards, or on none; answers the version's number. New connections go by it from then on.
@@ -151,6 +152,10 @@ impl Proxy {
             let _ = self.tell_all(shard, &Order::Abandon(number)).await;
             return Err(error);
         }
+        if !change.fate.is(Fate::MADE) {
+            let _ = self.tell_all(shard, &Order::Abandon(number)).await;
+            return Err(ChangeError::Withdrawn);
+        }
         // From here on nothing brings it back.
         self.shared.set_newest(change.version.clone());
         // Closed whatever becomes of this shard: no other knows of them any more.
@@ -162,12 +167,22 @@ impl Proxy {
         Ok(number)
     }
 
-    /// Checks, binds and makes real, for a thread that is no shard and may wait.
+    /// Checks, binds and makes real, for a thread that is no shard and may wait: for 20 s at most, and for names.
     ///
     /// # Errors
-    /// Why all is as it was before.
+    /// Why all is as it was before: a change that is given up does not come later either.
     pub fn change_from_outside(&self, remote: &Remote, wanted: Vec<Named>) -> Result<u64, ChangeError> {
+        self.change_within(remote, wanted, CHANGED_WITHIN)
+    }
+
+    fn change_within(
+        &self,
+        remote: &Remote,
+        wanted: Vec<Named>,
+        within: Duration,
+    ) -> Result<u64, ChangeError> {
         let change = self.prepare(wanted)?;
+        let (number, fate) = (change.version.number, change.fate.clone());
         let (answer, answered) = flume::bounded(1);
         let proxy = self.clone();
         let mut job: crate::mesh::Job = Box::new(move |shard: &Shard| {
@@ -176,11 +191,21 @@ impl Proxy {
                 let _ = answer.try_send(proxy.change(&own, change).await);
             });
         });
-        for shard in (0..remote.shards()).map(ShardId::new) {
+        // Those at work first: another one may be in a pause.
+        let (at_work, others): (Vec<ShardId>, Vec<ShardId>) =
+            (0..remote.shards()).map(ShardId::new).partition(|shard| self.shared.has_begun(*shard));
+        for shard in at_work.into_iter().chain(others) {
             match remote.try_run(shard, job) {
                 Ok(()) => {
-                    let silent = ChangeError::Silent { shard: shard.index() };
-                    return answered.recv_timeout(CHANGED_WITHIN).unwrap_or(Err(silent));
+                    return answered.recv_timeout(within).unwrap_or_else(|_| {
+                        if fate.is(Fate::WITHDRAWN) {
+                            return Err(ChangeError::Silent { shard: shard.index() });
+                        }
+                        tracing::warn!(
+                            "version {number} of the settings is made, and {shard} has not said so"
+                        );
+                        Ok(number)
+                    });
                 }
                 Err(error) => job = error.into_inner(),
             }
@@ -188,31 +213,48 @@ impl Proxy {
         Err(ChangeError::Ended)
     }
 
-    /// Tells all shards at once. One that has ended has nothing to do: it begins again with the newest version. That it
-    /// has begun with the one before, this shard may not know yet: so it is told what comes, when it is back.
+    /// Tells all shards at once that are at work with a version of before. Others have nothing to do: they begin, or begin
+    /// again after a failure and its pause, with the newest version there is then.
     async fn tell_all(&self, shard: &Shard, order: &Order) -> Result<(), ChangeError> {
         let caller = shard.caller(&self.shared.orders).map_err(|_| ChangeError::Ended)?;
-        let calls = shard.ids().map(|to| {
-            let (caller, again) = (caller.clone(), matches!(order, Order::Commit(_)));
+        let is_meant = |to: ShardId| self.shared.has_begun_before(to, order.number());
+        let calls = shard.ids().filter(|to| is_meant(*to)).map(|to| {
+            let caller = caller.clone();
             let told = shard.timeout(PREPARED_WITHIN, async move {
                 loop {
                     match caller.call(to, order.clone()).await {
-                        Err(CallError::Closed) if again => shard.opened(to).await,
+                        // It is back already, and this shard does not know it yet.
+                        Err(CallError::Closed) if is_meant(to) => shard.opened(to).await,
                         told => return told,
                     }
                 }
             });
             async move {
-                let told = told.await;
-                match told {
+                match told.await {
                     Ok(Ok(Ok(())) | Err(_)) => Ok(()),
                     Ok(Ok(Err(wrong))) => Err(ChangeError::Refused { shard: to.index(), wrong }),
-                    Err(_) if again && !shard.is_open(to) => Ok(()),
+                    Err(_) if !is_meant(to) => Ok(()),
                     Err(_) => Err(ChangeError::Silent { shard: to.index() }),
                 }
             }
         });
         join_all(calls).await.into_iter().collect()
+    }
+}
+
+/// What becomes of a change: who made it real and who gave it up both know, since only the first of them decides.
+#[derive(Debug, Default)]
+struct Fate(AtomicU8);
+
+impl Fate {
+    const OPEN: u8 = 0;
+    const MADE: u8 = 1;
+    const WITHDRAWN: u8 = 2;
+
+    /// Whether this is what becomes of it; it is if nothing was decided yet.
+    fn is(&self, fate: u8) -> bool {
+        let decided = self.0.compare_exchange(Fate::OPEN, fate, AcqRel, Acquire);
+        decided.map_or_else(|decided| decided == fate, |_| true)
     }
 }
 
@@ -247,3 +289,6 @@ pub(super) fn obey(shard: &Shard, orders: &Orders, state: &Rc<State>) -> Result<
     })?;
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

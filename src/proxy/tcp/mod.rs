@@ -7,6 +7,7 @@ mod change;
 mod checks;
 mod connecting;
 mod counters;
+mod doors;
 mod down;
 mod ejection;
 mod entry;

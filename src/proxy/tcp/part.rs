@@ -4,17 +4,18 @@ use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::{Pin, pin};
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::task::{Poll, Waker};
 use std::time::Duration;
 
-use futures_util::future::{join_all, select};
+use futures_util::future::{Either, join_all, select};
 
 use super::access::{AccessLog, ShardLog};
 use super::budget::Budget;
 use super::checks::{self, Checking};
 use super::counters::{Cells, Counters, ProxyCounters, ShardReport};
+use super::doors::overlap;
 use super::down::Down;
 use super::plan::{Plan, Version};
 use super::serve::serve_client;
@@ -26,7 +27,6 @@ use crate::shard::{Phase, Shard, Task};
 /// One proxy on one shard, over all versions.
 #[derive(Debug)]
 pub(super) struct Part {
-    name: Option<String>,
     pub(super) cells: Cells,
     /// Where connections are told of that have ended.
     pub(super) log: Option<Rc<ShardLog>>,
@@ -55,6 +55,36 @@ struct Door {
     listening: Listening,
     counters: Rc<AcceptCounters>,
     leaving: Leaving,
+    moving: Rc<Moving>,
+}
+
+/// Whose a door is to be from now on, if another part's.
+#[derive(Debug, Default)]
+struct Moving {
+    /// Not counted: it has the door.
+    to: RefCell<Weak<Part>>,
+    waker: RefCell<Option<Waker>>,
+}
+
+impl Moving {
+    fn go(&self, to: &Rc<Part>) {
+        self.to.replace(Rc::downgrade(to));
+        let waker = self.waker.take();
+        waker.into_iter().for_each(Waker::wake);
+    }
+
+    async fn gone(&self) -> Rc<Part> {
+        poll_fn(|cx| {
+            self.waker.replace(Some(cx.waker().clone()));
+            self.to().map_or(Poll::Pending, Poll::Ready)
+        })
+        .await
+    }
+
+    /// Where to, once.
+    fn to(&self) -> Option<Rc<Part>> {
+        self.to.take().upgrade()
+    }
 }
 
 impl Part {
@@ -68,13 +98,7 @@ impl Part {
         let checking = RefCell::new(current.begin(shard, health));
         let places = Places::new(shard.part_of(plan.settings.connections).len());
         let (cells, doors, accepted) = Default::default();
-        let (name, current) = (plan.name.clone(), RefCell::new(current));
-        Rc::new(Part { name, cells, log, current, checking, places, doors, accepted })
-    }
-
-    /// Its name, if it is one of several.
-    pub(super) fn name(&self) -> Option<&str> {
-        self.name.as_deref()
+        Rc::new(Part { cells, log, current: RefCell::new(current), checking, places, doors, accepted })
     }
 
     /// The version that a connection that begins now goes by.
@@ -105,24 +129,55 @@ impl Part {
         self.doors.borrow().iter().any(|door| door.listening.is(listening))
     }
 
+    /// Whether clients of a listener came to this part before there was that listener.
+    fn covers(&self, listening: &Listening) -> bool {
+        self.doors.borrow().iter().any(|door| overlap(door.listening.local(), listening.local()))
+    }
+
+    /// Leaves those listeners.
+    fn leave(&self, is_left: impl Fn(&Listening) -> bool) {
+        let doors = self.doors.borrow();
+        doors.iter().filter(|door| is_left(&door.listening)).for_each(|door| door.leaving.leave());
+    }
+
     /// Leaves the listeners that are not among these.
     fn leave_others(&self, kept: &[Listening]) {
-        let doors = self.doors.borrow();
-        let others = doors.iter().filter(|door| !kept.iter().any(|kept| kept.is(&door.listening)));
-        others.for_each(|door| door.leaving.leave());
+        self.leave(|listening| !kept.iter().any(|kept| kept.is(listening)));
     }
 
     /// Serves the clients of a listener until it is left or the shard stops.
-    fn serve(self: &Rc<Part>, listening: &Listening, acceptor: Acceptor) -> Serving {
-        let (counters, leaving) = (acceptor.counters(), acceptor.leaving());
-        let door = Door { listening: listening.clone(), counters, leaving };
+    fn serve(self: &Rc<Part>, listening: &Listening, mut acceptor: Acceptor) -> Serving {
+        let (counters, leaving, moving) = (acceptor.counters(), acceptor.leaving(), Rc::<Moving>::default());
+        let door = Door { listening: listening.clone(), counters, leaving, moving: moving.clone() };
         self.doors.borrow_mut().push(door);
-        let (part, listening) = (self.clone(), listening.clone());
+        let (mut part, listening) = (self.clone(), listening.clone());
         Box::pin(async move {
-            let serving = part.clone();
-            acceptor.serve_in(&part.places, move |client| serve_client(serving.clone(), client)).await;
+            loop {
+                let serving = part.clone();
+                let serve = Rc::new(move |client| serve_client(serving.clone(), client));
+                let places = part.places.clone();
+                // The move first: who comes after it is the other part's.
+                let until =
+                    match select(pin!(moving.gone()), pin!(acceptor.serve_for_now(&places, &serve))).await {
+                        Either::Left((to, _)) => {
+                            part = to;
+                            continue;
+                        }
+                        Either::Right((until, _)) => until,
+                    };
+                break acceptor.end(until, &places, &serve).await;
+            }
+            let part = moving.to().unwrap_or(part);
             part.forget(&listening);
         })
+    }
+
+    /// Gives another part the doors to these listeners, with those who wait behind them.
+    fn give(&self, to: &Rc<Part>, is_given: impl Fn(&Listening) -> bool) {
+        let given =
+            self.doors.borrow_mut().extract_if(.., |door| is_given(&door.listening)).collect::<Vec<_>>();
+        given.iter().for_each(|door| door.moving.go(to));
+        to.doors.borrow_mut().extend(given);
     }
 
     /// The counters of a door outlive it.
@@ -150,8 +205,7 @@ impl Part {
         let current = Current { plan: Arc::new(plan), upstreams: Vec::new(), budget };
         let (cells, checking, doors, accepted) = Default::default();
         let current = RefCell::new(Rc::new(current));
-        let (name, log) = (None, None);
-        Rc::new(Part { name, cells, log, current, checking, places: Places::new(1), doors, accepted })
+        Rc::new(Part { cells, log: None, current, checking, places: Places::new(1), doors, accepted })
     }
 }
 
@@ -170,6 +224,29 @@ impl Current {
         let begun = checks::begin(shard, self, health);
         begun.inspect_err(|error| tracing::error!("upstreams are not checked: {error}")).ok()
     }
+}
+
+/// For each plan the part that goes on as it: that of its name or, if it is another name of a proxy of before, which had one
+/// of its listeners, or one that overlaps it, and is gone under its own, that one's.
+fn heirs(parts: &[Rc<Part>], version: &Version) -> Vec<Option<Rc<Part>>> {
+    let is_called = |part: &Rc<Part>, plan: &Arc<Plan>| part.current().plan.name == plan.name;
+    let mut gone: Vec<&Rc<Part>> =
+        parts.iter().filter(|part| !version.plans.iter().any(|plan| is_called(part, plan))).collect();
+    let of = |plan: &Arc<Plan>| {
+        let had_one = |part: &&Rc<Part>| plan.listeners.iter().any(|own| part.has(own) || part.covers(own));
+        let renamed = || Some(gone.swap_remove(gone.iter().position(had_one)?));
+        parts.iter().find(|part| is_called(part, plan)).or_else(renamed).cloned()
+    };
+    version.plans.iter().map(of).collect()
+}
+
+/// Each listener of a version, with whose it is.
+fn listeners_of<'v>(
+    parts: &'v [Rc<Part>],
+    version: &'v Version,
+) -> impl Iterator<Item = (&'v Rc<Part>, &'v Listening)> {
+    let each = parts.iter().zip(&version.plans);
+    each.flat_map(|(part, plan)| plan.listeners.iter().map(move |listening| (part, listening)))
 }
 
 type Serving = Pin<Box<dyn Future<Output = ()>>>;
@@ -258,15 +335,13 @@ impl State {
     /// Opens what this shard does not have of a version.
     fn open(&self, shard: &Shard, version: &Version) -> io::Result<Opened> {
         let parts = self.parts.borrow();
-        let current = |plan: &Arc<Plan>| {
-            let before = parts.iter().find(|part| part.name == plan.name).map(|part| part.current());
-            match before {
-                Some(before) if Arc::ptr_eq(&before.plan, plan) => Ok(before),
-                Some(before) => Current::new(shard, plan, &before.upstreams).map(Rc::new),
-                None => Current::new(shard, plan, &[]).map(Rc::new),
-            }
+        let current = |(plan, heir): (&Arc<Plan>, Option<Rc<Part>>)| match heir.map(|part| part.current()) {
+            Some(before) if Arc::ptr_eq(&before.plan, plan) => Ok(before),
+            Some(before) => Current::new(shard, plan, &before.upstreams).map(Rc::new),
+            None => Current::new(shard, plan, &[]).map(Rc::new),
         };
-        let currents = version.plans.iter().map(current).collect::<Result<Vec<_>, OpenError>>();
+        let heirs = heirs(&parts, version);
+        let currents = version.plans.iter().zip(heirs).map(current).collect::<Result<Vec<_>, OpenError>>();
         let currents = currents.map_err(io::Error::other)?;
         let mut acceptors = Vec::new();
         for listening in version.plans.iter().flat_map(|plan| &plan.listeners) {
@@ -306,7 +381,22 @@ impl State {
     pub(super) fn abandon(&self, number: Option<u64>) {
         let meant = |prepared: &mut Prepared| number.is_none_or(|number| prepared.number == number);
         let prepared = self.prepared.borrow_mut().take_if(meant);
-        drop(prepared);
+        let Some(mut prepared) = prepared else { return };
+        // Who came to a listener that took clients away from another meant that one.
+        for (listening, acceptor) in std::mem::take(&mut prepared.opened.acceptors) {
+            if let Some(part) = self.parts.borrow().iter().find(|part| part.covers(&listening)) {
+                let serving = part.serve(&listening, acceptor);
+                part.leave(|door| door.is(&listening));
+                self.arrive([serving]);
+            }
+        }
+    }
+
+    /// From now on these are served.
+    fn arrive(&self, serving: impl IntoIterator<Item = Serving>) {
+        let mut arriving = self.arriving.borrow_mut();
+        arriving.serving.extend(serving);
+        arriving.waker.take().into_iter().for_each(Waker::wake);
     }
 
     /// From now on clients are served by this version.
@@ -328,33 +418,39 @@ impl State {
     fn take(&self, shard: &Shard, version: &Version, opened: Opened) {
         let Opened { currents, mut acceptors } = opened;
         let mut before = self.parts.take();
+        let heirs = heirs(&before, version);
+        let part_of = |(current, heir): (Rc<Current>, Option<Rc<Part>>)| {
+            let new = || Part::new(shard, current.clone(), &self.health, self.log.clone());
+            let part = heir.unwrap_or_else(new);
+            part.change(shard, current, &self.health);
+            part
+        };
+        let parts: Vec<Rc<Part>> = currents.into_iter().zip(heirs).map(part_of).collect();
+        // Before anybody leaves one.
+        for (part, listening) in listeners_of(&parts, version) {
+            let others = before.iter().filter(|other| !Rc::ptr_eq(other, part));
+            others.for_each(|other| other.give(part, |door| door.is(listening)));
+        }
+        // Who still comes to one that is given up means the one that overlaps it.
+        for (part, listening) in listeners_of(&parts, version) {
+            let stays = |door: &Listening| listeners_of(&parts, version).any(|(_, other)| other.is(door));
+            let gives = |door: &Listening| !stays(door) && overlap(door.local(), listening.local());
+            let others = before.iter().filter(|other| !Rc::ptr_eq(other, part));
+            others.for_each(|other| other.give(part, gives));
+        }
         let mut serving = Vec::new();
-        let parts: Vec<Rc<Part>> = version
-            .plans
-            .iter()
-            .zip(currents)
-            .map(|(plan, current)| {
-                let known = before.iter().position(|part| part.name == plan.name);
-                let part = match known {
-                    Some(place) => before.swap_remove(place),
-                    None => Part::new(shard, current.clone(), &self.health, self.log.clone()),
-                };
-                part.change(shard, current, &self.health);
-                part.leave_others(&plan.listeners);
-                let of_plan =
-                    |(listening, _): &mut (Listening, _)| plan.listeners.iter().any(|own| own.is(listening));
-                let own = acceptors.extract_if(.., of_plan);
-                serving.extend(own.map(|(listening, acceptor)| part.serve(&listening, acceptor)));
-                part
-            })
-            .collect();
+        for (part, plan) in parts.iter().zip(&version.plans) {
+            part.leave_others(&plan.listeners);
+            let is_own = |(new, _): &mut (Listening, _)| plan.listeners.iter().any(|own| own.is(new));
+            let own = acceptors.extract_if(.., is_own);
+            serving.extend(own.map(|(listening, acceptor)| part.serve(&listening, acceptor)));
+        }
+        before.retain(|before| !parts.iter().any(|part| Rc::ptr_eq(part, before)));
         before.iter().for_each(|part| part.end());
         self.leaving.borrow_mut().extend(before);
         self.parts.replace(parts);
         self.sweep();
-        let mut arriving = self.arriving.borrow_mut();
-        arriving.serving.extend(serving);
-        arriving.waker.take().into_iter().for_each(Waker::wake);
+        self.arrive(serving);
     }
 
     /// Keeps only the counters of what is over.
@@ -398,14 +494,15 @@ impl State {
         for part in parts.iter().chain(&*leaving) {
             (counters, accepting) = (counters + part.cells.copy(), accepting + part.accepting());
         }
-        let named = parts
-            .iter()
-            .filter_map(|part| Some(ProxyCounters { name: part.name.clone()?, counters: part.cells.copy() }));
+        let named = parts.iter().filter_map(|part| {
+            let name = part.current().plan.name.clone()?;
+            Some(ProxyCounters { name, counters: part.cells.copy() })
+        });
         let upstreams = parts.iter().flat_map(|part| {
             let current = part.current();
             let all: Vec<_> =
                 current.upstreams.iter().flat_map(|group| group.counters(shard.now())).collect();
-            all.into_iter().map(|counters| counters.of(part.name.as_deref()))
+            all.into_iter().map(move |counters| counters.of(current.plan.name.as_deref()))
         });
         ShardReport {
             shard: shard.id().index(),

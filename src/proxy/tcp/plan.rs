@@ -1,11 +1,12 @@
 //! What one version of the settings comes to: listeners that are bound, upstreams that were looked up.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use waterwheel_reactor::{ConnectOptions, ListenOptions, StreamOptions};
+use waterwheel_reactor::{Address, ConnectOptions, StreamOptions};
 
+use super::doors::{self, Bound};
 use super::itself::reaches;
 use super::limits::Limits;
 use super::routes::Routes;
@@ -22,7 +23,7 @@ use crate::shard::Shard;
 /// three system calls for each connection to an upstream.
 const KEEPALIVE_WANTED: Duration = Duration::from_secs(600);
 /// A silent peer is asked after so long, then at each tenth of it.
-const KEEPALIVE: Duration = Duration::from_secs(120);
+pub(super) const KEEPALIVE: Duration = Duration::from_secs(120);
 
 /// A proxy's name, if it is one of several, and what it is asked to do.
 pub type Named = (Option<String>, Settings);
@@ -58,6 +59,18 @@ impl Settings {
         self.check_alone(shards).map(drop)
     }
 
+    /// Whether one of its upstreams is the proxy itself, as far as one can say without binding anything. May wait for a name,
+    /// so it is not for a shard.
+    ///
+    /// # Errors
+    /// [`ProxyError::Itself`]; as [`check`](Settings::check); a name that is not known.
+    pub fn check_itself(&self, listeners: &Listeners) -> Result<(), ProxyError> {
+        let known = Known::of(listeners, &Limits::default(), None, self)?;
+        let locals = self.listen.iter().map(|listen| doors::address_of(listeners, listen));
+        let locals = locals.collect::<Result<Vec<Address>, ProxyError>>()?;
+        known.check_itself(self, &locals.iter().collect::<Vec<_>>())
+    }
+
     fn check_alone(&self, shards: usize) -> Result<Routes, ProxyError> {
         if self.listen.is_empty() {
             return Err(ProxyError::NoListener);
@@ -83,49 +96,82 @@ impl Settings {
     }
 }
 
-impl Plan {
-    /// Looks the upstreams up and binds the listeners that `before` does not have.
-    pub(super) fn bind(
+/// Plans of all that is wanted, after those of `before`, and the listeners that only they have. Nothing is bound until all
+/// else is known.
+pub(super) fn plan_all<'l>(
+    listeners: &'l Listeners,
+    limits: &Limits,
+    wanted: Vec<Named>,
+    before: &Version,
+) -> Result<(Vec<Arc<Plan>>, Bound<'l>), ProxyError> {
+    if wanted.is_empty() {
+        return Err(ProxyError::NoListener);
+    }
+    limits.begin();
+    let known = wanted.iter().map(|(name, settings)| {
+        let known = Known::of(listeners, limits, name.as_deref(), settings);
+        known.map_err(|error| error.of(name.clone()))
+    });
+    let known = known.collect::<Result<Vec<_>, _>>()?;
+    let (doors, bound) = doors::bind(listeners, before, &wanted)?;
+    let plans = known.into_iter().zip(doors).zip(wanted).map(|((known, listeners), (name, settings))| {
+        let locals: Vec<&Address> = listeners.iter().map(Listening::local).collect();
+        known.check_itself(&settings, &locals).map_err(|error| error.of(name.clone()))?;
+        let before = before.plans.iter().find(|plan| plan.name == name);
+        let plan = known.plan(name, settings, listeners);
+        // Nothing of it has to be learnt anew.
+        Ok(match before.filter(|before| before.is_like(&plan)) {
+            Some(before) => before.clone(),
+            None => Arc::new(plan),
+        })
+    });
+    Ok((plans.collect::<Result<Vec<_>, ProxyError>>()?, bound))
+}
+
+/// What is known of a proxy before anything is bound.
+struct Known {
+    routes: Routes,
+    /// Each group's.
+    groups: Vec<Vec<(Endpoint, Target)>>,
+}
+
+impl Known {
+    /// Checks the settings, and looks the upstreams up.
+    fn of(
         listeners: &Listeners,
         limits: &Limits,
-        (name, settings): Named,
-        before: Option<&Plan>,
-    ) -> Result<Plan, ProxyError> {
+        name: Option<&str>,
+        settings: &Settings,
+    ) -> Result<Known, ProxyError> {
         let routes = settings.check_alone(listeners.shards())?;
         let groups = settings.all_groups().map(|(group, _, upstreams)| {
-            let path = path_of(name.as_deref(), group);
+            let path = path_of(name, group);
             resolve(listeners, (limits, &path), upstreams)
         });
-        let groups = groups.collect::<Result<Vec<_>, _>>()?;
+        Ok(Known { routes, groups: groups.collect::<Result<_, _>>()? })
+    }
+
+    /// That no upstream is a listener of the proxy, each of which is at the address in its place.
+    fn check_itself(&self, settings: &Settings, locals: &[&Address]) -> Result<(), ProxyError> {
+        for (listener, local) in settings.listen.iter().zip(locals) {
+            let mut upstreams = self.groups.iter().flatten();
+            if let Some((upstream, _)) = upstreams.find(|(_, to)| reaches(&to.address, local)) {
+                return Err(ProxyError::Itself { upstream: upstream.clone(), listener: listener.clone() });
+            }
+        }
+        Ok(())
+    }
+
+    fn plan(self, name: Option<String>, settings: Settings, listeners: Vec<Listening>) -> Plan {
+        let targets = |group: Vec<(_, Target)>| group.into_iter().map(|(_, target)| target).collect();
+        let upstreams = self.groups.into_iter().map(targets).collect();
         let stream = StreamOptions { keepalive: keepalive(settings.idle_timeout), ..Default::default() };
         let options = ConnectOptions { stream, ..Default::default() };
-        // Always, since clients inherit it from a listener that stays when the limit changes; for them it costs no call.
-        let accepted = StreamOptions { keepalive: Some(KEEPALIVE), ..Default::default() };
-        let mut all = Bound { listeners, bound: Vec::new() };
-        let mut kept = Vec::new();
-        for listen in &settings.listen {
-            let listening = match before.and_then(|before| before.listener(listen)) {
-                Some(listening) => listening.clone(),
-                None => all.listen(listen, &ListenOptions { stream: accepted, ..Default::default() })?,
-            };
-            let mut upstreams = groups.iter().flatten();
-            if let Some((upstream, _)) = upstreams.find(|(_, to)| reaches(&to.address, listening.local())) {
-                return Err(ProxyError::Itself { upstream: (*upstream).clone(), listener: listen.clone() });
-            }
-            kept.push(listening);
-        }
-        let targets = |group: Vec<(_, Target)>| group.into_iter().map(|(_, target)| target).collect();
-        let upstreams = groups.into_iter().map(targets).collect();
-        all.bound.clear();
-        Ok(Plan { name, settings, listeners: kept, upstreams, routes, options })
+        Plan { name, settings, listeners, upstreams, routes: self.routes, options }
     }
+}
 
-    /// The listener that was bound for an endpoint.
-    fn listener(&self, endpoint: &Endpoint) -> Option<&Listening> {
-        let place = self.settings.listen.iter().position(|listen| listen == endpoint)?;
-        self.listeners.get(place)
-    }
-
+impl Plan {
     /// Whether another version asks for the same, and the names mean the same.
     pub(super) fn is_like(&self, other: &Plan) -> bool {
         self.settings == other.settings && self.upstreams == other.upstreams
@@ -133,44 +179,34 @@ impl Plan {
 
     /// Each group as a shard sees it.
     pub(super) fn groups(&self, shard: &Shard, before: &[Upstreams]) -> Result<Vec<Upstreams>, OpenError> {
-        let before: BTreeMap<Option<&str>, &Upstreams> =
+        let known: BTreeMap<Option<&str>, &Upstreams> =
             before.iter().map(|group| (group.name(), group)).collect();
         let plain = self.settings.selection();
+        // Those whose names are gone may have another one now.
+        let names: BTreeSet<Option<&str>> = self.settings.all_groups().map(|(name, ..)| name).collect();
+        let mut gone: Vec<&Upstreams> =
+            before.iter().filter(|group| !names.contains(&group.name())).collect();
         let groups = self.settings.all_groups().zip(&self.upstreams);
         let make = |((name, own, _), all): ((Option<&str>, Option<&Selection>, _), &Vec<Target>)| {
+            let has_one = |group: &&Upstreams| {
+                let mut known = group.all().iter();
+                known.any(|known| all.iter().any(|target| target.address == known.address))
+            };
+            let renamed = || Some(gone.swap_remove(gone.iter().position(has_one)?));
+            let before = known.get(&name).copied().or_else(renamed);
             let path = (self.name.as_deref(), name);
-            Upstreams::new(path, all, own.unwrap_or(&plain), shard, before.get(&name).copied())
+            Upstreams::new(path, all, own.unwrap_or(&plain), shard, before)
         };
         groups.map(make).collect()
     }
 }
 
-/// Listeners that are closed again if what they were bound for comes to nothing.
-pub(super) struct Bound<'a> {
-    pub(super) listeners: &'a Listeners,
-    pub(super) bound: Vec<Listening>,
-}
-
-impl Bound<'_> {
-    fn listen(&mut self, endpoint: &Endpoint, options: &ListenOptions) -> Result<Listening, StartError> {
-        let listening = self.listeners.listen(endpoint, options)?;
-        self.bound.push(listening.clone());
-        Ok(listening)
-    }
-}
-
-impl Drop for Bound<'_> {
-    fn drop(&mut self) {
-        self.bound.iter().for_each(|listening| self.listeners.close(listening));
-    }
-}
-
 /// The addresses of upstreams, each with what stands for it in the settings.
-fn resolve<'s>(
+fn resolve(
     listeners: &Listeners,
     (limits, group): (&Limits, &str),
-    upstreams: &'s [Upstream],
-) -> Result<Vec<(&'s Endpoint, Target)>, ProxyError> {
+    upstreams: &[Upstream],
+) -> Result<Vec<(Endpoint, Target)>, ProxyError> {
     let mut resolved = Vec::new();
     for Upstream { endpoint, weight, connections } in upstreams {
         endpoint.check_target().map_err(StartError::from)?;
@@ -181,7 +217,7 @@ fn resolve<'s>(
         }
         for address in addresses {
             let limit = connections.map(|most| limits.of(listeners, group, &address, most)).transpose()?;
-            resolved.push((endpoint, Target { address, weight: *weight, limit }));
+            resolved.push((endpoint.clone(), Target { address, weight: *weight, limit }));
         }
     }
     Ok(resolved)

@@ -20,10 +20,10 @@ use super::down::Down;
 use super::limits::Limits;
 use super::measures::Measures;
 use super::part::State;
-use super::plan::{Named, Plan, Version};
+use super::plan::{Named, Version, plan_all};
 use super::settings::{ProxyError, Settings};
 use crate::mesh::{Remote, Replicated};
-use crate::runtime::{Listeners, OnFailure, RunError, Runtime, Signal, SignalError, StartError};
+use crate::runtime::{Listeners, OnFailure, RunError, Runtime, Signal, StartError};
 use crate::shard::{Shard, ShardId};
 
 /// How long the asking thread waits for a shard's counters.
@@ -43,8 +43,8 @@ pub(super) struct Shared {
     pub(super) limits: Limits,
     /// What the checks found.
     health: Replicated<Down>,
-    /// What shards begin with, also those that begin again. Looked at then, and locked by changes.
-    newest: Mutex<Arc<Version>>,
+    /// Locked when a shard begins and ends, and by changes.
+    newest: Mutex<Newest>,
     /// There is one change at a time.
     pub(super) changing: AtomicBool,
     reactor: &'static str,
@@ -55,16 +55,44 @@ pub(super) struct Shared {
     last: Mutex<Vec<Option<ShardReport>>>,
 }
 
+/// What shards begin with, also those that begin again; and which of them are at work. Both at once, so that a shard either
+/// begins with a new version or is told of it.
+#[derive(Debug)]
+struct Newest {
+    version: Arc<Version>,
+    /// By shard: the number of the version that it began with, as long as it serves.
+    begun: Box<[Option<u64>]>,
+}
+
 impl Shared {
+    fn locked(&self) -> MutexGuard<'_, Newest> {
+        self.newest.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     pub(super) fn newest(&self) -> Arc<Version> {
-        self.newest.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.locked().version.clone()
     }
 
     pub(super) fn set_newest(&self, version: Arc<Version>) {
-        let mut newest = self.newest.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = std::mem::replace(&mut *newest, version);
-        drop(newest);
+        let before = std::mem::replace(&mut self.locked().version, version);
         drop(before);
+    }
+
+    /// What a shard begins with; from now on it is told of changes.
+    fn begin(&self, shard: ShardId) -> Arc<Version> {
+        let mut newest = self.locked();
+        newest.begun[shard.index()] = Some(newest.version.number);
+        newest.version.clone()
+    }
+
+    /// Whether a shard is at work.
+    pub(super) fn has_begun(&self, shard: ShardId) -> bool {
+        self.locked().begun[shard.index()].is_some()
+    }
+
+    /// Whether a shard is at work that began with an older version than this, so that it has to be told.
+    pub(super) fn has_begun_before(&self, shard: ShardId, number: u64) -> bool {
+        self.locked().begun[shard.index()].is_some_and(|begun| begun < number)
     }
 
     fn last(&self) -> MutexGuard<'_, Vec<Option<ShardReport>>> {
@@ -89,18 +117,17 @@ impl Proxy {
     pub fn bind_all(runtime: &Runtime, wanted: Vec<Named>) -> Result<Proxy, ProxyError> {
         let listeners = runtime.listeners();
         let limits = Limits::default();
-        let plans = wanted.into_iter().map(|named| {
-            let name = named.0.clone();
-            Plan::bind(&listeners, &limits, named, None).map(Arc::new).map_err(|error| error.of(name))
-        });
-        let plans = plans.collect::<Result<Vec<Arc<Plan>>, _>>()?;
+        let nothing = Version { number: 0, plans: Vec::new() };
+        let (plans, bound) = plan_all(&listeners, &limits, wanted, &nothing)?;
         let first = plans.first().and_then(|plan| plan.listeners.first()).ok_or(ProxyError::NoListener)?;
         // Port names live as long as the program; a runtime has one proxy at an address.
         let name: &'static str = format!("changes of the proxy at {}", first.local()).leak();
         let orders = runtime.call_port(name).map_err(StartError::from)?;
         let health = checks::declare(runtime, &first.local().to_string()).map_err(StartError::from)?;
         let last = Mutex::new(vec![None; listeners.shards()]);
-        let newest = Mutex::new(Arc::new(Version { number: 0, plans }));
+        drop(bound.keep());
+        let (version, begun) = (Arc::new(Version { number: 0, plans }), vec![None; listeners.shards()]);
+        let newest = Mutex::new(Newest { version, begun: begun.into() });
         let (changing, reactor) = (AtomicBool::new(false), runtime.choice().reactor);
         let measures = Measures::declare(runtime)
             .inspect_err(|error| tracing::warn!("the metrics are of other proxies alone: {error}"))
@@ -149,8 +176,9 @@ impl Proxy {
 
     /// The same; `begun` is called once this shard serves and answers when it is asked for a report.
     async fn serve_from(&self, shard: &Shard, begun: impl FnOnce()) -> anyhow::Result<ShardReport> {
+        let _begun = Begun { shared: &self.shared, shard: shard.id() };
         let state = loop {
-            let version = self.shared.newest();
+            let version = self.shared.begin(shard.id());
             match State::begin(shard, &version, &self.shared.health, self.shared.log.get()) {
                 Ok(state) => break state,
                 // A change took a listener away in between.
@@ -224,6 +252,18 @@ impl Proxy {
     }
 }
 
+/// A shard is at work, until this is dropped.
+struct Begun<'a> {
+    shared: &'a Shared,
+    shard: ShardId,
+}
+
+impl Drop for Begun<'_> {
+    fn drop(&mut self) {
+        self.shared.locked().begun[self.shard.index()] = None;
+    }
+}
+
 /// Leaves a shard's report behind when its part ends, however that comes about.
 struct Last<'a> {
     proxy: &'a Proxy,
@@ -286,11 +326,13 @@ pub fn run_all(
 ) -> Result<Report, ProxyError> {
     let failed = |error| ProxyError::Run { error, report: Box::new(proxy.with_last(Vec::new())) };
     let (asked, shards, serving) = (proxy.clone(), runtime.shards(), proxy.clone());
-    let reload = match reload {
+    let runtime = match reload {
         Some(reload) => {
-            Some(reloads(reload, &proxy, runtime.remote()).map_err(RunError::Threads).map_err(failed)?)
+            let ask = reloads(reload, &proxy, runtime.remote()).map_err(RunError::Threads).map_err(failed)?;
+            // Full: one that nobody has begun with comes.
+            runtime.on_signal(Signal::Hangup, move || _ = ask.try_send(()))
         }
-        None => None,
+        None => runtime,
     };
     let runtime = runtime.on_report(move |remote| {
         asked.shared.log.get().inspect(|log| log.reopen());
@@ -306,13 +348,8 @@ pub fn run_all(
         }
     });
     let reports = runtime.on_failure(OnFailure::Restart).run(move |shard| {
-        let (proxy, tell, reload) = (serving.clone(), tell.clone(), reload.clone());
-        async move {
-            if let Some(reload) = reload {
-                hear(&shard, reload)?;
-            }
-            proxy.serve_from(&shard, || tell(&proxy)).await
-        }
+        let (proxy, tell) = (serving.clone(), tell.clone());
+        async move { proxy.serve_from(&shard, || tell(&proxy)).await }
     });
     if let Some(log) = proxy.shared.log.get() {
         log.flush(LOGGED_WITHIN);
@@ -331,25 +368,9 @@ fn reloads(mut reload: Reload, proxy: &Proxy, remote: Remote) -> io::Result<Send
     thread::Builder::new().name("reload".to_owned()).spawn(move || {
         for () in asked {
             if catch_unwind(AssertUnwindSafe(|| reload(&proxy, &remote))).is_err() {
-                tracing::error!("a reload panicked; the settings are what they were");
+                tracing::error!("a reload panicked; the settings are now version {}", proxy.version());
             }
         }
     })?;
     Ok(ask)
-}
-
-/// Asks for a reload on each SIGHUP.
-fn hear(shard: &Shard, reload: Sender<()>) -> Result<(), SignalError> {
-    let mut signals = shard.signals(&[Signal::Hangup])?;
-    let own = shard.clone();
-    shard.spawn_detached("hears SIGHUP", async move {
-        loop {
-            signals.next().await;
-            // One of them asks: the first that is at work.
-            if own.ids().take(own.id().index()).all(|before| !own.is_open(before)) {
-                let _ = reload.try_send(());
-            }
-        }
-    });
-    Ok(())
 }

@@ -28,7 +28,8 @@ impl Open {
         add(&part.cells.accepted, 1);
         add(&part.cells.active, 1);
         let entry = part.log.as_ref().zip(client).map(|(log, client)| {
-            Box::new(Entry::new(log.clone(), client, part.name(), part.cells.accepted.get()))
+            let (current, number) = (part.current(), part.cells.accepted.get());
+            Box::new(Entry::new(log.clone(), client, current.plan.name.as_deref(), number))
         });
         Open { part, ended: false, entry }
     }

@@ -246,6 +246,17 @@ pub enum ProxyError {
         /// What is wrong with it.
         error: Box<ProxyError>,
     },
+    /// A listener cannot be bound beside the one that it is to replace: somebody else's share of the port, or another user's.
+    #[error(
+        "{error}; {other}, which it overlaps, is given up only when this one listens; allowed: give {other} up first, and \
+         read the settings again for this one"
+    )]
+    Overlaps {
+        /// The one that is given up.
+        other: Endpoint,
+        /// The system's reason.
+        error: Box<StartError>,
+    },
     /// An upstream's name is not known.
     #[error(transparent)]
     Resolve(#[from] ResolveError),

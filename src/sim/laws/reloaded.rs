@@ -1,6 +1,6 @@
-//! The proxy's settings change again and again while clients come, listeners among them, some of them impossible, and with
-//! shards that die in the midst: no connection is lost, each is served wholly by one version, and nothing is left of those
-//! that are over.
+//! The proxy's settings change again and again while clients come, listeners and names among them, some of them impossible,
+//! and with shards that die in the midst: no connection is lost, each is served wholly by one version, and nothing is left
+//! of those that are over. And a shard that waits for its restart holds none of it up.
 
 use std::cell::{Cell, RefCell};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -64,15 +64,44 @@ struct Scene {
     panics: bool,
 }
 
+/// What a version is like.
+#[derive(Clone, Copy)]
+struct Shape {
+    ports: &'static [u16],
+    places: usize,
+    /// Of its proxy.
+    name: &'static str,
+    /// At the kept port it listens at all addresses.
+    wide: bool,
+    /// The other ports are another proxy's.
+    split: bool,
+}
+
+const PLAIN: Shape = Shape { ports: &[KEPT], places: 1_000, name: "one", wide: false, split: false };
+
 /// All connections of a version go to one origin, so that a client sees which version it is.
-fn settings(host: &Host, origin: &Address, ports: &[u16], places: usize) -> Vec<Named> {
+fn settings(host: &Host, origin: &Address, shape: Shape) -> Vec<Named> {
     let endpoint = |text: String| text.parse().expect("an endpoint");
-    let listen = ports.iter().map(|port| endpoint(format!("tcp:{}", host.at(*port)))).collect();
-    let mut upstream = Upstream::new(endpoint(origin.to_string()));
-    // Another limit in most versions, and never less than there are clients.
-    upstream.connections = Some(CLIENTS + places % 30);
-    let settings = Settings::new(listen, Vec::new());
-    vec![(Some("only".to_owned()), Settings { connections: places, upstreams: vec![upstream], ..settings })]
+    let at = |port: &u16| match *port {
+        KEPT if shape.wide => endpoint(format!("tcp:0.0.0.0:{KEPT}")),
+        port => endpoint(format!("tcp:{}", host.at(port))),
+    };
+    let proxy = |name: &str, ports: Vec<&u16>| {
+        let listen = ports.into_iter().map(at).collect();
+        let mut upstream = Upstream::new(endpoint(origin.to_string()));
+        // Another limit in most versions, and never less than there are clients.
+        upstream.connections = Some(CLIENTS + shape.places % 30);
+        let settings = Settings::new(listen, Vec::new());
+        let settings = Settings { connections: shape.places, upstreams: vec![upstream], ..settings };
+        (Some(name.to_owned()), settings)
+    };
+    let (own, others) = shape.ports.iter().partition(|port| !shape.split || **port == KEPT);
+    let second = if shape.name == "one" { "two" } else { "one" };
+    let mut wanted = vec![proxy(shape.name, own)];
+    if shape.ports.len() > 1 && shape.split {
+        wanted.push(proxy(second, others));
+    }
+    wanted
 }
 
 impl Scene {
@@ -91,7 +120,7 @@ impl Scene {
         let config = Config::default().cores(SHARDS).steer(steer).steer_program(world.chance(0.5));
         let config = config.on_failure(OnFailure::Restart).supervision(supervision);
         let runtime = host.runtime_with(config)?;
-        let proxy = Proxy::bind_all(&runtime, settings(&host, &origins[0], &[KEPT], 1_000))?;
+        let proxy = Proxy::bind_all(&runtime, settings(&host, &origins[0], PLAIN))?;
         let serving = proxy.clone();
         let running = host.start(runtime, move |shard| {
             let serving = serving.clone();
@@ -114,6 +143,8 @@ impl Scene {
             });
         });
         ensure!(asked.is_ok() || self.panics, "{asked:?}");
+        // With the job that came back, if it did.
+        drop(asked);
         let until = self.world.now() + Duration::from_secs(20);
         loop {
             if let Some(result) = answer.lock().unwrap_or_else(PoisonError::into_inner).take() {
@@ -130,9 +161,9 @@ impl Scene {
     }
 
     /// To another version, or one that cannot be.
-    async fn reload(&self, origin: usize, ports: &[u16], places: usize) -> anyhow::Result<bool> {
-        let (before, open) = (self.proxy.version(), self.host.descriptors());
-        let wanted = settings(&self.host, &self.origins[origin], ports, places);
+    async fn reload(&self, origin: usize, shape: Shape) -> anyhow::Result<bool> {
+        let (before, open, ports) = (self.proxy.version(), self.host.descriptors(), shape.ports);
+        let wanted = settings(&self.host, &self.origins[origin], shape);
         let change = match self.proxy.prepare(wanted) {
             Ok(change) => change,
             Err(error) => {
@@ -211,7 +242,9 @@ impl Scene {
             let origin = world.below(3) as usize;
             let ports: &[u16] = [&[KEPT][..], &[SOMETIMES, KEPT], &[KEPT, TAKEN]][world.below(3) as usize];
             let places = SHARDS + world.below(40) as usize;
-            made += u32::from(self.reload(origin, ports, places).await?);
+            let name = ["one", "two", "three"][world.below(3) as usize];
+            let shape = Shape { ports, places, name, wide: world.chance(0.3), split: world.chance(0.5) };
+            made += u32::from(self.reload(origin, shape).await?);
             // Longer than a port that was left stays bound, now and then.
             world.sleep(Duration::from_micros(world.below(300_000))).await;
         }
@@ -263,8 +296,9 @@ async fn scene(world: World) -> anyhow::Result<()> {
     let _taken = other.listen_with(&format!("tcp:{}", scene.host.at(TAKEN)).parse()?, &alone)?;
     world.sleep(Duration::from_millis(50)).await;
     // So that what is made once is there.
-    scene.reload(1, &[KEPT, SOMETIMES], 1_000).await?;
-    scene.reload(0, &[KEPT], 1_000).await?;
+    scene.reload(1, Shape { ports: &[KEPT, SOMETIMES], ..PLAIN }).await?;
+    scene.reload(1, Shape { ports: &[KEPT, SOMETIMES], wide: true, split: true, ..PLAIN }).await?;
+    scene.reload(0, PLAIN).await?;
     world.sleep(Duration::from_secs(3)).await;
     let before = scene.belongings().await;
     if scene.panics {
@@ -279,7 +313,7 @@ async fn scene(world: World) -> anyhow::Result<()> {
     world.end_rules();
     world.sleep(Duration::from_secs(3)).await;
     // Whatever happened, the next change comes, and to every shard.
-    ensure!(scene.reload(0, &[KEPT], 1_000).await?, "the last change did not come");
+    ensure!(scene.reload(0, PLAIN).await?, "the last change did not come");
     for _ in 0..8 {
         ensure!(scene.visit(KEPT).await? == Some(0), "not all shards know the last version");
     }
@@ -295,4 +329,59 @@ async fn scene(world: World) -> anyhow::Result<()> {
 #[test]
 fn settings_change_under_load_and_no_connection_is_lost() {
     Check::new().seeds(150).run(scene);
+}
+
+/// How long a shard waits for its restart after its second failure.
+const PAUSE: Duration = Duration::from_secs(60);
+
+/// A shard dies twice, so that it waits for its restart; the settings change meanwhile.
+async fn in_a_pause(world: World) -> anyhow::Result<()> {
+    world.allow_panics();
+    let host = world.host("proxy");
+    let mut origins = Vec::new();
+    for tag in 0..2 {
+        let one = world.host(&format!("origin{tag}"));
+        origin(&one, tag)?;
+        origins.push(Address::Inet(one.at(ORIGIN)));
+    }
+    let supervision = Supervision { pause: PAUSE, pause_most: PAUSE, ..Supervision::default() };
+    let config = Config::default().cores(SHARDS).on_failure(OnFailure::Restart).supervision(supervision);
+    let runtime = host.runtime_with(config)?;
+    let proxy = Proxy::bind_all(&runtime, settings(&host, &origins[0], PLAIN))?;
+    let serving = proxy.clone();
+    let running = host.start(runtime, move |shard| {
+        let serving = serving.clone();
+        async move { serving.serve(&shard).await }
+    });
+    let (tags, arrived) = (RefCell::new(vec![0]), Cell::new(0));
+    let scene = Scene { world: world.clone(), host, proxy, running, origins, tags, arrived, panics: false };
+    world.sleep(Duration::from_millis(50)).await;
+    let victim = world.below(SHARDS as u64) as usize;
+    world.rule(Rule::new(Verdict::Panic).to(("proxy", victim)).at_most(2));
+    // So that it takes a turn.
+    drop(scene.running.remote().try_run(ShardId::new(victim), |_| ()));
+    world.sleep(Duration::from_secs(1)).await;
+    let began = world.now();
+    let change =
+        scene.proxy.prepare(settings(&scene.host, &scene.origins[1], Shape { name: "two", ..PLAIN }))?;
+    let made = scene.make(change).await?;
+    ensure!(matches!(made, Ok(1)), "{made:?}");
+    let took = world.now().since(began);
+    ensure!(took < Duration::from_secs(1), "a shard in its pause holds a change up for {took:?}");
+    for back in [false, true] {
+        for _ in 0..12 {
+            ensure!(scene.visit(KEPT).await? == Some(1), "served by what was before; it is back: {back}");
+        }
+        world.sleep(PAUSE).await;
+    }
+    scene.running.stop(Duration::from_secs(5));
+    let reports = scene.running.await.context("the proxy")?;
+    let versions: Vec<u64> = reports.iter().map(|report| report.version).collect();
+    ensure!(versions == [1; SHARDS], "{versions:?}");
+    Ok(())
+}
+
+#[test]
+fn a_shard_that_waits_for_its_restart_holds_no_change_up() {
+    Check::new().seeds(60).run(in_a_pause);
 }

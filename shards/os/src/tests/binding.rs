@@ -51,6 +51,29 @@ fn a_group_that_somebody_else_listens_with_is_refused_and_not_joined() {
 }
 
 #[test]
+fn a_group_beside_its_own_takes_what_that_does_not_and_all_once_that_is_gone() {
+    let narrow = bind_group(&loopback(), &ListenOptions::default(), 2).unwrap();
+    let (at, wide) = (narrow[0].local.clone(), with_port(&narrow[0].local, "0.0.0.0"));
+    assert_eq!(bind_group(&wide, &ListenOptions::default(), 2).unwrap_err().kind(), ErrorKind::AddrInUse);
+    let beside = ListenOptions { beside_own: true, ..ListenOptions::default() };
+    let wide = bind_group(&wide, &beside, 2).unwrap();
+    let accepted = |group: &[Bound]| group.iter().filter(|bound| accept(descriptor(bound)).is_ok()).count();
+    let connect_to = |at: &Address| connect(at, &ConnectOptions::default()).unwrap();
+    let elsewhere = with_port(&at, "127.0.0.2");
+    let _first = connect_to(&at);
+    assert_eq!((accepted(&narrow), accepted(&wide)), (1, 0), "the more exact one has it");
+    let _second = connect_to(&elsewhere);
+    assert_eq!((accepted(&narrow), accepted(&wide)), (0, 1));
+    drop(narrow);
+    let _third = connect_to(&at);
+    assert_eq!(accepted(&wide), 1, "it has all that is left");
+    // And the other way round.
+    let narrow = bind_group(&at, &beside, 2).unwrap();
+    let _fourth = connect_to(&at);
+    assert_eq!((accepted(&narrow), accepted(&wide)), (1, 0));
+}
+
+#[test]
 fn without_port_sharing_the_descriptors_are_of_one_socket() {
     let options = ListenOptions { reuse_port: false, ..ListenOptions::default() };
     let group = bind_group(&loopback(), &options, 3).unwrap();
