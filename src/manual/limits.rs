@@ -63,7 +63,7 @@
 //! | who waits in a group for an upstream below its limit, over all shards; how long | 1 000; 5 s | `--queue-length`, `--queue-timeout` | reset, and counted |
 //! | connections to an upstream, over all shards | as many as they like | `connections=` of the upstream | the next one waits |
 //! | connects to further upstreams after one that failed | 20 % of a shard's connections a second, and 10 a second in all | `--retry-percent`, `--retry-rate` | the client is reset, and it is counted |
-//! | upstreams of a group that are ejected at once | half | `--max-ejected` | the others are left in |
+//! | upstreams of a group that are ejected or down when one more is ejected | half, with that one | `--max-ejected` | the others are left in |
 //! | what a check sends, and reads of the answer | 4 KiB | | an error; what comes later is not looked at |
 //! | a PROXY header; how long it may take | 4 KiB; 5 s | `--first-bytes-timeout` | reset, and counted as refused |
 //! | a ClientHello | 16 KiB | | reset, and counted as refused |

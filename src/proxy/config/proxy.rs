@@ -11,6 +11,7 @@ use crate::net::proxy_header::{HeaderPolicy, Others, TrustedSource, Version, Wan
 use crate::net::units::parse_duration;
 use crate::proxy::tcp::{
     Balance, Checks, Ejection, Group, NamePattern, RetryBudget, Route, Selection, Settings, Upstream,
+    unescape,
 };
 
 /// Reads all of a proxy's table; the settings that it says nothing of are as by default.
@@ -145,8 +146,7 @@ fn checks(table: &Table<'_, '_>, proxy: Option<Option<&Checks>>) -> Option<Check
     }
     let plain = before.cloned().unwrap_or_default();
     let interval = interval.unwrap_or(plain.interval);
-    let bytes =
-        |key, plain| table.read(key, |text| Ok::<_, String>(text.as_bytes().to_vec())).unwrap_or(plain);
+    let bytes = |key, plain| table.read(key, unescape).unwrap_or(plain);
     Some(Checks {
         interval,
         fast_interval: time(table, "check-fast-interval", plain.fast_interval.min(interval)),

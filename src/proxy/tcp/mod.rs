@@ -11,6 +11,7 @@ mod doors;
 mod down;
 mod ejection;
 mod entry;
+mod escapes;
 mod first;
 mod itself;
 mod limits;
@@ -28,6 +29,7 @@ mod upstreams;
 
 pub use change::{Change, ChangeError};
 pub use counters::{Counters, ProxyCounters, Report, ShardReport, UpstreamCounters, UpstreamState};
+pub use escapes::unescape;
 pub use plan::Named;
 pub use proxy::{Proxy, Reload, run, run_all};
 pub use routes::{Group, NamePattern, Route};

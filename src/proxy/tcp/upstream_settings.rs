@@ -189,7 +189,8 @@ pub struct Ejection {
     pub time: Duration,
     /// No ejection lasts longer. Default 300 s.
     pub time_max: Duration,
-    /// Never are more than this share of a group's upstreams ejected at once: 0 to 100 percent. Default 50.
+    /// Nobody is ejected while more than this share of a group's upstreams would be out of it then, those that checks found
+    /// down included and those of weight 0 left out: 0 to 100 percent. Default 50.
     pub max_ejected_percent: u32,
 }
 

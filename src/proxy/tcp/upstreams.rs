@@ -425,10 +425,13 @@ impl Group {
 
     /// Ejects one, unless that would be too many at once.
     fn eject(&self, upstream: &Upstream, now: Time, settings: &Ejection) {
-        let ejected = self.all.iter().filter(|other| other.record.is_ejected(now)).count() + 1;
-        if upstream.record.is_ejected(now)
-            || ejected * 100 > self.all.len() * settings.max_ejected_percent as usize
-        {
+        // What gets no new connections anyway is no part of it, and who is down is as good as ejected.
+        let (mut out, mut all) = (0, 0);
+        for other in self.all.iter().filter(|other| other.weight > 0) {
+            all += 1;
+            out += usize::from(other.state(now) != UpstreamState::Up || std::ptr::eq(other, upstream));
+        }
+        if upstream.record.is_ejected(now) || out * 100 > all * settings.max_ejected_percent as usize {
             return;
         }
         upstream.record.eject(now, settings);

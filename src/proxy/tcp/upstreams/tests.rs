@@ -129,6 +129,23 @@ fn who_fails_too_often_is_left_alone_and_never_too_many_of_them() {
 }
 
 #[test]
+fn who_drains_or_is_down_is_no_place_for_those_of_one_more_that_is_ejected() {
+    let eject = || Some(Ejection { failures: 1, ..Ejection::default() });
+    let ejected = |all: &Upstreams| {
+        all.counters(start()).iter().map(|one| one.state == UpstreamState::Ejected).collect::<Vec<_>>()
+    };
+    // Two serve; the others get nothing new.
+    let all = group(&[1, 1, 0, 0], |settings| settings.ejection = eject());
+    (0..2).map(|place| of(&all, place, start())).for_each(|lease| lease.fails(start()));
+    assert_eq!(ejected(&all), [true, false, false, false], "one of the two that serve");
+    let all = group(&[1; 4], |settings| settings.ejection = eject());
+    let leases = [of(&all, 0, start()), of(&all, 1, start())];
+    learn(&all, start(), &[3, 4]);
+    leases.iter().for_each(|lease| lease.fails(start()));
+    assert_eq!(ejected(&all), [false; 4], "half of them are down already");
+}
+
+#[test]
 fn a_weight_grows_from_a_tenth_to_all_of_it() {
     let all = group(&[4, 4], |settings| settings.slow_start = Some(SECOND * 100));
     let share = |now| count(&places(&all, now, 1_100), 1);
