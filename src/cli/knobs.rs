@@ -3,7 +3,9 @@
 use clap::Args;
 
 use super::Failure;
+use crate::net::quoted::Quoted;
 use crate::runtime::{Config, Knob};
+use crate::shard::group::{CONTROL_NAME, DEFAULT_NAME};
 
 /// Each overrides its environment variable.
 #[derive(Debug, Args)]
@@ -57,10 +59,10 @@ pub(super) struct Knobs {
     /// Failures of a shard within a minute that are followed by a restart (WATERWHEEL_RESTARTS).
     #[arg(long, global = true, value_name = "COUNT")]
     restarts: Option<String>,
-    /// Shares of groups of tasks, as in `web=300,batch=100` (WATERWHEEL_SHARES).
+    /// Shares of the groups `default` and `control`, as in `default=900,control=100` (WATERWHEEL_SHARES).
     #[arg(long, global = true, value_name = "LIST")]
     shares: Option<String>,
-    /// Groups of tasks that come first within their shares, as in `web,control` (WATERWHEEL_LATENCY_CLASS).
+    /// Groups of tasks that come first within their shares, as in `control` (WATERWHEEL_LATENCY_CLASS).
     #[arg(long, global = true, value_name = "LIST")]
     latency_class: Option<String>,
     /// Accepted connections that a shard has at once; 0: no limit (WATERWHEEL_MAX_CONNECTIONS).
@@ -111,6 +113,19 @@ impl Knobs {
                 config.set(knob, flag, value).map_err(usage)?;
             }
         }
-        Ok(config)
+        let strange = config.named_groups().find(|name| !GROUPS.contains(name)).map(str::to_owned);
+        match strange {
+            Some(name) => Err(Failure::Usage(format!(
+                "{} or {}: the command has no group {}; allowed: {}",
+                Knob::Shares,
+                Knob::LatencyClass,
+                Quoted(&name),
+                GROUPS.join(", ")
+            ))),
+            None => Ok(config),
+        }
     }
 }
+
+/// The groups of the command's tasks: those of clients, and those of nobody's.
+const GROUPS: [&str; 2] = [DEFAULT_NAME, CONTROL_NAME];

@@ -124,7 +124,7 @@ fn a_flag_that_makes_no_sense_stops_the_start_and_overrides_its_variable() {
 }
 
 #[test]
-fn a_flag_of_upstreams_that_makes_no_sense_stops_the_start() {
+fn a_flag_of_the_proxy_that_makes_no_sense_stops_the_start() {
     for (flags, parts) in [
         (
             &["--upstream", "127.0.0.1:1,weight=300"][..],
@@ -148,6 +148,8 @@ fn a_flag_of_upstreams_that_makes_no_sense_stops_the_start() {
             &["--eject-after", "3", "--eject-time", "1h"],
             &["--eject-time-max: 300s", "allowed: at least the time of the first ejection"],
         ),
+        (&["--shares", "wbe=300"], &["no group \"wbe\"", "allowed: default, control"]),
+        (&["--latency-class", "web"], &["no group \"web\"", "allowed: default, control"]),
         (&["--panic-percent", "101"], &["'101'", "--panic-percent", "allowed: 0 to 100"]),
         (&["--retry-rate", "x"], &["'x'", "--retry-rate", "allowed: 0 to 1000000"]),
         (&["--slow-start", "0s"], &["\"0s\"", "--slow-start", "allowed: 1ms to a year"]),

@@ -28,6 +28,7 @@ on_each_reactor![
     haproxy_is_understood_and_understands,
     clients_go_where_the_name_leads_that_they_ask_for,
     a_hello_in_many_pieces_arrives_as_it_was_sent,
+    a_hello_whose_name_does_not_come_is_refused_at_its_limit,
     who_says_too_little_in_time_is_reset,
 ];
 
@@ -397,6 +398,24 @@ fn a_hello_in_many_pieces_arrives_as_it_was_sent(reactor: &str) {
     }
     let report = proxy.stop();
     assert_eq!((total(&report, "finished"), total(&report, "accepted")), (3, 3), "{report}");
+}
+
+/// All of its first 16 KiB are padding (RFC 7685), so that nobody knows where it is to go.
+fn a_hello_whose_name_does_not_come_is_refused_at_its_limit(reactor: &str) {
+    let (proxy, ..) = routed(reactor, true, &[]);
+    let mut hello = vec![1, 0, 0x9C, 0x40, 3, 3];
+    hello.extend([7; 32]);
+    hello.extend([0, 0, 2, 0x13, 1, 1, 0, 0x9C, 0x15, 0, 21, 0x9C, 0x11]);
+    hello.resize(32_000, 0);
+    let records = hello.chunks(16_000).flat_map(|part| {
+        let head = [22, 3, 1, (part.len() >> 8) as u8, part.len() as u8];
+        head.into_iter().chain(part.iter().copied())
+    });
+    let (mut client, all) = (client(proxy.at), records.collect::<Vec<u8>>());
+    client.write_all(&all[..16_384]).unwrap();
+    assert_eq!(end_of(&mut client), RESET);
+    proxy.counts("refused", 1);
+    assert_eq!(total(&proxy.stop(), "connected"), 0);
 }
 
 fn who_says_too_little_in_time_is_reset(reactor: &str) {

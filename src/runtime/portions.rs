@@ -90,6 +90,7 @@ impl GroupShares {
         Ok(())
     }
 
+    /// Those that an operator, or a method, has named.
     fn names(&self) -> BTreeSet<&String> {
         self.shares.keys().chain(&self.latency_class).collect()
     }
@@ -134,6 +135,11 @@ impl Config {
     pub fn latency_class(mut self, group: impl Into<String>) -> Config {
         self.groups.latency_class.insert(group.into());
         self
+    }
+
+    /// The groups that were named.
+    pub(crate) fn named_groups(&self) -> impl Iterator<Item = &str> {
+        self.groups.names().into_iter().map(String::as_str)
     }
 
     /// How much each shard may have at once.

@@ -12,7 +12,9 @@ use super::queue_times::QueueTimes;
 use super::schedule::{GROUPS_MAX, GroupId};
 
 /// What the group is called whose tasks nobody spawned into another.
-pub(super) const DEFAULT_NAME: &str = "default";
+pub(crate) const DEFAULT_NAME: &str = "default";
+/// The group of what is of no client, if an operator asks for one.
+pub(crate) const CONTROL_NAME: &str = "control";
 
 /// How much of a shard's time a group gets beside others: 300 gets three times as much as 100. From 1 to 10 000.
 ///
@@ -114,6 +116,13 @@ impl Group {
             None => core.groups.add(name, shares).ok_or(GroupError::TooMany { name })?,
         };
         Ok(Group { core: core.clone(), id })
+    }
+
+    /// The group of what is of no client, such as checks and the admin endpoint: that of the running task, unless an operator
+    /// has named one.
+    pub(super) fn control(core: &Rc<Core>) -> Group {
+        let id = core.groups.find(CONTROL_NAME).unwrap_or_else(|| core.groups.running());
+        Group { core: core.clone(), id }
     }
 
     /// From now on its shares are not the program's to change.

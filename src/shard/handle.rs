@@ -135,6 +135,11 @@ impl Shard {
         Group::find_or_make(&self.core, name, shares)
     }
 
+    /// See [`Group::control`].
+    pub(crate) fn control(&self) -> Group {
+        Group::control(&self.core)
+    }
+
     /// What each group has done, the default one first, then in the order in which they were made.
     pub fn group_stats(&self) -> Vec<GroupStats> {
         self.core.groups.stats(self.core.stats.polls.get())

@@ -14,7 +14,7 @@ pub(crate) mod between;
 pub(crate) mod broken;
 pub(crate) mod core;
 mod deferred;
-mod group;
+pub(crate) mod group;
 mod handle;
 pub(crate) mod heartbeat;
 mod id;

@@ -9,6 +9,9 @@
 //! out stays out, so the limit holds still. Where shards are restarted its next life first learns what is out, and takes go
 //! on. If another shard ends, the keeper takes back what that had.
 //!
+//! Nothing expires by time: what a shard has stays its own while it is stuck in a turn, since nobody can know how much of
+//! it is in use. The limit holds, and the others share what is left, until it answers or ends.
+//!
 //! The limit of a count may be changed while it is in use ([`CountLimiter::change_limit`]), and when nobody uses a count any
 //! more, all that the shards have of it is given up. A rate stays what it is, for as long as the shards run.
 

@@ -93,7 +93,7 @@ impl Admin {
     /// Serves it when it is this shard's to do so, for as long as this life of the shard lasts.
     pub(crate) fn serve(self: &Arc<Admin>, shard: &Shard, registry: &Arc<Registry>) {
         let (admin, registry, own) = (self.clone(), registry.clone(), shard.clone());
-        shard.spawn_detached("admin", async move {
+        shard.control().spawn_detached("admin", async move {
             let me = own.id().index();
             poll_fn(|cx| admin.poll_turn(me, cx)).await;
             if me > 0 {

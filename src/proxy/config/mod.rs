@@ -13,6 +13,24 @@
 //! check-interval = "2s"
 //! ```
 //!
+//! What clients ask for by TLS leads them to groups of upstreams, which may be chosen and checked in another way than the rest:
+//!
+//! ```toml
+//! [proxy.web.group.shop]
+//! upstream = ["tcp:10.0.1.5:443", "tcp:10.0.1.6:443"]
+//! balance = "rendezvous"
+//! check-interval = "5s"
+//!
+//! [proxy.web.sni]
+//! "shop.example" = "shop"
+//! "*.shop.example" = "shop"
+//! ```
+//!
+//! A group may have `balance`, `check-*`, `eject-*`, `max-ejected`, `panic-percent`, `slow-start`, `queue-timeout` and
+//! `queue-length` of its own; what it does not say is the proxy's, and `0s` or `0` of `check-interval`, `slow-start` and
+//! `eject-after` means none. The access log has a `path` (a file, `-` for standard output, `stderr`) and a `format`: `text` or
+//! `json`, one line each.
+//!
 //! Every key of a proxy is the flag of that name, with the same values, and so is every key of the runtime. A flag that may
 //! be given several times is a list. A group may have its own of the keys that say how upstreams are chosen and judged
 //! ([`Selection`](crate::proxy::tcp::Selection)); what it does not say is as the proxy has it, and `check-interval`, `eject-after`

@@ -62,7 +62,8 @@ pub(super) fn begin(
     health: &Replicated<Down>,
 ) -> Result<Checking, OpenError> {
     let replica = shard.replica(health)?;
-    let following = shard.spawn("health, learning", follow(shard.clone(), current.clone(), replica.clone()));
+    let following =
+        shard.control().spawn("health, learning", follow(shard.clone(), current.clone(), replica.clone()));
     let hello = current.plan.settings.send_header.map(hello).unwrap_or_default();
     let checker = Rc::new(Checker {
         shard: shard.clone(),
@@ -73,7 +74,7 @@ pub(super) fn begin(
         hello,
         rng: RefCell::new(Pcg64Mcg::seed_from_u64(shard.reactor().seed())),
     });
-    let leading = shard.spawn("health, checking", checker.lead());
+    let leading = shard.control().spawn("health, checking", checker.lead());
     Ok(Checking(vec![Some(following), Some(leading)]))
 }
 

@@ -392,6 +392,16 @@ fn what_a_task_spawns_is_of_its_group() {
 }
 
 #[test]
+fn what_is_of_no_client_goes_to_the_group_that_somebody_named() {
+    let mut bench = bench();
+    bench.shard.control().spawn_detached("admin", async {});
+    let control = group(&bench, "control", 100);
+    bench.shard.control().spawn_detached("admin", async {});
+    while bench.turn() {}
+    assert_eq!(control.stats().polls, 1);
+}
+
+#[test]
 fn a_wake_from_another_thread_goes_to_the_task_s_group() {
     let mut bench = bench();
     let own = group(&bench, "own", 100);
