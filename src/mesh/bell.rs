@@ -191,8 +191,15 @@ impl Bell {
     /// The owner, in a new life, once everybody else has learned of the end of the one before: it can be rung again. What
     /// was rung meanwhile is kept.
     pub(super) fn reopen(&self) {
+        #[cfg(loom)]
+        if broken(Break::StoppedKept) {
+            return self.next_vital(Release);
+        }
+        let vital = Release;
+        #[cfg(loom)]
+        let vital = order(Break::BackStoreRelaxed, Relaxed, vital);
         self.word.0.fetch_and(!STOPPED, AcqRel);
-        self.next_vital(Release);
+        self.next_vital(vital);
     }
 
     /// Anybody: whether the owner ended. Whoever sees it and then reads the owner's lanes sees all it ever sent.

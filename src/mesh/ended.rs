@@ -17,9 +17,7 @@ impl Shard {
     /// If the runtime has no shard `of`.
     pub fn ended(&self, of: ShardId) -> ShardEnd {
         assert!(of.index() < self.count(), "no such shard in this runtime");
-        let member = Member::of(self);
-        let life = member.ledger.life(of.index());
-        ShardEnd { member, of: of.index(), life, place: None }
+        ShardEnd::new(Member::of(self), of.index())
     }
 }
 
@@ -31,6 +29,13 @@ pub struct ShardEnd {
     /// Which one, as this shard knew it when it began to wait: it may be back before the wait is looked at.
     life: u32,
     place: Option<usize>,
+}
+
+impl ShardEnd {
+    pub(super) fn new(member: Rc<Member>, of: usize) -> ShardEnd {
+        let life = member.ledger.life(of);
+        ShardEnd { member, of, life, place: None }
+    }
 }
 
 impl Future for ShardEnd {

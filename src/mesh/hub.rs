@@ -46,7 +46,8 @@ struct Station {
     bell: Arc<Bell>,
     /// What outside threads left for the shard.
     jobs: Jobs<Job>,
-    /// By other shard: how many lives of this one it has seen end, and is done with.
+    /// By shard: how many lives of this one it has seen end, and is done with. Its own: how many it has ended wholly, so
+    /// that nothing of them is on its way any more.
     acknowledged: Box<[AtomicU32]>,
 }
 
@@ -115,12 +116,27 @@ impl Mesh {
         self.stations[shard].acknowledged[by].store(life + 1, Release);
     }
 
+    /// Whether a shard is between two lives, or after its last, and what it sent in the one before is settled or can be seen.
+    fn is_gone(&self, shard: usize) -> bool {
+        let life = self.bell(shard).life();
+        #[cfg(loom)]
+        if broken(Break::GoneAtOnce) {
+            return life.is_over;
+        }
+        // Its own word is the last thing that it does: until then a ring of it may be one for the life before.
+        life.is_over && self.stations[shard].acknowledged[shard].load(Acquire) == life.number + 1
+    }
+
     /// A shard that ended, in a new life: who has to learn of the end first, if anybody.
     pub(super) fn unaware_of_the_end(&self, shard: usize) -> Option<usize> {
         let Station { bell, acknowledged, .. } = &self.stations[shard];
         let ended = bell.life().number + 1;
+        #[cfg(loom)]
+        if broken(Break::ReopenUnheard) {
+            return None;
+        }
         let aware = |other: usize| {
-            other == shard || acknowledged[other].load(Acquire) == ended || self.bell(other).has_ended()
+            other == shard || acknowledged[other].load(Acquire) == ended || self.is_gone(other)
         };
         (0..self.shards()).find(|other| !aware(*other))
     }
@@ -132,6 +148,10 @@ impl Mesh {
         bell.reopen();
         // What was asked of it meanwhile, it has not heard.
         bell.ring_foreign();
+        #[cfg(loom)]
+        if broken(Break::ReopenUntold) {
+            return;
+        }
         for other in (0..self.shards()).filter(|other| *other != shard) {
             self.bell(other).ring(shard);
         }

@@ -15,8 +15,7 @@ use crate::shard::broken::{Break, broken};
 
 /// What the two ends of one ring share.
 pub(super) struct Lane<T> {
-    /// The consumer while nobody receives: before the target first looked, and after it ended.
-    slot: Mutex<Option<Consumer<T>>>,
+    slot: Mutex<Slot<T>>,
     /// The ring exists. Spares the target a lock for each lane that nobody ever used.
     made: AtomicBool,
     /// The sender found the lane full and waits for room. Set before it rings; cleared by the target when there is
@@ -25,6 +24,13 @@ pub(super) struct Lane<T> {
     /// Messages that the target took out and holds until their time; they still count against the capacity.
     /// Written by the target only.
     held: AtomicUsize,
+}
+
+/// The consumer while nobody receives: before the target first looked, and after it ended.
+struct Slot<T> {
+    consumer: Option<Consumer<T>>,
+    /// The life of the sender that made the ring last.
+    life: u32,
 }
 
 /// The lanes of one port: from each shard to each, also to itself.
@@ -43,20 +49,21 @@ impl<T> Lanes<T> {
         Lanes { shards, capacity, used: AtomicBool::new(false), lanes }
     }
 
-    /// The sender's first use of a lane: makes its ring and leaves the consumer for the target.
-    pub(super) fn make(&self, source: usize, target: usize) -> Producer<T> {
+    /// The sender's first use of a lane in this life of it: makes its ring and leaves the consumer for the target.
+    pub(super) fn make(&self, source: usize, target: usize, life: u32) -> Producer<T> {
         #[cfg(loom)]
         if broken(Break::UsedUnset) {
-            return self.between(source, target).make(self.capacity);
+            return self.between(source, target).make(self.capacity, life);
         }
         self.used.store(true, Relaxed);
-        self.between(source, target).make(self.capacity)
+        self.between(source, target).make(self.capacity, life)
     }
 
-    /// The target: the consumer of a lane, if its ring was made and nobody holds it.
-    pub(super) fn take_consumer(&self, source: usize, target: usize) -> Option<Consumer<T>> {
+    /// The target: the consumer of a lane, if its ring was made and nobody holds it. Not one of a later life of the source
+    /// than the target knows of: what came through that would be taken for what the life before had sent. It is rung for it.
+    pub(super) fn take_consumer(&self, source: usize, target: usize, known: u32) -> Option<Consumer<T>> {
         // Stored before the bell is rung, as all that is to be found is.
-        if self.used.load(Relaxed) { self.between(source, target).take_consumer() } else { None }
+        if self.used.load(Relaxed) { self.between(source, target).take_consumer(known) } else { None }
     }
 
     /// The lane from one shard to one other.
@@ -78,23 +85,26 @@ impl<T> Lanes<T> {
 impl<T> Lane<T> {
     fn new() -> Lane<T> {
         Lane {
-            slot: Mutex::new(None),
+            slot: Mutex::new(Slot { consumer: None, life: 0 }),
             made: AtomicBool::new(false),
             waiting: AtomicBool::new(false),
             held: AtomicUsize::new(0),
         }
     }
 
-    fn make(&self, capacity: usize) -> Producer<T> {
+    fn make(&self, capacity: usize, life: u32) -> Producer<T> {
         let (mut producer, consumer) = ring(capacity);
         let mut slot = self.slot.lock().unwrap_or_else(PoisonError::into_inner);
         // What a former life of the sender sent and the target has not looked at yet. It fits: the ring is as large.
-        let mut before = slot.take();
+        let before = slot.consumer.take();
+        #[cfg(loom)]
+        let before = before.filter(|_| !broken(Break::LaneBeforeDropped));
+        let mut before = before;
         while let Some(message) = before.as_mut().and_then(Consumer::pop) {
             let pushed = producer.push(message);
             debug_assert!(pushed.is_ok(), "a ring as large as the one before");
         }
-        *slot = Some(consumer);
+        *slot = Slot { consumer: Some(consumer), life };
         drop(slot);
         #[cfg(loom)]
         if broken(Break::MadeUnset) {
@@ -104,11 +114,14 @@ impl<T> Lane<T> {
         producer
     }
 
-    fn take_consumer(&self) -> Option<Consumer<T>> {
+    fn take_consumer(&self, known: u32) -> Option<Consumer<T>> {
         if !self.made.load(Relaxed) {
             return None;
         }
-        self.slot.lock().unwrap_or_else(PoisonError::into_inner).take()
+        let mut slot = self.slot.lock().unwrap_or_else(PoisonError::into_inner);
+        #[cfg(loom)]
+        let known = if broken(Break::LaneTooSoon) { u32::MAX } else { known };
+        if slot.life <= known { slot.consumer.take() } else { None }
     }
 
     /// The target, when it ends. Answers what nobody will receive: the sender may have made a new ring meanwhile, in a new
@@ -120,8 +133,8 @@ impl<T> Lane<T> {
             return Vec::new();
         }
         let mut slot = self.slot.lock().unwrap_or_else(PoisonError::into_inner);
-        if slot.is_none() {
-            *slot = Some(consumer);
+        if slot.consumer.is_none() {
+            slot.consumer = Some(consumer);
             return Vec::new();
         }
         std::iter::from_fn(|| consumer.pop()).collect()
@@ -131,7 +144,7 @@ impl<T> Lane<T> {
     /// The caller drops it, with no lock held, and counts it.
     pub(super) fn sweep(&self) -> Vec<T> {
         let mut left = Vec::new();
-        if let Some(consumer) = &mut *self.slot.lock().unwrap_or_else(PoisonError::into_inner) {
+        if let Some(consumer) = &mut self.slot.lock().unwrap_or_else(PoisonError::into_inner).consumer {
             while let Some(message) = consumer.pop() {
                 left.push(message);
             }

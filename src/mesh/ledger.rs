@@ -176,6 +176,11 @@ impl Ledger {
         self.lives[shard].get()
     }
 
+    /// Which of its lives this shard is in.
+    pub(super) fn own_life(&self) -> u32 {
+        self.life(self.id)
+    }
+
     /// All that this shard had to do with the life of `shard` that ended is settled.
     pub(super) fn settled_with(&self, shard: usize) {
         self.mesh.acknowledge(shard, self.id, self.lives[shard].get());

@@ -197,6 +197,10 @@ impl Member {
         let ended = standing == Standing::Ended;
         let mut more = false;
         #[cfg(loom)]
+        if ended && broken(Break::AcknowledgeFirst) {
+            ledger.settled_with(source);
+        }
+        #[cfg(loom)]
         let ended = ended && !broken(Break::EndedSeenLate);
         self.for_each_end(|end| more |= end.look(source, ended));
         if more {

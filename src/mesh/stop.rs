@@ -7,9 +7,10 @@
 //! 4. Each slot is locked and what is in its lane is failed: messages rung before STOPPED.
 //! 5. Every other shard is rung, so that it looks, receives what was sent before the end, and then fails what waits.
 //!
-//! A shard may have a next life. It joins with nothing of the one before, and is *reopened* once every other shard that is
-//! at work has done step 5, and has said so: from then on nothing that concerned the life before is left anywhere, but
-//! messages that were received and wait to be looked at, and handlers whose reply nobody waits for.
+//! A shard may have a next life. It joins with nothing of the one before, and is *reopened* once every other shard has said
+//! that it has looked (at work) or that it has rung everybody itself (ended): from then on nothing that concerned the life
+//! before is left anywhere, but messages that were received and wait to be looked at, and handlers whose reply nobody waits
+//! for.
 //!
 //! 6. Its life's number goes up, STOPPED goes off, every other shard is rung: it finds the shard back.
 
@@ -102,6 +103,8 @@ fn ring_others(mesh: &Mesh, me: usize) {
             mesh.sweep_to(shard);
         }
     }
+    // Only now: another that ended is not to be back before what was sent to its life before is swept.
+    mesh.acknowledge(me, me, mesh.bell(me).life().number);
 }
 
 impl fmt::Debug for StopGuard {

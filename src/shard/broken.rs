@@ -101,6 +101,31 @@ breaks! {
     /// Calls to a peer that ended fail before its replies are taken.
     CallsFailedFirst,
 
+    // ---- the next life
+
+    /// A shard is back before the others have heard of its end.
+    ReopenUnheard,
+    /// A shard that ended is not waited for, though it may still ring the life before.
+    GoneAtOnce,
+    /// Others say that they have heard of an end before they have looked at what that life left.
+    AcknowledgeFirst,
+    /// A shard that is back does not tell anybody.
+    ReopenUntold,
+    /// `STOPPED` stays in the bell of a shard that is back.
+    StoppedKept,
+    /// A return is published with `Relaxed`.
+    BackStoreRelaxed,
+    /// A lane is taken from a life that its target has not heard of.
+    LaneTooSoon,
+    /// A lane that a life before has left is read for ever.
+    SpentUnseen,
+    /// What is in a lane is dropped when the next life of its sender makes it anew.
+    LaneBeforeDropped,
+    /// A shard that ends leaves its requests in their lanes.
+    RequestsKept,
+    /// A reply goes to whichever life the caller is in.
+    ReplyToAnyLife,
+
     // ---- jobs from outside
 
     /// The bell is rung before the job is in the queue.

@@ -6,6 +6,7 @@
 //! | [`environment`] | the environment of a process, as `/proc/PID/environ` has it: `NAME=VALUE`, a zero byte, and so on |
 //! | [`file`] | the file of a proxy, in TOML |
 //! | [`flags`] | the value of a flag: rates, times, sizes, thresholds, networks, names of servers |
+//! | [`frames`] | a codec's kind and limit in a byte each, a line whose bytes say how the rest is cut, then what a peer sends |
 //! | [`header`] | a PROXY header, and what follows |
 //! | [`hello`] | a line whose bytes say how the rest is cut, then what a TLS client says |
 //! | [`target`] | what to load: a URL or an endpoint |
@@ -33,6 +34,7 @@ pub mod endpoint;
 pub mod environment;
 pub mod file;
 pub mod flags;
+pub mod frames;
 pub mod header;
 pub mod hello;
 mod line;

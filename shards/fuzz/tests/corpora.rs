@@ -9,7 +9,7 @@ use std::path::PathBuf;
 #[path = "../src/lib.rs"]
 mod properties;
 
-use properties::{endpoint, environment, file, flags, header, hello, response, target};
+use properties::{endpoint, environment, file, flags, frames, header, hello, response, target};
 
 fn corpus() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("shards/fuzz/corpus")
@@ -55,6 +55,11 @@ fn flag_values() {
 }
 
 #[test]
+fn streams_of_frames() {
+    feed("frames", frames::property);
+}
+
+#[test]
 fn proxy_headers() {
     feed("header", header::property);
 }
@@ -78,7 +83,7 @@ fn load_targets() {
 fn no_corpus_is_left_out() {
     assert_eq!(
         names("."),
-        ["endpoint", "environment", "file", "flags", "header", "hello", "response", "target"]
+        ["endpoint", "environment", "file", "flags", "frames", "header", "hello", "response", "target"]
             .map(String::from)
             .into()
     );

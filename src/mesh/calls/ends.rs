@@ -126,7 +126,7 @@ impl<Q: Send + 'static, R: Send + 'static> CallEnds<Q, R> {
     }
 
     fn start(&self, target: usize, peer: &mut Peer<Q, R>, request: Q) -> Ticket {
-        let made = || self.port.requests.make(self.ledger.id, target);
+        let made = || self.port.requests.make(self.ledger.id, target, self.ledger.own_life());
         let producer = peer.requests_to.get_or_insert_with(made);
         peer.outstanding += 1;
         let ticket = self.calls.borrow_mut().insert(target);
@@ -157,13 +157,14 @@ impl<Q: Send + 'static, R: Send + 'static> CallEnds<Q, R> {
         let mut peer = self.peers[source].borrow_mut();
         let Peer { replies_from, requests_from, .. } = &mut *peer;
         // As for messages: a sender in a new life has new lanes.
-        let again = self.ledger.life(source) > 0;
+        let life = self.ledger.life(source);
+        let again = life > 0;
         if replies_from.as_ref().is_none_or(|consumer| again && consumer.is_spent()) {
-            let fetched = self.port.replies.take_consumer(source, self.ledger.id);
+            let fetched = self.port.replies.take_consumer(source, self.ledger.id, life);
             *replies_from = fetched.or_else(|| replies_from.take());
         }
         if requests_from.as_ref().is_none_or(|consumer| again && consumer.is_spent()) {
-            let fetched = self.port.requests.take_consumer(source, self.ledger.id);
+            let fetched = self.port.requests.take_consumer(source, self.ledger.id, life);
             *requests_from = fetched.or_else(|| requests_from.take());
         }
         (replies_from.as_ref().map_or(0, Consumer::len), requests_from.as_ref().map_or(0, Consumer::len))
@@ -231,11 +232,14 @@ impl<Q: Send + 'static, R: Send + 'static> CallEnds<Q, R> {
     pub(in crate::mesh) fn reply(&self, to: Caller, ticket: Ticket, outcome: Result<R, CallError>) {
         let Caller { shard: to, life } = to;
         // A next life of the caller has not asked.
-        if self.ledger.has_ended(to) || self.ledger.life(to) != life {
+        let other = self.ledger.life(to) != life;
+        #[cfg(loom)]
+        let other = other && !broken(Break::ReplyToAnyLife);
+        if self.ledger.has_ended(to) || other {
             return self.port.fail([outcome]);
         }
         let mut peer = self.peers[to].borrow_mut();
-        let made = || self.port.replies.make(self.ledger.id, to);
+        let made = || self.port.replies.make(self.ledger.id, to, self.ledger.own_life());
         let producer = peer.replies_to.get_or_insert_with(made);
         let pushed = producer.push(Reply { ticket, outcome });
         assert!(pushed.is_ok(), "a credit is a slot in the lane of replies");
@@ -310,6 +314,10 @@ impl<Q: Send + 'static, R: Send + 'static> End for CallEnds<Q, R> {
             }
             if let Some(replies) = peer.replies_from.take() {
                 self.port.fail(self.port.replies.between(shard, self.ledger.id).give_consumer(replies));
+            }
+            #[cfg(loom)]
+            if broken(Break::RequestsKept) {
+                continue;
             }
             // A next life makes lanes of its own. The requests that nobody has fetched of these, nobody has to handle: who asked
             // is gone. Replies are still waited for.

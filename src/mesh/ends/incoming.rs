@@ -214,10 +214,12 @@ impl<M> Inlet<M> {
             None => true,
             Some(consumer) => ledger.life(source) > 0 && consumer.is_spent(),
         };
+        #[cfg(loom)]
+        let stale = stale && !(broken(Break::SpentUnseen) && self.consumer.is_some());
         if !stale {
             return false;
         }
-        let fetched = port.lanes.take_consumer(source, ledger.id);
+        let fetched = port.lanes.take_consumer(source, ledger.id, ledger.life(source));
         let found = fetched.is_some();
         if found {
             self.consumer = fetched;

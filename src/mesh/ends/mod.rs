@@ -156,12 +156,13 @@ impl<M: Send + 'static> Ends<M> {
     ) -> Result<(), Envelope<M>> {
         let lanes = &self.port.lanes;
         let lane = lanes.between(self.ledger.id, target);
+        let make = || lanes.make(self.ledger.id, target, self.ledger.own_life());
         #[cfg(loom)]
         if broken(Break::LaneAfterRing) && outgoing.producer.is_none() {
             self.ledger.mesh.bell(target).ring(self.ledger.id);
-            return outgoing.producer.insert(lanes.make(self.ledger.id, target)).push(envelope);
+            return outgoing.producer.insert(make()).push(envelope);
         }
-        let producer = outgoing.producer.get_or_insert_with(|| lanes.make(self.ledger.id, target));
+        let producer = outgoing.producer.get_or_insert_with(make);
         if !lane.has_room(producer) {
             return Err(envelope);
         }

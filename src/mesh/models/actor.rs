@@ -1,7 +1,7 @@
 //! A shard of a model: takes turns with a member of the mesh, and sleeps as a backend does.
 
-use std::cell::Cell;
-use std::future::Future;
+use std::cell::{Cell, RefCell};
+use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -12,8 +12,8 @@ use std::task::{Context, Poll, Wake, Waker};
 use loom::sync::{Condvar, Mutex};
 use waterwheel_reactor::Time;
 
-use crate::mesh::calls::CallPort;
-use crate::mesh::calls::ends::CallEnds;
+use crate::mesh::calls::ends::{Arrived, CallEnds, Serve};
+use crate::mesh::calls::{CallError, CallPort};
 use crate::mesh::ends::Ends;
 use crate::mesh::hub::Mesh;
 use crate::mesh::member::Member;
@@ -66,7 +66,7 @@ const TURNS_MAX: u32 = 60;
 pub(super) struct Actor {
     pub(super) member: Rc<Member>,
     /// Of an actor that ends as a shard does: held for its drop.
-    _joined: Option<Joined>,
+    joined: Option<Joined>,
     pub(super) token: Arc<Token>,
     turns: Cell<u32>,
 }
@@ -84,7 +84,7 @@ impl Actor {
     }
 
     fn of(member: Rc<Member>, joined: Option<Joined>) -> Actor {
-        Actor { member, _joined: joined, token: Token::new(), turns: Cell::new(0) }
+        Actor { member, joined, token: Token::new(), turns: Cell::new(0) }
     }
 
     pub(super) fn ends<M: Send + 'static>(&self, port: &Port<M>) -> Rc<Ends<M>> {
@@ -175,6 +175,15 @@ impl Actor {
     }
 }
 
+impl Drop for Actor {
+    fn drop(&mut self) {
+        // A model that failed is over: what the end of a shard does finds no model to run in.
+        if std::thread::panicking() {
+            std::mem::forget(self.joined.take());
+        }
+    }
+}
+
 /// Whether a task of an actor was woken; touched by its own thread only.
 struct Woken(AtomicBool);
 
@@ -182,6 +191,35 @@ impl Wake for Woken {
     fn wake(self: Arc<Woken>) {
         self.0.store(true, Relaxed);
     }
+}
+
+/// Keeps requests for the tasks of the turn.
+#[derive(Default)]
+pub(super) struct Requests(RefCell<Vec<Arrived<u32>>>);
+
+impl Requests {
+    pub(super) fn take(&self) -> Vec<Arrived<u32>> {
+        self.0.take()
+    }
+}
+
+impl Serve<u32> for Requests {
+    fn start(&self, call: Arrived<u32>) {
+        self.0.borrow_mut().push(call);
+    }
+
+    fn end(&self) {}
+}
+
+/// Calls shard `to` as a task would.
+pub(super) async fn ask<R: Send + 'static>(
+    ends: &CallEnds<u32, R>,
+    to: usize,
+    request: u32,
+) -> Result<R, CallError> {
+    let (mut request, mut place) = (Some(request), None);
+    let ticket = poll_fn(|cx| ends.poll_start(to, &mut request, &mut place, cx.waker())).await?;
+    poll_fn(|cx| ends.poll_reply(ticket, cx.waker())).await
 }
 
 /// The clock of the models stands still.

@@ -17,14 +17,14 @@ use crate::mesh::jobs::Jobs;
 use crate::mesh::port::{Envelope, Port, PortOptions};
 
 /// Sends one message as a task would.
-async fn send(ends: &Ends<usize>, to: usize, message: usize, at: Time) -> bool {
+pub(super) async fn send(ends: &Ends<usize>, to: usize, message: usize, at: Time) -> bool {
     let mut envelope = Some(Envelope { at, message });
     let mut place = None;
     poll_fn(|cx| ends.poll_send(to, &mut envelope, &mut place, cx.waker())).await
 }
 
 /// Receives one message as a task would.
-async fn receive(ends: &Ends<usize>) -> (usize, usize) {
+pub(super) async fn receive(ends: &Ends<usize>) -> (usize, usize) {
     let mut place = None;
     poll_fn(|cx| ends.poll_receive(&no_time, &mut place, cx.waker())).await
 }

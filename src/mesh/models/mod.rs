@@ -1,6 +1,6 @@
-//! Models of the bell, of parking, of lanes, of stopping, of calls, of jobs and of tasks that other threads wake: loom
-//! runs the code of this floor and of the one below through every order of its atomic operations that the C11 memory
-//! model allows, up to a bound on preemptions.
+//! Models of the bell, of parking, of lanes, of stopping, of next lives, of calls, of jobs and of tasks that other threads
+//! wake: loom runs the code of this floor and of the one below through every order of its atomic operations that the C11
+//! memory model allows, up to a bound on preemptions.
 //!
 //! `RUSTFLAGS="--cfg loom" cargo test --release -p waterwheel --lib --no-default-features --target-dir target/loom models`
 //!
@@ -36,9 +36,13 @@
 //!   what is pushed all the same is swept by whoever rings, and counted. It spares the caller a job that is lost.
 //! * A shard that was rung by outside threads looks whether there are jobs before it wakes the task that runs them,
 //!   and a receiver looks whether there is room before it rings back: else they would be woken for nothing.
+//! * That who has heard of an end says so by releasing, and that it is read by acquiring: what is left of that life lies in
+//!   slots, whose locks order it. That a bell's `STOPPED` goes off by anything but `Relaxed`: nobody infers from its absence
+//!   what else a shard did, and the number of its life, published after it, says that it is back.
 //! * A task's wake need not acquire, nor its clearing release: who wakes reads nothing that the poll wrote.
 
 mod actor;
+mod lives;
 mod messages;
 mod stops;
 mod table;

@@ -1,6 +1,5 @@
 //! The end of a shard, at any moment.
 
-use std::cell::RefCell;
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -10,9 +9,9 @@ use std::sync::atomic::Ordering::SeqCst;
 use loom::thread;
 use waterwheel_reactor::Time;
 
-use super::actor::{Actor, no_time};
+use super::actor::{Actor, Requests, ask, no_time};
 use super::explore;
-use crate::mesh::calls::ends::{Arrived, Serve};
+use crate::mesh::calls::ends::Arrived;
 use crate::mesh::calls::{CallError, CallOptions, CallPort};
 use crate::mesh::hub::Mesh;
 use crate::mesh::jobs::{Jobs, Refused};
@@ -128,18 +127,6 @@ fn every_message_between_two_shards_that_end_is_accounted_for() {
     explore(3, both_end);
 }
 
-/// Keeps requests for the tasks of the turn.
-#[derive(Default)]
-struct Requests(RefCell<Vec<Arrived<u32>>>);
-
-impl Serve<u32> for Requests {
-    fn start(&self, call: Arrived<u32>) {
-        self.0.borrow_mut().push(call);
-    }
-
-    fn end(&self) {}
-}
-
 /// Shard 1 calls shard 0, which rings it for nothing, answers if it sees the request, and ends. The caller never hangs;
 /// if a reply was sent it is not told that the target ended.
 pub(super) fn call() {
@@ -155,7 +142,7 @@ pub(super) fn call() {
         ends.serve(requests.clone());
         their_mesh.bell(1).ring(0);
         target.turn(|| {
-            for Arrived { from, ticket, request } in requests.0.take() {
+            for Arrived { from, ticket, request } in requests.take() {
                 ends.reply(from, ticket, Ok(request + 1));
                 their_replied.fetch_add(1, SeqCst);
             }
@@ -163,11 +150,7 @@ pub(super) fn call() {
     });
     let caller = Actor::new(&mesh, 1);
     let ends = caller.call_ends(&port);
-    let outcome = caller.block_on(async {
-        let (mut request, mut place) = (Some(1), None);
-        let ticket = poll_fn(|cx| ends.poll_start(0, &mut request, &mut place, cx.waker())).await?;
-        poll_fn(|cx| ends.poll_reply(ticket, cx.waker())).await
-    });
+    let outcome = caller.block_on(ask(&ends, 0, 1));
     match outcome {
         Ok(reply) => assert_eq!(reply, 2),
         Err(error) => {

@@ -1,6 +1,6 @@
 //! Which model finds out which wrong version, and how. The tests below run this very table: under each wrong version
-//! its model fails within two preemptions, with that result. The models themselves hold within the bounds that their
-//! tests give. A deadlock is loom's word for threads that all wait.
+//! its model fails within the preemptions that [`MODELS`] says, with that result. The models themselves hold within the
+//! bounds that their tests give. A deadlock is loom's word for threads that all wait.
 //!
 //! | wrong version ([`Break`]) | model | result |
 //! |---|---|---|
@@ -43,6 +43,18 @@
 //! | `PeerNeverSwept` | `both_end` | a message vanished |
 //! | `EndedSeenLate` | `call` | a reply was sent |
 //! | `CallsFailedFirst` | `call` | a reply was sent |
+//! | the next life | | |
+//! | `ReopenUnheard` | `target_returns` | a life that it was not sent to |
+//! | `GoneAtOnce` | `late_answer` | deadlock |
+//! | `AcknowledgeFirst` | `server_returns` | deadlock |
+//! | `ReopenUntold` | `target_returns` | deadlock |
+//! | `StoppedKept` | `target_returns` | deadlock |
+//! | `BackStoreRelaxed` | `target_returns` | refuses a message |
+//! | `LaneTooSoon` | `served_meanwhile` | deadlock |
+//! | `SpentUnseen` | `sender_returns` | deadlock |
+//! | `LaneBeforeDropped` | `sender_returns_unheard` | out of order, or lost |
+//! | `RequestsKept` | `served_after_both` | a credit is a slot |
+//! | `ReplyToAnyLife` | `caller_returns` | had asked for was answered |
 //! | jobs from outside | | |
 //! | `JobAfterRing` | `jobs_wake` | deadlock |
 //! | `JobsNeverSwept` | `stop_jobs` | a job vanished |
@@ -63,30 +75,38 @@
 //! | `WishAfterRing` | `one_wish` | deadlock |
 //! | `WishByLoad` | `two_wishes` | deadlock |
 
-use super::{Break, finds, messages, stops, tasks};
+use super::{Break, finds, lives, messages, stops, tasks};
 
-/// The models by name.
-const MODELS: &[(&str, fn())] = &[
-    ("one_message", messages::one_message),
-    ("one_sender", messages::one_sender),
-    ("more_than_a_budget", messages::more_than_a_budget),
-    ("room_and_sleep", messages::room_and_sleep),
-    ("room_and_spurious_polls", messages::room_and_spurious_polls),
-    ("held", messages::held),
-    ("closes", messages::closes),
-    ("jobs_wake", messages::jobs_wake),
-    ("stop_one", stops::stop_one),
-    ("both_end", stops::both_end),
-    ("call", stops::call),
-    ("stop_jobs", stops::jobs),
-    ("jobs_at_the_end", tasks::jobs_at_the_end),
-    ("one_writer", tasks::one_writer),
-    ("one_writer_and_itself", tasks::one_writer_and_itself),
-    ("queued", tasks::queued),
-    ("queued_on_arrival", tasks::queued_on_arrival),
-    ("ended", tasks::ended),
-    ("one_wish", tasks::one_wish),
-    ("two_wishes", tasks::two_wishes),
+/// The models by name, and within how many preemptions each finds what it finds.
+const MODELS: &[(&str, usize, fn())] = &[
+    ("one_message", 2, messages::one_message),
+    ("one_sender", 2, messages::one_sender),
+    ("more_than_a_budget", 2, messages::more_than_a_budget),
+    ("room_and_sleep", 2, messages::room_and_sleep),
+    ("room_and_spurious_polls", 2, messages::room_and_spurious_polls),
+    ("held", 2, messages::held),
+    ("closes", 2, messages::closes),
+    ("jobs_wake", 2, messages::jobs_wake),
+    ("stop_one", 2, stops::stop_one),
+    ("both_end", 2, stops::both_end),
+    ("call", 2, stops::call),
+    ("stop_jobs", 2, stops::jobs),
+    ("target_returns", 3, lives::target_returns),
+    ("sender_returns", 2, lives::sender_returns),
+    ("sender_returns_unheard", 2, lives::sender_returns_unheard),
+    ("server_returns", 2, lives::server_returns),
+    ("caller_returns", 2, lives::caller_returns),
+    ("served_meanwhile", 2, lives::served_meanwhile),
+    ("served_after_both", 2, lives::served_after_both),
+    ("late_answer", 2, lives::late_answer),
+    ("jobs_at_the_end", 2, tasks::jobs_at_the_end),
+    ("one_writer", 2, tasks::one_writer),
+    ("one_writer_and_itself", 2, tasks::one_writer_and_itself),
+    ("queued", 2, tasks::queued),
+    ("queued_on_arrival", 2, tasks::queued_on_arrival),
+    ("ended", 2, tasks::ended),
+    ("one_wish", 2, tasks::one_wish),
+    ("two_wishes", 2, tasks::two_wishes),
 ];
 
 /// The rows of the table above: wrong version, model, result.
@@ -105,8 +125,9 @@ fn runs(part: usize, parts: usize) {
     for [name, model, result] in rows().into_iter().skip(part).step_by(parts) {
         let what = Break::ALL.iter().find(|what| format!("{what:?}") == name);
         let what = *what.unwrap_or_else(|| panic!("there is no wrong version {name}"));
-        let (_, run) = MODELS.iter().find(|(other, _)| *other == model).expect("a model of this name");
-        match finds(what, 2, *run) {
+        let (_, preemptions, run) =
+            *MODELS.iter().find(|(other, ..)| *other == model).expect("a model of this name");
+        match finds(what, preemptions, run) {
             Some(found) if found.contains(result) => {}
             Some(found) => wrong.push(format!("{name}: {model} says {found:?}")),
             None => wrong.push(format!("{name}: {model} does not find it")),

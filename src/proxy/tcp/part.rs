@@ -14,7 +14,7 @@ use futures_util::future::{Either, join_all, select};
 use super::access::{AccessLog, ShardLog};
 use super::budget::Budget;
 use super::checks::{self, Checking};
-use super::counters::{Cells, Counters, ProxyCounters, ShardReport};
+use super::counters::{Cells, Counters, ProxyCounters, ShardReport, UpstreamCounters};
 use super::doors::overlap;
 use super::down::Down;
 use super::plan::{Plan, Version};
@@ -488,21 +488,11 @@ impl State {
     }
 
     pub(super) fn report(&self, shard: &Shard) -> ShardReport {
-        self.sweep();
-        let (parts, leaving) = (self.parts.borrow(), self.leaving.borrow());
-        let (mut counters, mut accepting) = self.gone.get();
-        for part in parts.iter().chain(&*leaving) {
-            (counters, accepting) = (counters + part.cells.copy(), accepting + part.accepting());
-        }
+        let (counters, accepting) = self.totals();
+        let parts = self.parts.borrow();
         let named = parts.iter().filter_map(|part| {
             let name = part.current().plan.name.clone()?;
             Some(ProxyCounters { name, counters: part.cells.copy() })
-        });
-        let upstreams = parts.iter().flat_map(|part| {
-            let current = part.current();
-            let all: Vec<_> =
-                current.upstreams.iter().flat_map(|group| group.counters(shard.now())).collect();
-            all.into_iter().map(move |counters| counters.of(current.plan.name.as_deref()))
         });
         ShardReport {
             shard: shard.id().index(),
@@ -510,9 +500,30 @@ impl State {
             counters,
             accepting,
             proxies: named.collect(),
-            upstreams: upstreams.collect(),
+            upstreams: self.upstreams(shard),
             tasks: shard.stats(),
             messages: shard.mesh_stats(),
         }
+    }
+
+    /// What all its proxies have counted together, those that a change has removed included.
+    pub(super) fn totals(&self) -> (Counters, AcceptStats) {
+        self.sweep();
+        let (parts, leaving) = (self.parts.borrow(), self.leaving.borrow());
+        let add = |(counters, accepting), part: &Rc<Part>| {
+            (counters + part.cells.copy(), accepting + part.accepting())
+        };
+        parts.iter().chain(&*leaving).fold(self.gone.get(), add)
+    }
+
+    pub(super) fn upstreams(&self, shard: &Shard) -> Vec<UpstreamCounters> {
+        let (parts, now) = (self.parts.borrow(), shard.now());
+        let of_part = |part: &Rc<Part>| {
+            let current = part.current();
+            let all: Vec<_> = current.upstreams.iter().flat_map(|group| group.counters(now)).collect();
+            let name = current.plan.name.as_deref();
+            all.into_iter().map(|counters| counters.of(name)).collect::<Vec<_>>()
+        };
+        parts.iter().flat_map(of_part).collect()
     }
 }

@@ -191,8 +191,7 @@ impl Proxy {
         if let Some(measures) = &self.shared.measures {
             let (counted, of) = (state.clone(), shard.clone());
             measures.watch(shard, move |with| {
-                let report = counted.report(&of);
-                with(&report.counters, &report.upstreams);
+                with(&counted.totals().0, &counted.upstreams(&of));
             })?;
         }
         let last = Last { proxy: self, state: &state, shard, written: Cell::default() };
