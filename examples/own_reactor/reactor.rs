@@ -96,9 +96,10 @@ impl Reactor for PollingReactor {
         self.alarm.poll_until(self.now(), cx, deadline)
     }
     fn listen(&self, bound: Bound) -> io::Result<Box<dyn Listener>> {
-        let Handle::Os(file) = &bound.handle else { return Err(ErrorKind::Unsupported.into()) };
-        let socket = self.register(os::duplicate(file.as_fd())?, Ok(()))?;
-        Ok(Box::new(Accepting(Some((socket, bound)))))
+        let Bound { local, handle: Handle::Os(file), options } = bound else {
+            return Err(ErrorKind::Unsupported.into());
+        };
+        Ok(Box::new(Accepting(Some((self.register(file, Ok(()))?, local, options)))))
     }
     fn connect(&self, to: &Address, options: &ConnectOptions) -> io::Result<Transport> {
         let (file, progress) = os::begin_connect(to, options)?;
@@ -118,6 +119,7 @@ impl PollingReactor {
         // SAFETY: it must leave the set before it is closed. The socket owns it, and its drop sees to that.
         unsafe { self.poller.add_with_mode(&file, Event::all(key), PollMode::Edge)? };
         let (poller, sockets, open) = (self.poller.clone(), self.sockets.clone(), Cell::new(open));
+        let file = Rc::new(file);
         let (ends, refused, reader, writer) = Default::default();
         let socket = Rc::new(Socket { poller, sockets, key, file, open, ends, refused, reader, writer });
         self.sockets.borrow_mut().insert(key, Rc::downgrade(&socket));
@@ -144,7 +146,7 @@ struct Socket {
     poller: Arc<Poller>,
     sockets: Rc<Sockets>,
     key: usize,
-    file: OwnedFd,
+    file: Rc<OwnedFd>,
     /// Else it is [`CONNECTING`], or over, in a way that the kernel tells once and that both halves have to know.
     open: Cell<Result<(), ErrorKind>>,
     /// The end was sent, or is to be sent once connected.
@@ -283,18 +285,23 @@ impl Drop for Sending {
     }
 }
 
-/// Waits with a duplicate, and gives what it was given back as it was: others may share it.
+/// Gives back what it was given, still listening: not even a close takes another descriptor.
 #[derive(Debug)]
-struct Accepting(Option<(Rc<Socket>, Bound)>);
+struct Accepting(Option<(Rc<Socket>, Address, ListenOptions)>);
 
 impl Listener for Accepting {
     fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Incoming>> {
-        let Some((socket, _)) = &self.0 else { return Poll::Ready(Err(ErrorKind::NotConnected.into())) };
+        let Some((socket, ..)) = &self.0 else { return Poll::Ready(Err(ErrorKind::NotConnected.into())) };
         // Without a descriptor left each poll says so, and the connection stays in the queue.
         let (file, peer) = ready!(socket.poll(cx, &socket.reader, os::accept))?;
         Poll::Ready(Ok(Incoming { handle: Handle::Os(file), bytes: Vec::new(), peer: Some(peer) }))
     }
     fn poll_close(&mut self, _: &mut Context<'_>) -> Poll<Bound> {
-        Poll::Ready(self.0.take().expect("a listener is closed once").1)
+        let (socket, local, options) = self.0.take().expect("a listener is closed once");
+        let file = socket.file.clone();
+        // It leaves the set first, and lets go of the file.
+        drop(socket);
+        let file = Rc::into_inner(file).expect("nobody else has it");
+        Poll::Ready(Bound { local, handle: Handle::Os(file), options })
     }
 }

@@ -473,6 +473,9 @@ fn the_proxy_tells_what_it_reports(reactor: &str) {
     assert_eq!(page.value("proxy_connections_active{}"), 1.0);
     let upstream = format!("proxy_upstream_connections_total{{proxy=,group=,upstream=tcp:{upstream}}}");
     assert_eq!(page.value(&upstream), 1.0);
+    for (family, count) in [("queue_waits", 0.0), ("connects_failed", 0.0), ("checks_passed", 0.0)] {
+        assert_eq!(page.value(&upstream.replace("connections", family)), count, "{family}");
+    }
     drop(client);
     drop(server);
     let report = proxy.report();

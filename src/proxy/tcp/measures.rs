@@ -25,6 +25,37 @@ const ENDS: [End; 11] = [
     ("cut_short", |all| all.cut_short),
 ];
 const BYTES: [End; 2] = [("up", |all| all.bytes_up), ("down", |all| all.bytes_down)];
+/// What is counted of each upstream: its name, what it is, and its counter.
+type OfUpstream = (&'static str, &'static str, fn(&UpstreamCounters) -> u64);
+
+const OF_UPSTREAMS: [OfUpstream; 8] = [
+    ("proxy_upstream_connections_total", "Connections made to an upstream.", |one| one.connected),
+    ("proxy_upstream_connects_failed_total", "Attempts to connect to an upstream that failed.", |one| {
+        one.failed
+    }),
+    (
+        "proxy_upstream_early_resets_total",
+        "Connections that an upstream reset before it had sent a byte.",
+        |one| one.early_resets,
+    ),
+    (
+        "proxy_upstream_ejections_total",
+        "How often a shard left an upstream alone because connections to it failed.",
+        |one| one.ejections,
+    ),
+    (
+        "proxy_upstream_retries_refused_total",
+        "Failed attempts after which the budget allowed no other.",
+        |one| one.retries_refused,
+    ),
+    (
+        "proxy_upstream_queue_waits_total",
+        "Connections that waited for a place at some upstream before they got this one.",
+        |one| one.queue_waits,
+    ),
+    ("proxy_upstream_checks_passed_total", "Active checks that an upstream passed.", |one| one.checks_passed),
+    ("proxy_upstream_checks_failed_total", "Active checks that an upstream failed.", |one| one.checks_failed),
+];
 /// Upstreams that are told of one by one.
 const UPSTREAMS_MAX: usize = 1_000;
 
@@ -38,16 +69,15 @@ pub(super) struct Measures {
     retries: Family<Counter>,
     upstream_up: Family<Gauge, 3>,
     upstream_active: Family<Gauge, 3>,
-    upstream_connected: Family<Counter, 3>,
-    upstream_failed: Family<Counter, 3>,
-    upstream_ejections: Family<Counter, 3>,
-    upstream_checks_failed: Family<Counter, 3>,
+    of_upstreams: Vec<Family<Counter, 3>>,
 }
 
 impl Measures {
     pub(super) fn declare(runtime: &Runtime) -> Result<Measures, FamilyError> {
         let options = FamilyOptions { children: UPSTREAMS_MAX, ..FamilyOptions::default() };
         let of_upstreams = ["proxy", "group", "upstream"];
+        let counted =
+            OF_UPSTREAMS.iter().map(|(name, help, _)| runtime.counters(name, help, of_upstreams, options));
         Ok(Measures {
             accepted: runtime.counter("proxy_connections_total", "Client connections.")?,
             active: runtime.gauge("proxy_connections_active", "Client connections that are being served.")?,
@@ -71,33 +101,10 @@ impl Measures {
                 of_upstreams,
                 options,
             )?,
-            upstream_ejections: runtime.counters(
-                "proxy_upstream_ejections_total",
-                "How often a shard left an upstream alone because connections to it failed.",
-                of_upstreams,
-                options,
-            )?,
-            upstream_checks_failed: runtime.counters(
-                "proxy_upstream_checks_failed_total",
-                "Active checks that an upstream failed.",
-                of_upstreams,
-                options,
-            )?,
+            of_upstreams: counted.collect::<Result<_, _>>()?,
             upstream_active: runtime.gauges(
                 "proxy_upstream_connections_active",
                 "Connections to an upstream, and attempts at one.",
-                of_upstreams,
-                options,
-            )?,
-            upstream_connected: runtime.counters(
-                "proxy_upstream_connections_total",
-                "Connections made to an upstream.",
-                of_upstreams,
-                options,
-            )?,
-            upstream_failed: runtime.counters(
-                "proxy_upstream_connects_failed_total",
-                "Attempts to connect to an upstream that failed.",
                 of_upstreams,
                 options,
             )?,
@@ -117,12 +124,10 @@ impl Measures {
         let (ended, bytes) = (shard.children(&self.ended)?, shard.children(&self.bytes)?);
         let retries = shard.counter(&self.retries)?;
         let upstream_up = shard.children(&self.upstream_up)?;
-        let upstream_ejections = shard.children(&self.upstream_ejections)?;
-        let upstream_checks_failed = shard.children(&self.upstream_checks_failed)?;
         let upstream_active = shard.children(&self.upstream_active)?;
+        let of_upstreams =
+            self.of_upstreams.iter().map(|family| shard.children(family)).collect::<Result<Vec<_>, _>>()?;
         let known = RefCell::new(BTreeSet::new());
-        let upstream_connected = shard.children(&self.upstream_connected)?;
-        let upstream_failed = shard.children(&self.upstream_failed)?;
         shard.before_scrape(move || {
             counted(&|all, upstreams| {
                 accepted.raise_to(all.accepted);
@@ -142,10 +147,9 @@ impl Measures {
                     let is_up = upstream.state == UpstreamState::Up;
                     upstream_up.with(labels).set(f64::from(u8::from(is_up)));
                     upstream_active.with(labels).set(upstream.active as f64);
-                    upstream_ejections.with(labels).raise_to(upstream.ejections);
-                    upstream_checks_failed.with(labels).raise_to(upstream.checks_failed);
-                    upstream_connected.with(labels).raise_to(upstream.connected);
-                    upstream_failed.with(labels).raise_to(upstream.failed);
+                    for (children, (_, _, read)) in of_upstreams.iter().zip(&OF_UPSTREAMS) {
+                        children.with(labels).raise_to(read(upstream));
+                    }
                 }
             });
         })
