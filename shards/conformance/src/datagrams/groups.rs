@@ -1,6 +1,5 @@
 //! DATAGRAM-3: waking, groups, and a socket that changes hands.
 
-use std::cell::Cell;
 use std::future::{Future, poll_fn};
 use std::io::ErrorKind;
 use std::pin::pin;
@@ -63,11 +62,13 @@ fn woken_from_another_shard(backend: &dyn Backend) {
 /// polled.
 fn woken_when_there_is_room(backend: &dyn Backend) {
     const ALL: usize = 2_000;
-    let there = Mail::default();
-    let outbox = there.clone();
+    let (there, full) = (Mail::default(), Mail::default());
+    let (outbox, begin) = (there.clone(), full.clone());
     let takes = shard(move |reactor: Rc<dyn Reactor>| async move {
         let mut socket = bind(&reactor, &name("slow"));
         outbox.send(socket.local().expect("bound"));
+        // A receiver that keeps up would leave room for ever.
+        with_deadline(&reactor, LATE, "a queue to be full", begin.receive()).await;
         // One at a time, so that the sender finds no room again and again.
         for _ in 0..ALL {
             receive_one(&reactor, &mut *socket, 2_000).await.expect("it comes");
@@ -76,17 +77,20 @@ fn woken_when_there_is_room(backend: &dyn Backend) {
     let sends = shard(move |reactor: Rc<dyn Reactor>| async move {
         let to: Address = with_deadline(&reactor, LATE, "an address", there.receive()).await;
         let mut here = connect(&reactor, &to);
-        let (mut sent, waited) = (0, Cell::new(false));
+        let (mut sent, mut waited) = (0, false);
         while sent < ALL {
             let one = [Outgoing::to_peer(&[7; 1_000])];
             let room = poll_fn(|cx| {
                 let polled = here.poll_send(cx, &one);
-                waited.set(waited.get() || polled.is_pending());
+                if polled.is_pending() && !waited {
+                    waited = true;
+                    full.send(());
+                }
                 polled
             });
             sent += with_deadline(&reactor, LATE, "room to send", room).await.expect("it goes");
         }
-        assert!(waited.get(), "a queue without a limit");
+        assert!(waited, "a queue without a limit");
     });
     on_each(backend, vec![takes, sends]);
 }
