@@ -96,10 +96,8 @@ impl Reactor for PollingReactor {
         self.alarm.poll_until(self.now(), cx, deadline)
     }
     fn listen(&self, bound: Bound) -> io::Result<Box<dyn Listener>> {
-        let Bound { local, handle: Handle::Os(file), options } = bound else {
-            return Err(ErrorKind::Unsupported.into());
-        };
-        Ok(Box::new(Accepting(Some((self.register(file, Ok(()))?, local, options)))))
+        let Bound { local, handle, options } = bound;
+        Ok(Box::new(Accepting(Some((self.register(os::open(handle)?, Ok(()))?, local, options)))))
     }
     fn connect(&self, to: &Address, options: &ConnectOptions) -> io::Result<Transport> {
         let (file, progress) = os::begin_connect(to, options)?;
@@ -119,9 +117,18 @@ impl PollingReactor {
         // SAFETY: it must leave the set before it is closed. The socket owns it, and its drop sees to that.
         unsafe { self.poller.add_with_mode(&file, Event::all(key), PollMode::Edge)? };
         let (poller, sockets, open) = (self.poller.clone(), self.sockets.clone(), Cell::new(open));
-        let file = Rc::new(file);
         let (ends, refused, reader, writer) = Default::default();
-        let socket = Rc::new(Socket { poller, sockets, key, file, open, ends, refused, reader, writer });
+        let socket = Rc::new(Socket {
+            poller,
+            sockets,
+            key,
+            file: Rc::new(file),
+            open,
+            ends,
+            refused,
+            reader,
+            writer,
+        });
         self.sockets.borrow_mut().insert(key, Rc::downgrade(&socket));
         Ok(socket)
     }
@@ -299,9 +306,8 @@ impl Listener for Accepting {
     fn poll_close(&mut self, _: &mut Context<'_>) -> Poll<Bound> {
         let (socket, local, options) = self.0.take().expect("a listener is closed once");
         let file = socket.file.clone();
-        // It leaves the set first, and lets go of the file.
-        drop(socket);
-        let file = Rc::into_inner(file).expect("nobody else has it");
-        Poll::Ready(Bound { local, handle: Handle::Os(file), options })
+        drop(socket); // It leaves the set, and lets go of the file.
+        let handle = Handle::Os(Rc::into_inner(file).expect("nobody else has it"));
+        Poll::Ready(Bound { local, handle, options })
     }
 }

@@ -288,6 +288,24 @@ fn flags_count_more_than_the_environment_and_that_more_than_the_file() {
     assert_eq!(shards(&["--cores", "3"], &[("WATERWHEEL_CORES", "2")]), "3");
 }
 
+/// As a service manager does before it has a file read again.
+#[test]
+fn a_file_is_checked_beside_the_proxy_that_runs() {
+    let (folder, origin) = (tempfile::tempdir().unwrap(), origin(1));
+    let admin = format!("unix:{}", folder.path().join("admin.sock").display());
+    let mut running = Proxy::command("auto", &[origin.at]);
+    running.args(["--admin", &admin]);
+    let proxy = Proxy::spawn(&mut running);
+    let path = folder.path().join("proxy.toml");
+    let text = format!("[proxy.a]\nlisten = \"tcp:{}\"\nupstream = \"tcp:{}\"\n", proxy.at, origin.at);
+    std::fs::write(&path, text).unwrap();
+    let mut check = command();
+    check.args(["proxy", "--check", "--config"]).arg(&path).env("WATERWHEEL_ADMIN", &admin);
+    let ended = run(&mut check);
+    assert_eq!(ended.code, Some(0), "{}", ended.err);
+    proxy.stop();
+}
+
 /// Without a file SIGHUP does what it always does.
 #[test]
 fn a_proxy_of_flags_ends_by_a_hangup() {

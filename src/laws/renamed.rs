@@ -2,13 +2,14 @@
 //! forgotten.
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::time::Duration;
 
 use rustix::process::Signal;
 use serde_json::Value;
 
 use super::headers::hello;
-use super::kit::{client, eventually, on_each_reactor, spawn};
+use super::kit::{LONG, client, dead_port, eventually, meet, on_each_reactor, spawn, waits};
 use super::reloaded::{Site, ask, file, free, origin, visit};
 
 on_each_reactor![
@@ -16,6 +17,7 @@ on_each_reactor![
     two_proxies_swap_their_listeners,
     a_listener_is_widened_and_narrowed_and_who_waits_is_served,
     a_renamed_group_keeps_its_clients_and_what_was_learnt,
+    who_is_down_or_full_is_so_under_another_name_too,
 ];
 
 /// The address of an endpoint that [`free`] made.
@@ -176,5 +178,49 @@ fn a_renamed_group_keeps_its_clients_and_what_was_learnt(reactor: &str) {
         assert_eq!(connected(&report, group), 1 + version, "{report}");
     }
     drop(held);
+    site.proxy.stop();
+}
+
+fn who_is_down_or_full_is_so_under_another_name_too(reactor: &str) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let (full, (_guard, dead)) = (listener.local_addr().unwrap(), dead_port());
+    // So slow that a name's own checks find nothing in time: what is known is what was known.
+    let text = |name: &str, interval: &str| {
+        format!(
+            "[proxy.{name}]\nlisten = \"tcp:127.0.0.1:0\"\nupstream = [\"tcp:{full},connections=1\", \"tcp:{dead}\"]\n\
+             check-interval = {interval:?}\ncheck-fall = 2\ncheck-rise = 1\npanic-percent = 0\nqueue-timeout = \"1h\"\n"
+        )
+    };
+    let site = Site::start(reactor, &text("web", "50ms"));
+    let down = || {
+        let report = site.proxy.report();
+        let mut shards = report["shards"].as_array().unwrap().iter();
+        let is_dead = |one: &Value| one["address"] == format!("tcp:{dead}") && one["state"] == "down";
+        shards.all(|shard| shard["upstreams"].as_array().unwrap().iter().any(is_dead))
+    };
+    eventually("the dead one to be found", || down().then_some(()));
+    // Checks connect as well.
+    let served = || loop {
+        let mut stream = meet(&listener);
+        stream.set_read_timeout(Some(LONG)).unwrap();
+        if stream.read(&mut [0]).is_ok_and(|count| count == 1) {
+            return stream;
+        }
+    };
+    let mut held = client(site.proxy.at);
+    held.write_all(b"x").unwrap();
+    let first = served();
+    site.reload(&text("shop", "1h"), "version 1 of");
+    assert!(down(), "what was learnt is forgotten");
+    let mut next = client(site.proxy.at);
+    next.write_all(b"x").unwrap();
+    // Those that checks left behind may still be there.
+    while waits(&listener, Duration::from_millis(300)) {
+        let mut stream = meet(&listener);
+        assert!(!stream.read(&mut [0]).is_ok_and(|count| count == 1), "a second one, of one");
+    }
+    drop((held, first));
+    drop(served());
+    drop(next);
     site.proxy.stop();
 }

@@ -3,13 +3,12 @@
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::io;
-use std::os::fd::AsFd;
 use std::process::ExitStatus;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use waterwheel_os::{duplicate, is_shortage};
+use waterwheel_os::is_shortage;
 use waterwheel_reactor::Watched;
 
 use super::orphans;
@@ -161,7 +160,8 @@ impl Drop for Ending {
         if kill {
             orphans::kill(self.0.id, self.0.own_group, watched.descriptor());
         }
-        match duplicate(watched.descriptor().as_fd()) {
+        // Its own, since there may be no other left.
+        match watched.into_descriptor() {
             Ok(descriptor) => orphans::adopt(descriptor),
             Err(error) => tracing::warn!(id = self.0.id, "a child process will be left as a zombie: {error}"),
         }

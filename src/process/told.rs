@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use waterwheel_reactor::Time;
 
+use super::life::SHORT_OF;
 use super::lines::{Lines, printable};
 use crate::net::Receiving;
 use crate::shard::Shard;
@@ -112,6 +113,8 @@ impl Teller {
                     drop(lines);
                     from.consume(count);
                 }
+                // Without a reader the program would be ended by its next line.
+                Err(error) if waterwheel_os::is_shortage(&error) => self.shard.sleep(SHORT_OF).await,
                 Err(error) => return tracing::warn!(program = self.tag, %stream, "its output: {error}"),
             }
             self.shard.yield_if_needed().await;

@@ -46,6 +46,8 @@ struct Inner {
     ports: Mutex<Vec<Port<Offered>>>,
     /// Numbers the ways of datagrams, whose names are told apart so.
     datagrams: AtomicUsize,
+    /// Numbers the limits that were declared in this runtime, whoever declared them.
+    limits: AtomicUsize,
 }
 
 /// Listeners that were not closed, and shards that will never serve one.
@@ -76,6 +78,7 @@ impl Listeners {
             spare,
             ports,
             datagrams: AtomicUsize::new(0),
+            limits: AtomicUsize::new(0),
         };
         Listeners { inner: Arc::new(inner) }
     }
@@ -140,6 +143,11 @@ impl Listeners {
     /// Declares a limit while the shards run, too: see [`Runtime::count_lease`](super::Runtime::count_lease).
     pub(crate) fn count_lease(&self, name: &'static str, limit: u64) -> Result<CountLease, DeclareError> {
         CountLease::declare(&self.inner.mesh, name, limit)
+    }
+
+    /// A number that no other limit of this runtime has, from 1.
+    pub(crate) fn next_limit(&self) -> usize {
+        self.inner.limits.fetch_add(1, Relaxed) + 1
     }
 
     /// How many shards there are.

@@ -138,6 +138,7 @@ impl Config {
     }
 
     /// The groups that were named.
+    #[cfg(feature = "cli")]
     pub(crate) fn named_groups(&self) -> impl Iterator<Item = &str> {
         self.groups.names().into_iter().map(String::as_str)
     }

@@ -37,6 +37,8 @@ where
 #[must_use = "nothing is tried unless it is run"]
 pub struct Check {
     seeds: u64,
+    /// As many, whatever the environment says.
+    most: u64,
     first: u64,
     options: Option<Options>,
     leaks: bool,
@@ -64,7 +66,7 @@ pub struct Ending {
 impl Check {
     /// A hundred seeds, the options of each drawn too ([`Options::drawn`]).
     pub fn new() -> Check {
-        Check { seeds: 100, first: 0, options: None, leaks: true, environment: true }
+        Check { seeds: 100, most: u64::MAX, first: 0, options: None, leaks: true, environment: true }
     }
 
     /// So many seeds, where `WATERWHEEL_SEEDS` says nothing else.
@@ -74,6 +76,12 @@ impl Check {
     pub fn seeds(mut self, seeds: u64) -> Check {
         assert!(seeds > 0, "without a seed nothing is tried");
         self.seeds = seeds;
+        self
+    }
+
+    /// No more seeds than that, whatever `WATERWHEEL_SEEDS` says: for worlds that take very long.
+    pub fn at_most(mut self, seeds: u64) -> Check {
+        self.most = seeds.max(1);
         self
     }
 
@@ -138,7 +146,7 @@ impl Check {
         if let Some(seed) = asked.seed {
             return Some((seed, self.once(seed, asked.trace.as_deref().map(file), made, &test).failure?));
         }
-        let count = asked.seeds.unwrap_or(self.seeds);
+        let count = asked.seeds.unwrap_or(self.seeds).min(self.most);
         let (next, failed) = (AtomicU64::new(0), AtomicBool::new(false));
         let failures: Mutex<Vec<(u64, String)>> = Mutex::default();
         let threads = thread::available_parallelism().map_or(1, NonZero::get).min(count as usize);

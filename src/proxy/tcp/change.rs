@@ -231,7 +231,11 @@ impl Proxy {
             });
             async move {
                 match told.await {
-                    Ok(Ok(Ok(())) | Err(_)) => Ok(()),
+                    // Who has ended, or has not begun, begins with the newest version.
+                    Ok(Ok(Ok(())) | Err(CallError::Closed | CallError::NotServed(_))) => Ok(()),
+                    Ok(Err(error)) => {
+                        Err(ChangeError::Refused { shard: to.index(), wrong: error.to_string() })
+                    }
                     Ok(Ok(Err(wrong))) => Err(ChangeError::Refused { shard: to.index(), wrong }),
                     Err(_) if !is_meant(to) => Ok(()),
                     Err(_) => Err(ChangeError::Silent { shard: to.index() }),

@@ -89,9 +89,15 @@ async fn follow(shard: Shard, current: Rc<Current>, replica: Replica<Down>) {
     let mut known = Version::FIRST;
     loop {
         let (version, down) = replica.newer_than(known).await;
-        known = version;
+        // What stood there before these settings may speak of a group by the name that it had. Who checks says more, soon.
+        let is_older = std::mem::replace(&mut known, version) == Version::FIRST;
         for upstreams in current.upstreams.iter().filter(|upstreams| upstreams.checks().is_some()) {
-            upstreams.learn(shard.now(), down.of(upstreams.path()));
+            let down = down.of(upstreams.path());
+            if is_older {
+                upstreams.learn_besides(down);
+            } else {
+                upstreams.learn(shard.now(), down);
+            }
         }
     }
 }
@@ -163,7 +169,7 @@ impl Checker {
     }
 
     async fn check_all(self: Rc<Self>) {
-        self.forget_others();
+        self.tell_all();
         let count = self.count();
         let each = self.groups().flat_map(|(group, checks)| {
             group.all().iter().map(move |upstream| (group.path(), checks, upstream))
@@ -176,8 +182,9 @@ impl Checker {
         join(self.publish(), join_all(loops)).await;
     }
 
-    /// Of this proxy's upstreams those are forgotten that it has no more, or does not check any more.
-    fn forget_others(&self) {
+    /// Of this proxy's upstreams those are forgotten that it has no more, or does not check any more; and what this shard
+    /// knows of them is told under the names that their groups have now.
+    fn tell_all(&self) {
         let proxy = self.current.plan.name.as_deref();
         let is_own = |path: &str| proxy.is_none_or(|proxy| path.split('/').next() == Some(proxy));
         let mut checked: BTreeMap<&str, BTreeSet<&Arc<str>>> = BTreeMap::new();
@@ -185,8 +192,14 @@ impl Checker {
             let own = group.all().iter().map(|upstream| &upstream.text);
             checked.insert(group.path(), own.collect());
         }
-        let mut down = (*self.replica.value()).clone();
-        if down.forget_others(is_own, &checked) {
+        let before = self.replica.value();
+        let mut down = (*before).clone();
+        down.forget_others(is_own, &checked);
+        for (group, _) in self.groups() {
+            let known = group.all().iter().filter(|upstream| upstream.is_down());
+            known.for_each(|upstream| down.turn(group.path(), upstream.text.clone(), true));
+        }
+        if down != *before {
             self.replica.publish(down);
         }
     }

@@ -6,7 +6,7 @@
 //! takes in who waits at it before it is closed. A client whose handshake is under way in that moment is reset: the kernel
 //! does not move it.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use waterwheel_reactor::{Address, ListenOptions, StreamOptions};
 
@@ -136,9 +136,12 @@ fn listen(
     })
 }
 
-/// The address as the kernel sees it, which maps IPv4 into IPv6.
+/// The address as the kernel sees it, which maps IPv4 into IPv6. The interface of a link-local address is a part of it.
 fn canonical(at: SocketAddr) -> SocketAddr {
-    SocketAddr::new(at.ip().to_canonical(), at.port())
+    match at.ip().to_canonical() {
+        IpAddr::V4(ip) => SocketAddr::new(ip.into(), at.port()),
+        IpAddr::V6(_) => at,
+    }
 }
 
 fn is_same(one: &Address, other: &Address) -> bool {

@@ -1,7 +1,7 @@
 //! What a proxy counts, under the names that a scraper sees.
 
 use std::cell::RefCell;
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use super::counters::{Counters, UpstreamCounters, UpstreamState};
 use crate::metrics::{Children, Counter, Family, FamilyError, FamilyOptions, Gauge};
@@ -127,7 +127,7 @@ impl Measures {
         let upstream_active = shard.children(&self.upstream_active)?;
         let of_upstreams =
             self.of_upstreams.iter().map(|family| shard.children(family)).collect::<Result<Vec<_>, _>>()?;
-        let known = RefCell::new(BTreeSet::new());
+        let known: RefCell<BTreeMap<[String; 3], Told>> = RefCell::default();
         shard.before_scrape(move || {
             counted(&|all, upstreams| {
                 accepted.raise_to(all.accepted);
@@ -135,34 +135,55 @@ impl Measures {
                 raise(&ended, &ENDS, all);
                 raise(&bytes, &BYTES, all);
                 retries.raise_to(all.retries);
+                let mut now: BTreeMap<[String; 3], Told> = BTreeMap::new();
+                for upstream in upstreams {
+                    now.entry(labels(upstream)).or_default().add(upstream);
+                }
+                let before = known.take();
                 // One that the settings do not have any more would stand there for ever as it was.
-                let gone = known.replace(upstreams.iter().map(owned_labels).collect());
-                for labels in gone.difference(&known.borrow()) {
+                for labels in before.keys().filter(|labels| !now.contains_key(*labels)) {
                     let labels = labels.each_ref().map(|label| &**label);
                     upstream_up.with(labels).set(0.0);
                     upstream_active.with(labels).set(0.0);
                 }
-                for upstream in upstreams {
-                    let labels = labels(upstream);
-                    let is_up = upstream.state == UpstreamState::Up;
-                    upstream_up.with(labels).set(f64::from(u8::from(is_up)));
-                    upstream_active.with(labels).set(upstream.active as f64);
-                    for (children, (_, _, read)) in of_upstreams.iter().zip(&OF_UPSTREAMS) {
-                        children.with(labels).raise_to(read(upstream));
+                for (labels, told) in &now {
+                    let counted = before.get(labels).map(|before| before.counted).unwrap_or_default();
+                    let labels = labels.each_ref().map(|label| &**label);
+                    upstream_up.with(labels).set(told.up as f64);
+                    upstream_active.with(labels).set(told.active as f64);
+                    for (place, children) in of_upstreams.iter().enumerate() {
+                        // Less than before: one that was taken out of the settings and put back began anew.
+                        let more = told.counted[place].checked_sub(counted[place]);
+                        children.with(labels).add(more.unwrap_or(told.counted[place]));
                     }
                 }
+                known.replace(now);
             });
         })
     }
 }
 
-fn labels(upstream: &UpstreamCounters) -> [&str; 3] {
+fn labels(upstream: &UpstreamCounters) -> [String; 3] {
     let UpstreamCounters { proxy, group, address, .. } = upstream;
-    [proxy.as_deref().unwrap_or_default(), group.as_deref().unwrap_or_default(), address]
+    [proxy.as_deref().unwrap_or_default(), group.as_deref().unwrap_or_default(), address].map(str::to_owned)
 }
 
-fn owned_labels(upstream: &UpstreamCounters) -> [String; 3] {
-    labels(upstream).map(str::to_owned)
+/// What was told of the upstreams that have the same labels: an address may stand twice in a group.
+#[derive(Debug, Default)]
+struct Told {
+    up: u64,
+    active: u64,
+    counted: [u64; OF_UPSTREAMS.len()],
+}
+
+impl Told {
+    fn add(&mut self, upstream: &UpstreamCounters) {
+        self.up += u64::from(upstream.state == UpstreamState::Up);
+        self.active += upstream.active;
+        for (counted, (_, _, read)) in self.counted.iter_mut().zip(&OF_UPSTREAMS) {
+            *counted += read(upstream);
+        }
+    }
 }
 
 fn raise(children: &Children<Counter, 1>, rows: &[End], all: &Counters) {

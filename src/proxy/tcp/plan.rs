@@ -107,7 +107,10 @@ pub(super) fn plan_all<'l>(
     if wanted.is_empty() {
         return Err(ProxyError::NoListener);
     }
-    limits.begin();
+    let groups = wanted.iter().flat_map(|(name, settings)| {
+        settings.all_groups().map(|(group, ..)| path_of(name.as_deref(), group))
+    });
+    limits.begin(&groups.collect());
     let known = wanted.iter().map(|(name, settings)| {
         let known = Known::of(listeners, limits, name.as_deref(), settings);
         known.map_err(|error| error.of(name.clone()))

@@ -251,7 +251,7 @@ impl Upstreams {
     /// Waits until it is first in line, and then for what comes first: a place at one that is full, or another one to
     /// choose.
     async fn wait(&self, shard: &Shard, search: Search<'_>, waiting: &Waiting<'_>) -> Result<Lease, Nowhere> {
-        let mut takes: Vec<(usize, Take)> = Vec::new();
+        let mut takes: BTreeMap<usize, Take> = BTreeMap::new();
         poll_fn(|cx| {
             let is_first = waiting.is_first(cx.waker());
             let now = shard.turn_time();
@@ -263,12 +263,11 @@ impl Upstreams {
             let panics = self.0.panics(now);
             let may = |place: usize| self.0.may(place, now, panics) && !search.tried.contains(&place);
             for (place, upstream) in self.0.all.iter().enumerate() {
-                let asked = takes.iter().any(|(other, _)| *other == place);
-                if let Some(limiter) = upstream.limiter.clone().filter(|_| may(place) && !asked) {
-                    takes.push((place, Box::pin(take_from(limiter))));
+                if let Some(limiter) = upstream.limiter.as_ref().filter(|_| may(place)) {
+                    takes.entry(place).or_insert_with(|| Box::pin(take_from(limiter.clone())));
                 }
             }
-            takes.retain(|(place, _)| may(*place));
+            takes.retain(|place, _| may(*place));
             for (place, take) in &mut takes {
                 if let Poll::Ready(permit) = take.as_mut().poll(cx) {
                     return Poll::Ready(Ok(self.lease(*place, Some(permit))));
@@ -302,6 +301,12 @@ impl Upstreams {
         let active = &group.all[place].active;
         active.set(active.get() + 1);
         Lease { group: group.clone(), place, waited: Duration::ZERO, _permit: permit }
+    }
+
+    /// These are down, too; nothing is said of the others.
+    pub(super) fn learn_besides(&self, down: Option<&BTreeSet<Arc<str>>>) {
+        let is_down = |upstream: &&Upstream| down.is_some_and(|down| down.contains(&upstream.text));
+        self.0.all.iter().filter(is_down).for_each(|upstream| upstream.down.set(true));
     }
 
     /// What the checks found: those that are down, by their addresses.
@@ -440,6 +445,11 @@ impl Group {
 }
 
 impl Upstream {
+    /// As far as this shard knows from checks.
+    pub(super) fn is_down(&self) -> bool {
+        self.down.get()
+    }
+
     fn has_failed_by(&self, now: Time) -> bool {
         self.failed_at.get().is_some_and(|at| now.since(at) < SHUNNED)
     }

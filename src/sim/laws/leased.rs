@@ -262,7 +262,7 @@ async fn counts(world: World) -> anyhow::Result<()> {
 
 #[test]
 fn a_rate_is_kept_within_two_percent_and_follows_when_demand_moves() {
-    Check::new().seeds(6).options(Options::default()).run(rates);
+    Check::new().seeds(6).at_most(300).options(Options::default()).run(rates);
 }
 
 #[test]
