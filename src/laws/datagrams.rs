@@ -31,6 +31,7 @@ on_each_reactor![
     segments_arrive_as_datagrams_and_long_ones_are_cut,
     a_peer_that_is_not_there_is_told_and_may_come_back,
     a_shard_that_fails_finds_its_datagrams_in_its_next_life,
+    a_task_that_panics_with_its_socket_leaves_it_to_the_next_one,
     an_answer_leaves_from_where_the_question_came,
 ];
 
@@ -490,6 +491,52 @@ fn a_shard_that_fails_finds_its_datagrams_in_its_next_life(reactor: &str) {
     assert_eq!(ask(&client, b"hello?"), [41, 1], "it waited for the next life");
     server.stop();
     assert_eq!(lives.load(SeqCst), 2);
+}
+
+/// Answers with its shard, and panics where it is told to.
+async fn answer_or_panic(mut socket: DatagramSocket, shard: u8) -> anyhow::Result<()> {
+    let sender = socket.sender();
+    loop {
+        let received = socket.receive().await?;
+        assert!(received.bytes != b"panic", "planned");
+        sender.try_answer(&received, &[shard, 0])?;
+    }
+}
+
+/// With the way by which other shards hand over what is its own; also if a sender outlives the task.
+fn a_task_that_panics_with_its_socket_leaves_it_to_the_next_one(reactor: &str) {
+    const SHARDS: usize = 2;
+    const NEXT: usize = 10;
+    for outlived in [false, true] {
+        let config = config(reactor, SHARDS).steer(Mode::Flow).steer_program(false);
+        let server = start(config, "udp:127.0.0.1:0", move |shard, group| async move {
+            let own = shard.id().index();
+            let socket = shard.datagrams_on(&group)?;
+            let sender = outlived.then(|| socket.sender());
+            let ended = shard.spawn("receiver", answer_or_panic(socket, own as u8)).await;
+            ensure!(ended.is_err(), "it was to panic: {ended:?}");
+            drop(sender);
+            let next = Named { shard: (NEXT + own) as u8, handled: 0 };
+            shard.datagrams_on(&group)?.serve(next).await;
+            Ok(())
+        });
+        let clients: Vec<UdpSocket> = (1..=40).map(|host| client_from(host, server.at)).collect();
+        let owners: Vec<usize> = clients.iter().map(|client| owner_of(client, Mode::Flow, SHARDS)).collect();
+        assert_eq!(clients.iter().map(insist).collect::<Vec<_>>(), owners);
+        for shard in 0..SHARDS {
+            let one = owners.iter().position(|owner| *owner == shard).expect("one of 40");
+            clients[one].send(b"panic").unwrap();
+        }
+        for (client, owner) in clients.iter().zip(owners) {
+            // An answer of the one that panicked may be on its way.
+            let settled = eventually("the next one answers", || {
+                let answers = insist(client);
+                (answers >= NEXT).then_some(answers)
+            });
+            assert_eq!(settled, NEXT + owner, "outlived by a sender: {outlived}");
+        }
+        server.stop();
+    }
 }
 
 fn an_answer_leaves_from_where_the_question_came(reactor: &str) {

@@ -19,7 +19,8 @@ struct LeavingInner {
 impl Leaving {
     /// Closes this shard's part of the listener, once who waits in its backlog is accepted: within a second, and as far as
     /// they may wait here; others are reset. Connections that were accepted are served, also those that other shards are
-    /// handing over; [`Acceptor::serve_in`](super::Acceptor::serve_in) returns a second later, if nobody waits for a place any more.
+    /// handing over; [`Acceptor::serve_in`](super::Acceptor::serve_in) returns two seconds later, if nobody waits for a place any
+    /// more.
     pub fn leave(&self) {
         self.inner.asked.set(true);
         let waiting = self.inner.waiting.take();

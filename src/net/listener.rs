@@ -72,8 +72,8 @@ impl Drop for Shared {
     }
 }
 
-/// How long a shard goes on receiving what others accepted for it, after a listener was closed. It comes within a turn; a
-/// second is long for a busy shard too.
+/// How long a shard goes on accepting once a listener is left, and then on receiving what others accepted for it, who may
+/// have begun to leave later. It comes within a turn; a second is long for a busy shard too.
 const HANDED_WITHIN: Duration = Duration::from_secs(1);
 
 /// How connections are to come to their shards.
@@ -459,7 +459,10 @@ impl Acceptor {
         F: Future<Output = anyhow::Result<()>> + 'static,
     {
         self.own.drain();
-        let (mut over, mut is_over) = (self.shard.sleep(HANDED_WITHIN), false);
+        // What others accept until then is still to be handed over here.
+        let accepts_until = self.shard.now() + HANDED_WITHIN;
+        let mut accepted = self.shard.sleep_until(accepts_until);
+        let (mut over, mut is_over) = (self.shard.sleep_until(accepts_until + HANDED_WITHIN), false);
         let mut stopping = self.shard.stopping();
         let mut received = pin!(self.mailbox.receive());
         loop {
@@ -467,16 +470,17 @@ impl Acceptor {
                 if Pin::new(&mut stopping).poll(cx).is_ready() {
                     return Poll::Ready(None);
                 }
-                // Nobody sends more than waited somewhere by now, so that the lanes bound what waits here.
-                while let Poll::Ready((_, incoming)) = received.as_mut().poll(cx) {
+                if self.accepting.is_some() && Pin::new(&mut accepted).poll(cx).is_ready() {
+                    self.accepting.take().into_iter().for_each(Task::cancel);
+                }
+                while self.own.takes_more()
+                    && let Poll::Ready((_, incoming)) = received.as_mut().poll(cx)
+                {
                     received.set(self.mailbox.receive());
                     self.own.counters.count(|counted| &mut counted.taken_over);
                     self.own.push(incoming);
                 }
-                if !is_over && Pin::new(&mut over).poll(cx).is_ready() {
-                    is_over = true;
-                    self.accepting.take().into_iter().for_each(Task::cancel);
-                }
+                is_over = is_over || Pin::new(&mut over).poll(cx).is_ready();
                 *self.own.taker.borrow_mut() = Some(cx.waker().clone());
                 if is_over && self.own.len() == 0 {
                     return Poll::Ready(None);

@@ -347,8 +347,9 @@ impl Config {
     }
 
     /// How long a program that is asked to stop goes on as before, while `/ready` of the admin endpoint says that it is
-    /// stopping: as long as a load balancer takes to notice. Then the drain begins; a second signal ends both at
-    /// once. At the same time as the triggers of [`When::BeforeStop`](super::When::BeforeStop), whose step lasts so long at least.
+    /// stopping: as long as a load balancer takes to notice. Then the drain begins; a second signal ends the delay and
+    /// the drain at once. At the same time as the triggers of [`When::BeforeStop`](super::When::BeforeStop), whose step lasts so
+    /// long at least.
     pub fn stop_delay(mut self, delay: Duration) -> Config {
         self.stop_delay = delay;
         self

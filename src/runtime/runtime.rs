@@ -417,6 +417,8 @@ impl Runtime {
         let (stopper, drain) = (self.stopper.clone(), self.config.drain);
         let (asking, reporter) =
             Reporter::start(self.on_report.take(), self.remote()).map_err(RunError::Threads)?;
+        let delay = self.config.stop_delay;
+        let first = if delay.is_zero() { String::new() } else { format!("all goes on for {delay:?}, then ") };
         let asked = AtomicU8::new(0);
         let signals = Signals::own(move |signal| match signal {
             Signal::User1 => asking.ask(),
@@ -424,7 +426,7 @@ impl Runtime {
                 0 => {
                     stopper.stop(drain);
                     tracing::info!(
-                        "{signal}: what runs may finish within {drain:?}; a second signal ends it at once"
+                        "{signal}: {first}what runs may finish within {drain:?}; a second signal ends it at once"
                     );
                 }
                 1 => {

@@ -116,22 +116,40 @@ impl Board {
         }
     }
 
-    fn listen(&self, which: &[Signal]) -> Result<Arc<Slot>, SignalError> {
+    fn listen(self: &Arc<Board>, which: &[Signal]) -> Result<SignalStream, SignalError> {
         // Nothing is caught if one of them cannot be.
         if let Some(signal) = which.iter().find(|signal| !signal.can_be_caught()) {
             return Err(SignalError::Uncatchable { signal: *signal });
         }
         let wanted = which.iter().fold(0, |all, signal| all | bit(*signal));
+        let slot = Arc::new(Slot { wanted, pending: AtomicU64::new(0), waiting: Mutex::default() });
+        let stream = SignalStream { slot, board: self.clone() };
         // Before the handlers, so that the first signal finds its listener.
         let mut listeners = lock(&self.listeners);
-        let pending = AtomicU64::new(listeners.unheard & wanted);
-        listeners.unheard &= !wanted;
-        let slot = Arc::new(Slot { wanted, pending, waiting: Mutex::default() });
         listeners.slots.retain(|listener| listener.strong_count() > 0);
-        listeners.slots.push(Arc::downgrade(&slot));
+        listeners.slots.push(Arc::downgrade(&stream.slot));
         drop(listeners);
         which.iter().try_for_each(|signal| self.catch(*signal))?;
-        Ok(slot)
+        // Not before: who cannot listen takes nothing from who does next.
+        let mut listeners = lock(&self.listeners);
+        stream.slot.pending.fetch_or(listeners.unheard & wanted, SeqCst);
+        listeners.unheard &= !wanted;
+        drop(listeners);
+        Ok(stream)
+    }
+
+    /// A listener is gone. What it has not seen, and nobody else has heard of, is for who listens next.
+    fn leave(&self, slot: &Arc<Slot>) {
+        let mut listeners = lock(&self.listeners);
+        let mut others = 0;
+        listeners.slots.retain(|listener| {
+            let Some(other) = listener.upgrade().filter(|other| !Arc::ptr_eq(other, slot)) else {
+                return false;
+            };
+            others |= other.wanted;
+            true
+        });
+        listeners.unheard |= slot.pending.load(SeqCst) & !others;
     }
 }
 
@@ -195,6 +213,13 @@ impl Slot {
 /// Signals, as one shard hears of them: see [`Shard::signals`]. Dropping it ends the listening; the signals stay caught.
 pub struct SignalStream {
     slot: Arc<Slot>,
+    board: Arc<Board>,
+}
+
+impl Drop for SignalStream {
+    fn drop(&mut self) {
+        self.board.leave(&self.slot);
+    }
 }
 
 impl SignalStream {
@@ -237,9 +262,10 @@ impl Shard {
     ///
     /// From the first call that names it on, a signal does not do any more what it does by default, until the run has
     /// ended; then everything is as it was before. That holds also after this is dropped: a shard that is being restarted
-    /// is no reason for SIGHUP to end the program. One that comes while nobody listens is kept for who listens next, as a
-    /// signal that is blocked is pending; what has to be done whatever becomes of shards is better said to
-    /// [`Runtime::on_signal`](super::Runtime::on_signal). [Those that the runtime acts on](Signal::OWN) it goes on acting on.
+    /// is no reason for SIGHUP to end the program. One that comes while nobody listens, or that the last one to listen has
+    /// not seen, is kept for who listens next, as a signal that is blocked is pending; what has to be done whatever becomes
+    /// of shards is better said to [`Runtime::on_signal`](super::Runtime::on_signal). [Those that the runtime acts
+    /// on](Signal::OWN) it goes on acting on.
     ///
     /// ```no_run
     /// # use waterwheel::runtime::{Runtime, Signal};
@@ -260,6 +286,6 @@ impl Shard {
     /// [`SignalError::Uncatchable`]: SIGKILL and SIGSTOP. Else the system's reason.
     pub fn signals(&self, which: &[Signal]) -> Result<SignalStream, SignalError> {
         let hearing = self.kept::<Hearing>().ok_or(SignalError::NotOwner)?;
-        Ok(SignalStream { slot: hearing.0.listen(which)? })
+        hearing.0.listen(which)
     }
 }

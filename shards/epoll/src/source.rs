@@ -119,7 +119,10 @@ impl EpollSource {
             match pipe.read(&mut chunk[end..]) {
                 Ok(count @ 1..) => end += count,
                 // Bytes that were there and are not any more: the stream has a hole.
-                _ => return Err(self.descriptor.fail(Errno::IO.into())),
+                _ => {
+                    self.core.pool.give_back(chunk);
+                    return Err(self.descriptor.fail(Errno::IO.into()));
+                }
             }
         }
         (self.chunk, self.start, self.end) = (chunk, 0, end);

@@ -179,13 +179,17 @@ impl<M: Send + 'static> Ends<M> {
 
     // ---- receiving
 
-    /// Begins to receive; false if this shard did before.
+    /// Begins to receive; false if this shard did before, and nothing has changed then.
     pub(in crate::mesh) fn open(&self) -> bool {
-        self.receiving.replace(Receiving::Open) == Receiving::NotYet
+        let first = self.receiving.get() == Receiving::NotYet;
+        if first {
+            self.receiving.set(Receiving::Open);
+        }
+        first
     }
 
-    /// Begins to receive, also if a mailbox was dropped before: what was sent to that one is failed first, and nobody may be
-    /// sending to it any more. False if there is a mailbox.
+    /// Begins to receive, also if a mailbox was dropped before: what was sent to that one is failed first, but for what is
+    /// being sent right now. That comes here, so it has to be as good here. False if there is a mailbox.
     pub(in crate::mesh) fn open_again(&self) -> bool {
         match self.receiving.get() {
             Receiving::Open => return false,

@@ -20,9 +20,10 @@ const WAITING_MAX: usize = 128;
 /// In the modes `flow` and `source` a peer's datagrams come to the shard that [`owner`](crate::steer::owner) names: the kernel
 /// sees to it where it takes the program, and what comes to another shard's socket all the same is handed over.
 ///
-/// The part of a shard that fails stays, and what came meanwhile waits for its next life. A part that was opened closes with
-/// its socket, one that was not when the shard ends for good; then the next shard by number whose part is open takes the place
-/// of the owner, and nobody else's peers move.
+/// The part of a shard that fails stays, and what came meanwhile waits for its next life; also that of a task that panics with
+/// its socket, once the last [`DatagramSender`](super::DatagramSender) is gone, for who opens it next. A part that was opened
+/// closes with its socket, one that was not when the shard ends for good; then the next shard by number whose part is open
+/// takes the place of the owner, and nobody else's peers move.
 #[derive(Clone)]
 pub struct DatagramGroup {
     shared: Arc<Shared>,

@@ -78,7 +78,8 @@ pub(super) struct Way {
 impl Way {
     pub(super) fn open(shard: &Shard, group: &DatagramGroup) -> io::Result<Option<Way>> {
         let Some(HandingOver { port, mode, seed }) = group.handing_over() else { return Ok(None) };
-        let mailbox = shard.open(port).map_err(io::Error::other)?;
+        // Again, if the one before failed and its part was put back. What comes late is of the same port, and as welcome.
+        let mailbox = shard.open_again(port).map_err(io::Error::other)?;
         let (group, shard) = (group.clone(), shard.clone());
         Ok(Some(Way { mailbox, others_first: false, group, shard, mode: *mode, seed: *seed }))
     }
@@ -124,11 +125,16 @@ impl Way {
 
 impl Drop for Way {
     fn drop(&mut self) {
-        // A shard that fails may have a next life, which its socket is kept for.
-        if !(self.shard.is_clearing() || std::thread::panicking()) {
+        // Who fails may come again, and its socket is kept for that.
+        if !fails(&self.shard) {
             self.group.give_up(self.shard.id().index());
         }
     }
+}
+
+/// Whether what is dropped now goes with a shard or a task that fails.
+pub(super) fn fails(shard: &Shard) -> bool {
+    shard.is_clearing() || std::thread::panicking()
 }
 
 impl fmt::Debug for Way {

@@ -41,6 +41,8 @@ pub(super) struct Shared {
     local: Address,
     /// Whose part it is.
     group: Option<DatagramGroup>,
+    /// Who received here has failed, and may come again: senders may outlive it.
+    pub(super) failed: Cell<bool>,
     counted: Cell<DatagramStats>,
 }
 
@@ -52,8 +54,8 @@ impl Shared {
     ) -> io::Result<Rc<Shared>> {
         let local = socket.local()?;
         let (socket, waiters) = (RefCell::new(Some(socket)), RefCell::default());
-        let counted = Cell::default();
-        Ok(Rc::new(Shared { shard: shard.clone(), socket, waiters, local, group, counted }))
+        let (failed, counted) = Default::default();
+        Ok(Rc::new(Shared { shard: shard.clone(), socket, waiters, local, group, failed, counted }))
     }
 
     pub(super) fn count(&self, which: impl FnOnce(&mut DatagramStats) -> &mut u64) {
@@ -88,11 +90,13 @@ impl Shared {
 
 impl Drop for Shared {
     fn drop(&mut self) {
-        let fails = self.shard.is_clearing() || std::thread::panicking();
-        if let (Some(socket), Some(group), true) = (self.socket.take(), &self.group, fails)
-            && let Ok(bound) = socket.release()
-        {
-            group.put_back(self.shard.id().index(), bound);
+        let (Some(socket), Some(group)) = (self.socket.take(), &self.group) else { return };
+        let own = self.shard.id().index();
+        // A sender that panics says nothing of who receives, and that one may have ended before its shard failed.
+        let stays = self.failed.get() || self.shard.is_clearing();
+        match stays.then(|| socket.release()) {
+            Some(Ok(bound)) => group.put_back(own, bound),
+            Some(Err(_)) | None => group.give_up(own),
         }
     }
 }

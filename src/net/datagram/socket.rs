@@ -13,7 +13,7 @@ use waterwheel_reactor::{
 };
 
 use super::group::{DatagramGroup, not_offered};
-use super::hand_over::{Handed, Way};
+use super::hand_over::{Handed, Way, fails};
 use super::sender::{DatagramSender, Shared};
 use crate::mesh::Receive;
 use crate::shard::Shard;
@@ -298,6 +298,13 @@ impl Shared {
 fn memory(count: usize, bytes: usize) -> (Vec<Box<[u8]>>, Vec<Datagram>) {
     let buffers = (0..count).map(|_| vec![0; bytes].into_boxed_slice()).collect();
     (buffers, vec![Datagram::default(); count])
+}
+
+impl Drop for DatagramSocket {
+    fn drop(&mut self) {
+        // The socket goes with its last sender, which may not fail.
+        self.sender.shared.failed.set(fails(&self.sender.shared.shard));
+    }
 }
 
 impl Deref for DatagramSocket {
