@@ -68,7 +68,8 @@ pub(super) struct Knobs {
     /// Accepted connections that a shard has at once; 0: no limit (WATERWHEEL_MAX_CONNECTIONS).
     #[arg(long, global = true, value_name = "COUNT")]
     max_connections: Option<String>,
-    /// Connections of either kind that a shard has at once; 0: no limit (WATERWHEEL_MAX_DESCRIPTORS).
+    /// Descriptors of connections, datagram sockets and children that a shard has at once; 0: no limit
+    /// (WATERWHEEL_MAX_DESCRIPTORS).
     #[arg(long, global = true, value_name = "COUNT")]
     max_descriptors: Option<String>,
     /// Bytes that a shard's connections hold outside the kernel, as in `64m`; 0: no limit (WATERWHEEL_MAX_BUFFERED_BYTES).

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
 
 use waterwheel::net::Connection;
+use waterwheel::process::{Command, SpawnError, Stdio};
 use waterwheel::reactor::{Address, Buffered, ConnectOptions};
 use waterwheel::runtime::{Quotas, Runtime};
 use waterwheel::shard::{Phase, Shard, Shares};
@@ -19,6 +20,7 @@ use super::kit::{
 on_each_reactor![
     a_shard_with_all_its_connections_accepts_no_more_until_one_ends,
     descriptors_are_kept_for_what_a_shard_connects_to,
+    datagram_sockets_and_children_count_among_descriptors,
     slow_peers_hold_no_more_than_the_quota_and_keep_nobody_from_being_served,
     an_operators_shares_count_before_the_programs,
 ];
@@ -33,6 +35,42 @@ async fn echo(mut connection: Connection) -> anyhow::Result<()> {
 
 fn answers(stream: &mut TcpStream) -> bool {
     stream.write_all(b"?").is_ok() && stream.read_exact(&mut [0]).is_ok()
+}
+
+fn datagram_sockets_and_children_count_among_descriptors(reactor: &str) {
+    let quotas = Quotas { descriptors: Some(4), ..Quotas::default() };
+    let runtime = Runtime::new(config(reactor, 1).quotas(quotas)).unwrap().without_signals();
+    let group = runtime.datagrams("udp:127.0.0.1:0").unwrap();
+    let ran = runtime.run(move |shard| {
+        let group = group.clone();
+        async move {
+            let any = Address::Inet("127.0.0.1:0".parse()?);
+            let bind = || shard.bind_datagrams(&any, &Default::default());
+            let mut sockets = (0..4).map(|_| bind()).collect::<Result<Vec<_>, _>>()?;
+            assert_eq!(bind().unwrap_err().kind(), ErrorKind::QuotaExceeded);
+            assert_eq!(shard.datagrams_on(&group).unwrap_err().kind(), ErrorKind::QuotaExceeded);
+            sockets.truncate(2);
+            // What was refused is there for the next attempt.
+            sockets.push(shard.datagrams_on(&group)?);
+            let child = Command::new("cat").stdin(Stdio::Piped);
+            let refused = shard.spawn_process(&child).await.unwrap_err();
+            assert!(
+                matches!(&refused, SpawnError::System(error) if error.kind() == ErrorKind::QuotaExceeded),
+                "{refused}"
+            );
+            sockets.pop();
+            let mut child = shard.spawn_process(&child).await?;
+            assert_eq!(bind().unwrap_err().kind(), ErrorKind::QuotaExceeded);
+            child.wait().await?;
+            drop(child);
+            // The task that saw its end has it for a moment longer.
+            while bind().is_err() {
+                shard.yield_now().await;
+            }
+            Ok(())
+        }
+    });
+    ran.unwrap();
 }
 
 fn a_shard_with_all_its_connections_accepts_no_more_until_one_ends(reactor: &str) {

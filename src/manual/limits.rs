@@ -46,7 +46,7 @@
 //! | how long an open pipe is read after its child has ended and it was found empty | 1 s | [`patience`](crate::process::Command::patience) | it is closed, which is told |
 //! | failures of a kept program; its lines of output, bytes and per second | 10 restarts in 10 minutes; 4 096; 1 000 | [`Keep`](crate::process::Keep) | given up, with the reason; told in pieces; dropped and counted |
 //! | failures of a shard that are followed by a restart; the pause before one | 5 within a minute; none, 100 ms, doubled up to 5 s | `WATERWHEEL_RESTARTS`, [`Supervision`](crate::runtime::Supervision) | the program ends with the reason |
-//! | connections accepted for a shard, over all its listeners; connections of either kind | as many as they like | `WATERWHEEL_MAX_CONNECTIONS`, `WATERWHEEL_MAX_DESCRIPTORS` | they wait in the backlog; what the shard itself connects is `QuotaExceeded` |
+//! | connections accepted for a shard, over all its listeners; descriptors of connections, datagram sockets and children | as many as they like | `WATERWHEEL_MAX_CONNECTIONS`, `WATERWHEEL_MAX_DESCRIPTORS` | they wait in the backlog; what the shard itself connects is `QuotaExceeded` |
 //! | memory that a shard's connections hold outside the kernel | as much as they like | `WATERWHEEL_MAX_BUFFERED_BYTES` | new clients wait in the backlog; each half of a connection makes do with 16 KiB |
 //! | each step of the start; of the stop, besides the drain | 30 s; 10 s | `WATERWHEEL_STEPS_S`, [`StepTimes`](crate::runtime::StepTimes) | it says what it waits for, and the next one begins |
 //! | threads for work that blocks; what waits for one | 16; 1 024 | `WATERWHEEL_BLOCKING_THREADS` | it waits; an error that says so |

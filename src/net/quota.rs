@@ -107,6 +107,16 @@ impl Quota {
         self.all().map(|places| Taken(places.take())).collect()
     }
 
+    /// Places for descriptors of what is no connection, such as datagram sockets and pipes, until these are dropped.
+    ///
+    /// # Errors
+    /// `QuotaExceeded`: the shard has not so many left.
+    pub(crate) fn descriptors(shard: &Shard, count: usize) -> io::Result<Vec<Taken>> {
+        let Some(quota) = Quota::of(shard) else { return Ok(Vec::new()) };
+        let taken = (0..count).map(|_| quota.made().map(Option::into_iter));
+        Ok(taken.collect::<io::Result<Vec<_>>>()?.into_iter().flatten().collect())
+    }
+
     /// The place of a connection that the shard makes, until this is dropped.
     ///
     /// # Errors
@@ -115,7 +125,7 @@ impl Quota {
         let Some(places) = &self.descriptors else { return Ok(None) };
         if places.taken() >= self.descriptors_most {
             let most = self.descriptors_most;
-            let told = format!("the shard has {most} connections, which is all that it may");
+            let told = format!("the shard has {most} descriptors, which is all that it may");
             return Err(io::Error::new(io::ErrorKind::QuotaExceeded, told));
         }
         Ok(Some(Taken(places.take())))
@@ -187,7 +197,7 @@ impl Drop for Holding {
 }
 
 /// A part of a quota that is used.
-pub(super) struct Taken(#[expect(dead_code, reason = "held for its drop")] Place);
+pub(crate) struct Taken(#[expect(dead_code, reason = "held for its drop")] Place);
 
 impl fmt::Debug for Taken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

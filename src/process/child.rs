@@ -18,6 +18,7 @@ use super::error::SpawnError;
 use super::life::{EndUnknown, Life, SHORT_OF};
 use super::pipe::{PipeSink, PipeSource, Rest};
 use super::spawner::Spawned;
+use crate::net::quota::Taken;
 use crate::net::{Receiving, Sending};
 use crate::runtime::Signal;
 use crate::shard::Shard;
@@ -62,7 +63,12 @@ pub struct Output {
 }
 
 impl Child {
-    pub(super) fn of(shard: &Shard, mut spawned: Spawned, command: &Command) -> io::Result<Child> {
+    pub(super) fn of(
+        shard: &Shard,
+        mut spawned: Spawned,
+        command: &Command,
+        places: Vec<Taken>,
+    ) -> io::Result<Child> {
         let watch = |descriptor| watched(shard, descriptor);
         let rests = <[Rc<Rest>; 2]>::default();
         let stream = |pipe: Option<OwnedFd>, rest: &Rc<Rest>| -> io::Result<Option<Receiving>> {
@@ -82,6 +88,7 @@ impl Child {
         life.kill_on_drop.set(command.kill_on_drop);
         life.dies_with_shard.set(command.dies_with_shard);
         life.group_ends_with_it.set(command.group_ends_with_it);
+        life.places.replace(places);
         // From here on it has an owner.
         spawned.descriptor = None;
         let (output_most, patience) = (command.output_most, command.patience);

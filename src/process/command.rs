@@ -210,6 +210,12 @@ impl Command {
         self.directory.as_ref()
     }
 
+    /// How many descriptors a child of it takes of this process: its pipes, and the one that tells its end.
+    pub(super) fn descriptors(&self) -> usize {
+        let streams = [&self.stdin, &self.stdout, &self.stderr];
+        1 + streams.into_iter().filter(|stream| matches!(stream, Some(Stdio::Piped))).count()
+    }
+
     /// The same for the standard library, which knows how to start it.
     pub(super) fn to_standard(&self) -> Result<process::Command, SpawnError> {
         self.check().map_err(|fault| SpawnError::fault(&self.program, fault))?;

@@ -12,6 +12,7 @@ use waterwheel_os::is_shortage;
 use waterwheel_reactor::Watched;
 
 use super::orphans;
+use crate::net::quota::Taken;
 use crate::runtime::Signal;
 use crate::shard::Shard;
 
@@ -40,6 +41,8 @@ pub(super) struct Life {
     watched: RefCell<Option<Box<dyn Watched>>>,
     end: RefCell<Option<Result<ExitStatus, EndUnknown>>>,
     waiting: RefCell<Option<Waker>>,
+    /// Of the shard's quota of descriptors, those of its pipes included.
+    pub(super) places: RefCell<Vec<Taken>>,
 }
 
 impl Life {
@@ -61,6 +64,7 @@ impl Life {
             watched: RefCell::new(Some(watched)),
             end: RefCell::new(None),
             waiting: RefCell::new(None),
+            places: RefCell::default(),
         }
     }
 

@@ -22,6 +22,7 @@ use super::child::Child;
 use super::command::Command;
 use super::error::SpawnError;
 use super::orphans;
+use crate::net::quota::Quota;
 use crate::shard::Shard;
 
 /// Commands that may wait for the threads of one shard. Each takes one about a millisecond, so the last one waits for
@@ -280,6 +281,7 @@ impl Shard {
     pub async fn spawn_process(&self, command: &Command) -> Result<Child, SpawnError> {
         let ready = command.to_standard()?;
         let spawner = Spawner::of(self)?;
+        let places = Quota::descriptors(self, command.descriptors()).map_err(SpawnError::System)?;
         let asked = Asked { place: Arc::default() };
         let (directory, own_group) = (command.place().cloned(), command.own_group);
         let request = Request { command: ready, directory, own_group, answer: Answer(asked.place.clone()) };
@@ -287,7 +289,7 @@ impl Shard {
             return Err(SpawnError::Busy { program: command.program().to_owned(), most: WAITING_MAX });
         }
         let spawned = asked.outcome(self, &spawner).await.map_err(|refusal| refusal.explained(command))?;
-        Child::of(self, spawned, command).map_err(SpawnError::System)
+        Child::of(self, spawned, command, places).map_err(SpawnError::System)
     }
 }
 

@@ -61,7 +61,8 @@ pub enum Knob {
     LatencyClass,
     /// `WATERWHEEL_MAX_CONNECTIONS`: how many accepted connections a shard has at once; 0: no limit. Default 0.
     MaxConnections,
-    /// `WATERWHEEL_MAX_DESCRIPTORS`: how many connections of either kind a shard has at once; 0: no limit. Default 0.
+    /// `WATERWHEEL_MAX_DESCRIPTORS`: how many descriptors a shard has at once for connections of either kind, datagram sockets
+    /// and child processes; 0: no limit. Default 0.
     MaxDescriptors,
     /// `WATERWHEEL_MAX_BUFFERED_BYTES`: how much a shard's connections hold outside the kernel, as in `64m`; 0: no limit. Default 0.
     MaxBufferedBytes,

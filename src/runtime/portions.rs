@@ -23,8 +23,9 @@ const NAME_MAX: usize = 64;
 pub struct Quotas {
     /// Connections that were accepted, over all listeners.
     pub connections: Option<usize>,
-    /// Connections that were accepted or made, each of which is a descriptor. Accepting stops at nine tenths, so that what is
-    /// served finds one for a connection of its own; at the limit making one fails with `QuotaExceeded`.
+    /// Descriptors of connections that were accepted or made, of datagram sockets, and of children with their pipes. Accepting
+    /// stops at nine tenths, so that what is served finds one for a connection of its own; at the limit making one, opening a
+    /// datagram socket and starting a child fail with `QuotaExceeded`.
     pub descriptors: Option<usize>,
     /// Bytes that its connections hold outside the kernel, for peers that send or read slowly: buffers with what was received
     /// and not consumed, or taken to be sent and not in the kernel's hands. What a reactor does not count

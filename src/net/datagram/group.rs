@@ -8,6 +8,7 @@ use waterwheel_reactor::{Address, BoundDatagrams};
 
 use super::hand_over::{Handed, HandingOver};
 use super::socket::DatagramSocket;
+use crate::net::quota::Quota;
 use crate::shard::{Shard, ShardId};
 
 /// Datagrams, or merged ones, that are kept for a shard between two of its lives; what comes then is lost.
@@ -149,12 +150,15 @@ impl Shard {
         // Serving takes another descriptor for a while, and a socket that cannot be served is closed: without one left, the part
         // stays for the next attempt.
         drop(self.reactor().spare()?);
+        // Before its part is taken, which stays for the next attempt.
+        let places = Quota::descriptors(self, 1)?;
         let own = self.id().index();
         let (bound, waiting) = group.open(own).ok_or_else(|| {
             io::Error::other(format!("udp at {} is served by {:?} already", group.local(), self.id()))
         })?;
-        let opened =
-            datagrams.serve(bound).and_then(|socket| DatagramSocket::of(self, socket, group, waiting));
+        let opened = datagrams
+            .serve(bound)
+            .and_then(|socket| DatagramSocket::of(self, socket, group, (waiting, places)));
         opened.inspect_err(|_| group.give_up(own))
     }
 }

@@ -14,6 +14,7 @@ use waterwheel_reactor::{self as seam, Address, Outgoing, Via};
 use super::group::DatagramGroup;
 use super::hand_over::DatagramStats;
 use super::socket::Received;
+use crate::net::quota::Taken;
 use crate::shard::Shard;
 use crate::shard::waiters::Waiters;
 
@@ -44,6 +45,8 @@ pub(super) struct Shared {
     /// Who received here has failed, and may come again: senders may outlive it.
     pub(super) failed: Cell<bool>,
     counted: Cell<DatagramStats>,
+    /// Of the shard's quota of descriptors.
+    _places: Vec<Taken>,
 }
 
 impl Shared {
@@ -51,11 +54,21 @@ impl Shared {
         shard: &Shard,
         socket: Box<dyn seam::DatagramSocket>,
         group: Option<DatagramGroup>,
+        places: Vec<Taken>,
     ) -> io::Result<Rc<Shared>> {
         let local = socket.local()?;
         let (socket, waiters) = (RefCell::new(Some(socket)), RefCell::default());
         let (failed, counted) = Default::default();
-        Ok(Rc::new(Shared { shard: shard.clone(), socket, waiters, local, group, failed, counted }))
+        Ok(Rc::new(Shared {
+            shard: shard.clone(),
+            socket,
+            waiters,
+            local,
+            group,
+            failed,
+            counted,
+            _places: places,
+        }))
     }
 
     pub(super) fn count(&self, which: impl FnOnce(&mut DatagramStats) -> &mut u64) {

@@ -16,6 +16,7 @@ use super::group::{DatagramGroup, not_offered};
 use super::hand_over::{Handed, Way, fails};
 use super::sender::{DatagramSender, Shared};
 use crate::mesh::Receive;
+use crate::net::quota::{Quota, Taken};
 use crate::shard::Shard;
 
 /// Datagrams, or merged ones, that are received in one call; more save little.
@@ -116,7 +117,8 @@ impl Shard {
     /// As bind(2). `Unsupported` if the reactor has no datagrams.
     pub fn bind_datagrams(&self, at: &Address, options: &DatagramOptions) -> io::Result<DatagramSocket> {
         let datagrams = self.reactor().datagrams().ok_or_else(not_offered)?;
-        DatagramSocket::new(self, datagrams.bind(at, options)?, None)
+        let places = Quota::descriptors(self, 1)?;
+        DatagramSocket::new(self, datagrams.bind(at, options)?, None, places)
     }
 
     /// A datagram socket of this shard with one peer: it receives from nobody else, sends without being told where
@@ -126,7 +128,8 @@ impl Shard {
     /// As connect(2): no way there. `Unsupported` if the reactor has no datagrams.
     pub fn connect_datagrams(&self, to: &Address, options: &DatagramOptions) -> io::Result<DatagramSocket> {
         let datagrams = self.reactor().datagrams().ok_or_else(not_offered)?;
-        DatagramSocket::new(self, datagrams.connect(to, options)?, None)
+        let places = Quota::descriptors(self, 1)?;
+        DatagramSocket::new(self, datagrams.connect(to, options)?, None, places)
     }
 }
 
@@ -135,9 +138,10 @@ impl DatagramSocket {
         shard: &Shard,
         mut socket: Box<dyn seam::DatagramSocket>,
         group: Option<DatagramGroup>,
+        places: Vec<Taken>,
     ) -> io::Result<DatagramSocket> {
         socket.merge(true);
-        let sender = DatagramSender { shared: Shared::new(shard, socket, group)? };
+        let sender = DatagramSender { shared: Shared::new(shard, socket, group, places)? };
         let (buffers, found) = memory(ROOM, DATAGRAM_BYTES_MAX);
         let (handed, room, next, way) = (Vec::new(), DATAGRAM_BYTES_MAX, Next::default(), None);
         Ok(DatagramSocket { sender, buffers, found, handed, room, next, way })
@@ -148,9 +152,9 @@ impl DatagramSocket {
         shard: &Shard,
         socket: Box<dyn seam::DatagramSocket>,
         group: &DatagramGroup,
-        waiting: Vec<Handed>,
+        (waiting, places): (Vec<Handed>, Vec<Taken>),
     ) -> io::Result<DatagramSocket> {
-        let mut opened = DatagramSocket::new(shard, socket, Some(group.clone()))?;
+        let mut opened = DatagramSocket::new(shard, socket, Some(group.clone()), places)?;
         opened.way = Way::open(shard, group)?;
         waiting.iter().for_each(|_| opened.sender.shared.count(|counted| &mut counted.taken_over));
         (opened.next, opened.handed) = (Next { received: waiting.len(), ..Next::default() }, waiting);
