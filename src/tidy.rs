@@ -62,7 +62,7 @@ const UNSAFE_CRATES: [&str; 4] = ["os", "epoll", "uring", "glommio"];
 const LINES_MAX: usize = 600;
 /// One example shows one noun; the reactor of one's own is what others read before they write theirs.
 const EXAMPLE_LINES_MAX: usize = 100;
-const OWN_REACTOR_LINES_MAX: usize = 300;
+const OWN_REACTOR_LINES_MAX: usize = 305;
 
 #[test]
 fn the_repository_is_tidy() {

@@ -116,19 +116,10 @@ impl PollingReactor {
         let key = self.next_key.replace(self.next_key.get() + 1);
         // SAFETY: it must leave the set before it is closed. The socket owns it, and its drop sees to that.
         unsafe { self.poller.add_with_mode(&file, Event::all(key), PollMode::Edge)? };
-        let (poller, sockets, open) = (self.poller.clone(), self.sockets.clone(), Cell::new(open));
+        let (poller, sockets) = (self.poller.clone(), self.sockets.clone());
+        let (file, open) = (Rc::new(file), Cell::new(open));
         let (ends, refused, reader, writer) = Default::default();
-        let socket = Rc::new(Socket {
-            poller,
-            sockets,
-            key,
-            file: Rc::new(file),
-            open,
-            ends,
-            refused,
-            reader,
-            writer,
-        });
+        let socket = Rc::new(Socket { poller, sockets, key, file, open, ends, refused, reader, writer });
         self.sockets.borrow_mut().insert(key, Rc::downgrade(&socket));
         Ok(socket)
     }

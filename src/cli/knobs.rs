@@ -65,6 +65,9 @@ pub(super) struct Knobs {
     /// Groups of tasks that come first within their shares, as in `control` (WATERWHEEL_LATENCY_CLASS).
     #[arg(long, global = true, value_name = "LIST")]
     latency_class: Option<String>,
+    /// Groups of tasks whose waits for their polls are measured, as in `default` (WATERWHEEL_QUEUE_TIMES).
+    #[arg(long, global = true, value_name = "LIST")]
+    queue_times: Option<String>,
     /// Accepted connections that a shard has at once; 0: no limit (WATERWHEEL_MAX_CONNECTIONS).
     #[arg(long, global = true, value_name = "COUNT")]
     max_connections: Option<String>,
@@ -102,6 +105,7 @@ impl Knobs {
             (Knob::Restarts, "--restarts", &self.restarts),
             (Knob::Shares, "--shares", &self.shares),
             (Knob::LatencyClass, "--latency-class", &self.latency_class),
+            (Knob::QueueTimes, "--queue-times", &self.queue_times),
             (Knob::MaxConnections, "--max-connections", &self.max_connections),
             (Knob::MaxDescriptors, "--max-descriptors", &self.max_descriptors),
             (Knob::MaxBufferedBytes, "--max-buffered-bytes", &self.max_buffered_bytes),
@@ -117,9 +121,10 @@ impl Knobs {
         let strange = config.named_groups().find(|name| !GROUPS.contains(name)).map(str::to_owned);
         match strange {
             Some(name) => Err(Failure::Usage(format!(
-                "{} or {}: the command has no group {}; allowed: {}",
+                "{}, {} or {}: the command has no group {}; allowed: {}",
                 Knob::Shares,
                 Knob::LatencyClass,
+                Knob::QueueTimes,
                 Quoted(&name),
                 GROUPS.join(", ")
             ))),

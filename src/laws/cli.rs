@@ -149,6 +149,7 @@ fn a_flag_of_the_proxy_that_makes_no_sense_stops_the_start() {
             &["--eject-time-max: 300s", "allowed: at least the time of the first ejection"],
         ),
         (&["--shares", "wbe=300"], &["no group \"wbe\"", "allowed: default, control"]),
+        (&["--queue-times", "web"], &["no group \"web\"", "allowed: default, control"]),
         (&["--latency-class", "web"], &["no group \"web\"", "allowed: default, control"]),
         (&["--panic-percent", "101"], &["'101'", "--panic-percent", "allowed: 0 to 100"]),
         (&["--retry-rate", "x"], &["'x'", "--retry-rate", "allowed: 0 to 1000000"]),

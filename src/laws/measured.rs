@@ -348,7 +348,7 @@ fn ready_is_told_from_starting_and_stopping(reactor: &str) {
 }
 
 fn who_is_about_to_stop_says_so_and_serves_as_before(reactor: &str) {
-    let running = start(config(reactor, SHARDS).drain(LONG).stop_delay(LONG));
+    let running = start(config(reactor, SHARDS).drain(LONG).stop_delay(LONG).queue_times("default"));
     running.condition.set(true);
     let ready = || get(running.admin, "/ready");
     eventually("it to be ready", || (ready().1 == "ready\n").then_some(()));
@@ -361,6 +361,12 @@ fn who_is_about_to_stop_says_so_and_serves_as_before(reactor: &str) {
     for _ in 0..30 {
         assert!(goes_round(&mut client(running.at), b"water"));
     }
+    let is_timed = |line: &str| {
+        line.starts_with("waterwheel_group_queue_seconds_count{")
+            && line.contains("group=\"default\"")
+            && !line.ends_with(" 0")
+    };
+    assert!(get(running.admin, "/metrics").1.lines().any(is_timed), "nobody has measured how tasks waited");
     running.stopper.stop(Duration::ZERO);
     let _ = running.thread.join().unwrap();
 }

@@ -269,6 +269,7 @@ impl Config {
             Knob::Restarts => self.supervision.restarts = knob::number(text, RESTARTS_MAX)? as u32,
             Knob::Shares => self.groups.set_shares(text)?,
             Knob::LatencyClass => self.groups.set_latency_class(text)?,
+            Knob::QueueTimes => self.groups.set_queue_times(text)?,
             Knob::MaxConnections => self.quotas.connections = quota(text)?,
             Knob::MaxDescriptors => self.quotas.descriptors = quota(text)?,
             Knob::MaxBufferedBytes => self.quotas.buffered_bytes = size(text)?,

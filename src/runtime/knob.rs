@@ -59,6 +59,8 @@ pub enum Knob {
     Shares,
     /// `WATERWHEEL_LATENCY_CLASS`: the groups of tasks that come first while they keep within their shares, between commas.
     LatencyClass,
+    /// `WATERWHEEL_QUEUE_TIMES`: the groups of tasks whose waits for their polls are measured, between commas.
+    QueueTimes,
     /// `WATERWHEEL_MAX_CONNECTIONS`: how many accepted connections a shard has at once; 0: no limit. Default 0.
     MaxConnections,
     /// `WATERWHEEL_MAX_DESCRIPTORS`: how many descriptors a shard has at once for connections of either kind, datagram sockets
@@ -79,7 +81,7 @@ pub enum Knob {
 
 impl Knob {
     /// All of them, in the order in which they are documented.
-    pub const ALL: [Knob; 25] = [
+    pub const ALL: [Knob; 26] = [
         Knob::Cores,
         Knob::Cpus,
         Knob::Reactor,
@@ -98,6 +100,7 @@ impl Knob {
         Knob::Restarts,
         Knob::Shares,
         Knob::LatencyClass,
+        Knob::QueueTimes,
         Knob::MaxConnections,
         Knob::MaxDescriptors,
         Knob::MaxBufferedBytes,
@@ -128,6 +131,7 @@ impl Knob {
             Knob::Restarts => "WATERWHEEL_RESTARTS",
             Knob::Shares => "WATERWHEEL_SHARES",
             Knob::LatencyClass => "WATERWHEEL_LATENCY_CLASS",
+            Knob::QueueTimes => "WATERWHEEL_QUEUE_TIMES",
             Knob::MaxConnections => "WATERWHEEL_MAX_CONNECTIONS",
             Knob::MaxDescriptors => "WATERWHEEL_MAX_DESCRIPTORS",
             Knob::MaxBufferedBytes => "WATERWHEEL_MAX_BUFFERED_BYTES",
@@ -165,7 +169,7 @@ impl Knob {
                 "NAME=SHARES between commas, shares from 1 to {}, at most {NAMED_MAX} groups, as in web=300,batch=100",
                 Shares::MAX
             ),
-            Knob::LatencyClass => {
+            Knob::LatencyClass | Knob::QueueTimes => {
                 format!("names of groups between commas, at most {NAMED_MAX}, as in web,control")
             }
             Knob::MaxConnections | Knob::MaxDescriptors => {

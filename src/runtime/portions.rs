@@ -55,6 +55,7 @@ pub(super) fn size(text: &str) -> Result<Option<usize>, String> {
 pub(super) struct GroupShares {
     shares: BTreeMap<String, Shares>,
     latency_class: BTreeSet<String>,
+    queue_times: BTreeSet<String>,
 }
 
 impl GroupShares {
@@ -71,21 +72,20 @@ impl GroupShares {
                 return Err(format!("{name} is named twice"));
             }
         }
-        let named = GroupShares { shares, latency_class: self.latency_class.clone() };
-        named.fits()?;
-        *self = named;
-        Ok(())
+        self.take(GroupShares { shares, ..self.clone() })
     }
 
     /// `web,control`; nothing: none.
     pub(super) fn set_latency_class(&mut self, text: &str) -> Result<(), String> {
-        let mut latency_class = BTreeSet::new();
-        for name in text.split(',').filter(|_| !text.is_empty()) {
-            if !latency_class.insert(good_name(name)?) {
-                return Err(format!("{name} is named twice"));
-            }
-        }
-        let named = GroupShares { shares: self.shares.clone(), latency_class };
+        self.take(GroupShares { latency_class: names(text)?, ..self.clone() })
+    }
+
+    /// `web,control`; nothing: none.
+    pub(super) fn set_queue_times(&mut self, text: &str) -> Result<(), String> {
+        self.take(GroupShares { queue_times: names(text)?, ..self.clone() })
+    }
+
+    fn take(&mut self, named: GroupShares) -> Result<(), String> {
         named.fits()?;
         *self = named;
         Ok(())
@@ -93,7 +93,7 @@ impl GroupShares {
 
     /// Those that an operator, or a method, has named.
     fn names(&self) -> BTreeSet<&String> {
-        self.shares.keys().chain(&self.latency_class).collect()
+        self.shares.keys().chain(&self.latency_class).chain(&self.queue_times).collect()
     }
 
     fn fits(&self) -> Result<(), String> {
@@ -111,6 +111,17 @@ impl GroupShares {
         }
         self.fits().map_err(|wrong| (String::new(), wrong))
     }
+}
+
+/// Names of groups between commas.
+fn names(text: &str) -> Result<BTreeSet<String>, String> {
+    let mut names = BTreeSet::new();
+    for name in text.split(',').filter(|_| !text.is_empty()) {
+        if !names.insert(good_name(name)?) {
+            return Err(format!("{name} is named twice"));
+        }
+    }
+    Ok(names)
 }
 
 fn good(shares: Shares) -> Result<Shares, String> {
@@ -138,6 +149,15 @@ impl Config {
         self
     }
 
+    /// Measures how long the tasks of a group wait for their polls ([`Group::with_queue_times`]), on every shard; told as
+    /// `waterwheel_group_queue_seconds` at the admin endpoint.
+    ///
+    /// [`Group::with_queue_times`]: crate::shard::Group::with_queue_times
+    pub fn queue_times(mut self, group: impl Into<String>) -> Config {
+        self.groups.queue_times.insert(group.into());
+        self
+    }
+
     /// The groups that were named.
     #[cfg(feature = "cli")]
     pub(crate) fn named_groups(&self) -> impl Iterator<Item = &str> {
@@ -154,16 +174,29 @@ impl Config {
 /// What each shard gets when it begins.
 #[derive(Debug)]
 pub(super) struct Portions {
-    groups: Vec<(&'static str, Option<Shares>, bool)>,
+    groups: Vec<Portion>,
     quotas: Quotas,
+}
+
+/// What an operator wants of one group.
+#[derive(Debug)]
+struct Portion {
+    name: &'static str,
+    shares: Option<Shares>,
+    comes_first: bool,
+    is_timed: bool,
 }
 
 impl Portions {
     pub(super) fn of(groups: &GroupShares, quotas: Quotas) -> Portions {
         let group = |name: &String| {
             // Groups' names live as long as the program; an operator names a few, once.
-            let (shares, first) = (groups.shares.get(name).copied(), groups.latency_class.contains(name));
-            (&*name.clone().leak(), shares, first)
+            Portion {
+                name: name.clone().leak(),
+                shares: groups.shares.get(name).copied(),
+                comes_first: groups.latency_class.contains(name),
+                is_timed: groups.queue_times.contains(name),
+            }
         };
         Portions { groups: groups.names().into_iter().map(group).collect(), quotas }
     }
@@ -171,11 +204,12 @@ impl Portions {
     pub(super) fn give(&self, shard: &Shard) {
         let Quotas { connections, descriptors, buffered_bytes } = self.quotas;
         Quota::provide(shard, Limits { connections, descriptors, buffered_bytes });
-        for (name, shares, first) in &self.groups {
+        for Portion { name, shares, comes_first, is_timed } in &self.groups {
             let group = shard.group(name, shares.unwrap_or_default());
             match group {
                 Ok(group) => {
-                    let group = if *first { group.with_latency_class() } else { group };
+                    let group = if *comes_first { group.with_latency_class() } else { group };
+                    let group = if *is_timed { group.with_queue_times() } else { group };
                     drop(if shares.is_some() { group.fixed() } else { group });
                 }
                 Err(error) => tracing::error!("{error}"),
@@ -198,13 +232,17 @@ mod tests {
         let config = from(&[
             ("WATERWHEEL_SHARES", "web=300,batch=1"),
             ("WATERWHEEL_LATENCY_CLASS", "web,control"),
+            ("WATERWHEEL_QUEUE_TIMES", "default"),
             ("WATERWHEEL_MAX_CONNECTIONS", "100"),
             ("WATERWHEEL_MAX_DESCRIPTORS", "0"),
             ("WATERWHEEL_MAX_BUFFERED_BYTES", "64m"),
         ]);
         let quotas = Quotas { connections: Some(100), descriptors: None, buffered_bytes: Some(64 << 20) };
         let said = Config::default().shares("web", Shares(300)).shares("batch", Shares(1));
-        assert_eq!(config.unwrap(), said.latency_class("web").latency_class("control").quotas(quotas));
+        assert_eq!(
+            config.unwrap(),
+            said.latency_class("web").latency_class("control").queue_times("default").quotas(quotas)
+        );
         assert_eq!(
             from(&[("WATERWHEEL_SHARES", ""), ("WATERWHEEL_LATENCY_CLASS", "")]),
             Ok(Config::default())
@@ -226,6 +264,8 @@ mod tests {
             ("SHARES", &many, "32 groups are named"),
             ("LATENCY_CLASS", "web,,x", "is not the name of a group"),
             ("LATENCY_CLASS", "web,web", "web is named twice"),
+            ("QUEUE_TIMES", "web,web", "web is named twice"),
+            ("QUEUE_TIMES", "a b", "is not the name of a group"),
             ("MAX_CONNECTIONS", "many", "not a whole number"),
             ("MAX_DESCRIPTORS", "100000001", "more than 100000000"),
             ("MAX_BUFFERED_BYTES", "", "not a number of bytes"),
