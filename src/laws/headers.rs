@@ -415,7 +415,7 @@ fn a_hello_whose_name_does_not_come_is_refused_at_its_limit(reactor: &str) {
     client.write_all(&all[..16_384]).unwrap();
     assert_eq!(end_of(&mut client), RESET);
     proxy.counts("refused", 1);
-    assert_eq!(total(&proxy.stop(), "connected"), 0);
+    assert_eq!(total(&proxy.stop(), "connect_failed"), 0);
 }
 
 fn who_says_too_little_in_time_is_reset(reactor: &str) {
