@@ -77,13 +77,16 @@ impl FileArguments {
         Ok(config)
     }
 
-    pub(super) fn run(self, config: Config) -> Result<ExitCode, Failure> {
+    pub(super) fn run(self, mut config: Config) -> Result<ExitCode, Failure> {
         let Some(file) = self.file else {
             return Err(Failure::Usage("--config is missing; allowed: the path of a file".to_owned()));
         };
         let log = self.log.settings(file.access_log.clone())?;
-        // Whoever runs already may be at that endpoint, and nothing is bound here.
-        let runtime = Runtime::new(if self.check { config.without_admin() } else { config })?;
+        if self.check {
+            // Whoever runs already may be at that endpoint, and nothing is bound here.
+            config.admin = None;
+        }
+        let runtime = Runtime::new(config)?;
         file.check(runtime.shards()).map_err(|faults| lines(&faults))?;
         if self.check {
             output::out(&summary(&file, &runtime, log.as_ref())?)?;

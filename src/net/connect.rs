@@ -44,7 +44,7 @@ impl Shard {
 
     async fn connect_once(&self, to: &Address, options: &ConnectOptions) -> io::Result<Connection> {
         // Nothing to linger for while it is not established: the transport itself is dropped then.
-        let place = Quota::of(self).map(|quota| quota.made()).transpose()?.flatten();
+        let place = Quota::descriptors(self, 1)?.pop();
         let mut transport = self.reactor().connect(to, options)?;
         poll_fn(|cx| transport.sink.poll_flush(cx)).await?;
         let connection = Connection::new(self.clone(), transport);

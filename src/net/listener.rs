@@ -471,7 +471,7 @@ impl Acceptor {
                     return Poll::Ready(None);
                 }
                 if self.accepting.is_some() && Pin::new(&mut accepted).poll(cx).is_ready() {
-                    self.accepting.take().into_iter().for_each(Task::cancel);
+                    end(&mut self.accepting);
                 }
                 while self.own.takes_more()
                     && let Poll::Ready((_, incoming)) = received.as_mut().poll(cx)
@@ -501,7 +501,7 @@ impl Acceptor {
         S: Fn(Connection) -> F + 'static,
         F: Future<Output = anyhow::Result<()>> + 'static,
     {
-        self.end_accepting();
+        end(&mut self.accepting);
         for _ in 0..2 {
             while places.are_left()
                 && let Some(incoming) = self.left_over()
@@ -540,12 +540,6 @@ impl Acceptor {
         self.stays.set(true);
     }
 
-    fn end_accepting(&mut self) {
-        if let Some(accepting) = self.accepting.take() {
-            accepting.cancel();
-        }
-    }
-
     /// Ends it before its shard stops.
     pub fn leaving(&self) -> Leaving {
         self.leaving.clone()
@@ -577,9 +571,15 @@ fn connection_span(shard: &Shard, listener: &Address, connection: &Connection) -
     (!span.is_disabled()).then_some(span)
 }
 
+fn end(accepting: &mut Option<Task<()>>) {
+    if let Some(accepting) = accepting.take() {
+        accepting.cancel();
+    }
+}
+
 impl Drop for Acceptor {
     fn drop(&mut self) {
-        self.end_accepting();
+        end(&mut self.accepting);
         self.own.close();
     }
 }

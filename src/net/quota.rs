@@ -107,28 +107,19 @@ impl Quota {
         self.all().map(|places| Taken(places.take())).collect()
     }
 
-    /// Places for descriptors of what is no connection, such as datagram sockets and pipes, until these are dropped.
+    /// Places for descriptors of what the shard makes itself (connections, datagram sockets, pipes), until these are dropped.
     ///
     /// # Errors
     /// `QuotaExceeded`: the shard has not so many left.
     pub(crate) fn descriptors(shard: &Shard, count: usize) -> io::Result<Vec<Taken>> {
         let Some(quota) = Quota::of(shard) else { return Ok(Vec::new()) };
-        let taken = (0..count).map(|_| quota.made().map(Option::into_iter));
-        Ok(taken.collect::<io::Result<Vec<_>>>()?.into_iter().flatten().collect())
-    }
-
-    /// The place of a connection that the shard makes, until this is dropped.
-    ///
-    /// # Errors
-    /// `QuotaExceeded`.
-    pub(super) fn made(&self) -> io::Result<Option<Taken>> {
-        let Some(places) = &self.descriptors else { return Ok(None) };
-        if places.taken() >= self.descriptors_most {
-            let most = self.descriptors_most;
+        let Some(places) = &quota.descriptors else { return Ok(Vec::new()) };
+        let most = quota.descriptors_most;
+        if places.taken() + count > most {
             let told = format!("the shard has {most} descriptors, which is all that it may");
             return Err(io::Error::new(io::ErrorKind::QuotaExceeded, told));
         }
-        Ok(Some(Taken(places.take())))
+        Ok((0..count).map(|_| Taken(places.take())).collect())
     }
 }
 

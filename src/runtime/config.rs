@@ -340,13 +340,6 @@ impl Config {
         self
     }
 
-    /// The same without an admin endpoint: for who only looks whether it could run.
-    #[cfg(feature = "cli")]
-    pub(crate) fn without_admin(mut self) -> Config {
-        self.admin = None;
-        self
-    }
-
     /// How long a program that is asked to stop goes on as before, while `/ready` of the admin endpoint says that it is
     /// stopping: as long as a load balancer takes to notice. Then the drain begins; a second signal ends the delay and
     /// the drain at once. At the same time as the triggers of [`When::BeforeStop`](super::When::BeforeStop), whose step lasts so

@@ -1,5 +1,6 @@
 //! The names of what an operator may set, and the reading of each value.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use super::portions::{BUFFERED_BYTES_MAX, NAMED_MAX, QUOTA_MAX};
@@ -207,6 +208,22 @@ pub(crate) const RESTARTS_MAX: u64 = 1_000;
 
 /// More seeds than anybody waits for.
 pub(crate) const SEEDS_MAX: u64 = 1_000_000_000;
+
+/// `NAME=VALUE` between commas, `what` in words; nothing: none. Each is read by `read`, and named once.
+pub(super) fn pairs<T>(
+    text: &str,
+    what: &str,
+    read: impl Fn(&str, &str) -> Result<T, String>,
+) -> Result<BTreeMap<String, T>, String> {
+    let mut pairs = BTreeMap::new();
+    for part in text.split(',').filter(|_| !text.is_empty()) {
+        let (name, value) = part.split_once('=').ok_or_else(|| format!("{part:?} is not {what}"))?;
+        if pairs.insert(name.to_owned(), read(name, value)?).is_some() {
+            return Err(format!("{name} is named twice"));
+        }
+    }
+    Ok(pairs)
+}
 
 /// A whole number in decimal digits, at most `max`.
 pub(crate) fn number(text: &str, max: u64) -> Result<u64, String> {

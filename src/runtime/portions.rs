@@ -61,17 +61,12 @@ pub(super) struct GroupShares {
 impl GroupShares {
     /// `web=300,batch=100`; nothing: none.
     pub(super) fn set_shares(&mut self, text: &str) -> Result<(), String> {
-        let mut shares = BTreeMap::new();
-        for part in text.split(',').filter(|_| !text.is_empty()) {
-            let Some((name, number)) = part.split_once('=') else {
-                return Err(format!("{part:?} is not a name and its shares"));
-            };
-            let count =
-                knob::number(number, u64::from(Shares::MAX.0)).map_err(|wrong| format!("{name}: {wrong}"))?;
-            if shares.insert(good_name(name)?, good(Shares(count as u32))?).is_some() {
-                return Err(format!("{name} is named twice"));
-            }
-        }
+        let shares = knob::pairs(text, "a name and its shares", |name, number| {
+            let count = knob::number(number, u64::from(Shares::MAX.0));
+            let count = count.map_err(|wrong| format!("{name}: {wrong}"))?;
+            good_name(name)?;
+            good(Shares(count as u32))
+        })?;
         self.take(GroupShares { shares, ..self.clone() })
     }
 

@@ -27,14 +27,12 @@
 //! ```
 //!
 //! A group may have `balance`, `check-*`, `eject-*`, `max-ejected`, `panic-percent`, `slow-start`, `queue-timeout` and
-//! `queue-length` of its own; what it does not say is the proxy's, and `0s` or `0` of `check-interval`, `slow-start` and
-//! `eject-after` means none. The access log has a `path` (a file, `-` for standard output, `stderr`) and a `format`: `text` or
+//! `queue-length` of its own ([`Selection`](crate::proxy::tcp::Selection)); what it does not say is the proxy's, and `0s` or `0`
+//! of `check-interval`, `slow-start` and `eject-after` means none. The access log has a `path` (a file, `-` for standard output, `stderr`) and a `format`: `text` or
 //! `json`, one line each.
 //!
 //! Every key of a proxy is the flag of that name, with the same values, and so is every key of the runtime. A flag that may
-//! be given several times is a list. A group may have its own of the keys that say how upstreams are chosen and judged
-//! ([`Selection`](crate::proxy::tcp::Selection)); what it does not say is as the proxy has it, and `check-interval`, `eject-after`
-//! and `slow-start` of zero say that it has none. What a flag of the command or an environment variable says counts more than the file,
+//! be given several times is a list. What a flag of the command or an environment variable says counts more than the file,
 //! in this order: flags, environment, file.
 //!
 //! Nothing is passed over: an unknown key is an error, and all errors of a file are told at once, each with its line,

@@ -192,14 +192,15 @@ impl Checker {
             let own = group.all().iter().map(|upstream| &upstream.text);
             checked.insert(group.path(), own.collect());
         }
-        let before = self.replica.value();
-        let mut down = (*before).clone();
-        down.forget_others(is_own, &checked);
+        let mut down = (*self.replica.value()).clone();
+        let mut is_news = down.forget_others(is_own, &checked);
         for (group, _) in self.groups() {
-            let known = group.all().iter().filter(|upstream| upstream.is_down());
-            known.for_each(|upstream| down.turn(group.path(), upstream.text.clone(), true));
+            for upstream in group.all().iter().filter(|upstream| upstream.is_down()) {
+                is_news |= !down.has(group.path(), &*upstream.text);
+                down.turn(group.path(), upstream.text.clone(), true);
+            }
         }
-        if down != *before {
+        if is_news {
             self.replica.publish(down);
         }
     }

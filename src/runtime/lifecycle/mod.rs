@@ -4,7 +4,6 @@ mod course;
 mod owned;
 mod steps;
 
-use std::collections::BTreeSet;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
@@ -119,23 +118,17 @@ impl StepTimes {
 
     /// `before-start=60,after-stop=5`: sets those that are named.
     pub(super) fn set(&mut self, text: &str) -> Result<(), String> {
-        let (mut times, mut seen) = (*self, BTreeSet::new());
-        for part in text.split(',').filter(|_| !text.is_empty()) {
-            let Some((name, seconds)) = part.split_once('=') else {
-                return Err(format!("{part:?} is not a step and its seconds"));
-            };
-            let Some(time) = times.named(name) else {
+        let times = knob::pairs(text, "a step and its seconds", |name, seconds| {
+            if !StepTimes::NAMES.contains(&name) {
                 let drain = if name == "during-stop" { ", but the drain, which has its own" } else { "" };
                 return Err(format!("{name:?} is no step whose time can be set{drain}"));
-            };
-            let seconds =
-                knob::number(seconds, knob::DRAIN_S_MAX).map_err(|wrong| format!("{name}: {wrong}"))?;
-            *time = Duration::from_secs(seconds);
-            if !seen.insert(name) {
-                return Err(format!("{name} is named twice"));
             }
+            let seconds = knob::number(seconds, knob::DRAIN_S_MAX);
+            seconds.map(Duration::from_secs).map_err(|wrong| format!("{name}: {wrong}"))
+        })?;
+        for (name, time) in times {
+            self.named(&name).into_iter().for_each(|own| *own = time);
         }
-        *self = times;
         Ok(())
     }
 }

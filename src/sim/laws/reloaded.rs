@@ -29,8 +29,9 @@ const WORK: Duration = Duration::from_millis(1_500);
 const CLIENTS: usize = 8;
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// Answers every byte with its own.
-fn origin(host: &Host, tag: u8) -> anyhow::Result<()> {
+/// Answers every byte with its own; where it is.
+fn origin(world: &World, tag: u8) -> anyhow::Result<Address> {
+    let host = world.host(&format!("origin{tag}"));
     let runtime = host.runtime(1);
     let listening = runtime.listen(&format!("tcp:{}", host.at(ORIGIN)))?;
     drop(host.start(runtime, move |shard| {
@@ -49,7 +50,7 @@ fn origin(host: &Host, tag: u8) -> anyhow::Result<()> {
             Ok(())
         }
     }));
-    Ok(())
+    Ok(Address::Inet(host.at(ORIGIN)))
 }
 
 struct Scene {
@@ -107,19 +108,23 @@ fn settings(host: &Host, origin: &Address, shape: Shape) -> Vec<Named> {
 impl Scene {
     fn start(world: &World) -> anyhow::Result<Scene> {
         let (host, panics) = (world.host("proxy"), world.chance(0.3));
-        let mut origins = Vec::new();
-        for tag in 0..3 {
-            let one = world.host(&format!("origin{tag}"));
-            origin(&one, tag)?;
-            origins.push(Address::Inet(one.at(ORIGIN)));
-        }
+        let origins = (0..3).map(|tag| origin(world, tag)).collect::<anyhow::Result<Vec<Address>>>()?;
         let pause = Duration::from_micros(world.below(3_000));
         let supervision =
             Supervision { restarts: 1_000, pause, pause_most: pause * 2, ..Supervision::default() };
         let steer = [Mode::Flow, Mode::Source, Mode::Kernel, Mode::Least][world.below(4) as usize];
         let config = Config::default().cores(SHARDS).steer(steer).steer_program(world.chance(0.5));
-        let config = config.on_failure(OnFailure::Restart).supervision(supervision);
-        let runtime = host.runtime_with(config)?;
+        Scene::run(world, host, origins, config.supervision(supervision), panics)
+    }
+
+    fn run(
+        world: &World,
+        host: Host,
+        origins: Vec<Address>,
+        config: Config,
+        panics: bool,
+    ) -> anyhow::Result<Scene> {
+        let runtime = host.runtime_with(config.on_failure(OnFailure::Restart))?;
         let proxy = Proxy::bind_all(&runtime, settings(&host, &origins[0], PLAIN))?;
         let serving = proxy.clone();
         let running = host.start(runtime, move |shard| {
@@ -338,23 +343,10 @@ const PAUSE: Duration = Duration::from_secs(60);
 async fn in_a_pause(world: World) -> anyhow::Result<()> {
     world.allow_panics();
     let host = world.host("proxy");
-    let mut origins = Vec::new();
-    for tag in 0..2 {
-        let one = world.host(&format!("origin{tag}"));
-        origin(&one, tag)?;
-        origins.push(Address::Inet(one.at(ORIGIN)));
-    }
+    let origins = (0..2).map(|tag| origin(&world, tag)).collect::<anyhow::Result<Vec<Address>>>()?;
     let supervision = Supervision { pause: PAUSE, pause_most: PAUSE, ..Supervision::default() };
-    let config = Config::default().cores(SHARDS).on_failure(OnFailure::Restart).supervision(supervision);
-    let runtime = host.runtime_with(config)?;
-    let proxy = Proxy::bind_all(&runtime, settings(&host, &origins[0], PLAIN))?;
-    let serving = proxy.clone();
-    let running = host.start(runtime, move |shard| {
-        let serving = serving.clone();
-        async move { serving.serve(&shard).await }
-    });
-    let (tags, arrived) = (RefCell::new(vec![0]), Cell::new(0));
-    let scene = Scene { world: world.clone(), host, proxy, running, origins, tags, arrived, panics: false };
+    let config = Config::default().cores(SHARDS).supervision(supervision);
+    let scene = Scene::run(&world, host, origins, config, false)?;
     world.sleep(Duration::from_millis(50)).await;
     let victim = world.below(SHARDS as u64) as usize;
     world.rule(Rule::new(Verdict::Panic).to(("proxy", victim)).at_most(2));
