@@ -17,8 +17,7 @@ use waterwheel::runtime::{Config, OnFailure, RunError, Runtime, Stopper, Supervi
 use waterwheel::shard::{Shard, ShardId};
 
 use super::kit::{
-    LONG, Page, Proxy, Watch, client, config, dead_port, eventually, meet, on_each_reactor, pause, spawn,
-    total,
+    LONG, Page, Proxy, Watch, client, config, dead_port, eventually, meet, on_each_reactor, spawn, total,
 };
 
 on_each_reactor![
@@ -379,16 +378,23 @@ fn shards_that_stall_or_wait_for_their_restart_are_named(reactor: &str) {
     let healthy = || get(running.admin, "/health").1;
     assert_eq!(eventually("health", || Some(healthy()).filter(|body| body == "alive\n")), "alive\n");
     let before = running.page();
+    // Until the other end is dropped.
+    let (free, stuck) = flume::bounded::<()>(1);
     running
         .remote
-        .try_run(ShardId::new(2), |_: &Shard| pause(Duration::from_secs(3)))
+        .try_run(ShardId::new(2), move |_: &Shard| _ = stuck.recv_timeout(Duration::from_secs(60)))
         .unwrap_or_else(|error| panic!("{error}"));
     let page = eventually("a shard that stalls", || {
         Some(running.page()).filter(|page| page.value("waterwheel_shard_answered{shard=2}") == 0.0)
     });
     page.has_grown_since(&before);
     assert_eq!(healthy(), "alive\nshard 2 does not answer\n");
+    let (head, body) = get(running.admin, "/health/shards");
+    assert!(head.starts_with("HTTP/1.1 503 Service Unavailable\r\n"), "{head}");
+    assert_eq!(body, "not alive\nshard 2 does not answer\n");
+    drop(free);
     eventually("it to be back", || (healthy() == "alive\n").then_some(()));
+    assert_eq!(get(running.admin, "/health/shards").1, "alive\n");
     assert_eq!(running.page().value("waterwheel_shard_answered{shard=2}"), 1.0);
     // Twice each: the first restart does not wait. The first one is who serves this.
     for shard in [0, 0, 1, 1] {
@@ -434,6 +440,7 @@ fn the_endpoint_goes_to_the_next_shard_when_one_is_gone_for_good(reactor: &str) 
     let page = running.page();
     page.has_grown_since(&before);
     assert_eq!(page.value("waterwheel_shard_answered{shard=0}"), 0.0);
+    assert!(get(running.admin, "/health/shards").0.starts_with("HTTP/1.1 503 "), "two are gone");
     assert_eq!(page.value("waterwheel_shard_answered{shard=2}"), 1.0);
     running.condition.set(true);
     assert_eq!(get(running.admin, "/ready").1, "ready\n", "the last one serves all clients");

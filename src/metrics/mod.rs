@@ -18,6 +18,7 @@
 //! |---|---|
 //! | `/metrics` | all numbers, as Prometheus text or, to who accepts it, OpenMetrics |
 //! | `/health` | 200 as long as the shard that serves it turns; names shards that do not answer, wait for their restart or have ended |
+//! | `/health/shards` | the same, and 503 while a shard does not answer within 0.5 s or has ended for good: only a new process helps |
 //! | `/ready` | 200 while the program serves, else 503 and what it waits for |
 //!
 //! What holds:

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::super::registry::Registry;
-use super::super::scrape::Scrape;
+use super::super::scrape::{One, Scrape};
 use super::super::status::Standing;
 use super::super::text::Format;
 use crate::net::http1::{Framing, HeadError, RequestHead};
@@ -39,6 +39,8 @@ pub(super) enum Method {
 pub(super) enum Path {
     Metrics,
     Health,
+    /// Whether all shards turn.
+    ShardsHealth,
     Ready,
     Other,
 }
@@ -59,6 +61,7 @@ impl Asked {
         let path = match target.split_once('?').map_or(target, |(path, _)| path) {
             "/metrics" => Path::Metrics,
             "/health" => Path::Health,
+            "/health/shards" => Path::ShardsHealth,
             "/ready" => Path::Ready,
             _ => Path::Other,
         };
@@ -140,12 +143,24 @@ pub(super) async fn answer(shard: &Shard, registry: &Arc<Registry>, asked: Asked
             }
             Err(error) => Response::text("503 Service Unavailable", format!("{error}\n")),
         },
-        Path::Health => match shard.scrape(SCRAPE_WITHIN).await {
-            Ok(scrape) => Response::text("200 OK", health(&scrape, shard.id().index())),
+        Path::Health | Path::ShardsHealth => match shard.scrape(SCRAPE_WITHIN).await {
+            Ok(scrape) => {
+                let lines = health(&scrape, shard.id().index());
+                let is_asked_of_all = asked.path == Path::ShardsHealth;
+                let is_stopping = shard.core().has_come_to(Step::Asked);
+                match is_asked_of_all && scrape.shards.iter().any(|one| is_lost(one, is_stopping)) {
+                    true => {
+                        Response::text("503 Service Unavailable", lines.replacen("alive", "not alive", 1))
+                    }
+                    false => Response::text("200 OK", lines),
+                }
+            }
             Err(error) => Response::text("503 Service Unavailable", format!("{error}\n")),
         },
         Path::Ready => ready(shard, registry),
-        Path::Other => Response::text("404 Not Found", "allowed: /metrics, /health, /ready\n".to_owned()),
+        Path::Other => {
+            Response::text("404 Not Found", "allowed: /metrics, /health, /health/shards, /ready\n".to_owned())
+        }
     }
 }
 
@@ -165,6 +180,15 @@ fn health(scrape: &Scrape, me: usize) -> String {
         lines.push_str(&format!("shard {me} serves the admin endpoint, since those before it have ended\n"));
     }
     lines
+}
+
+/// Whether nothing in this process brings a shard back. A thread that does not come out of a turn cannot be ended.
+fn is_lost(shard: &One, is_stopping: bool) -> bool {
+    match shard.standing {
+        Standing::Starting | Standing::Running => !shard.answered,
+        Standing::Pausing => false,
+        Standing::Ended => !is_stopping,
+    }
 }
 
 fn ready(shard: &Shard, registry: &Registry) -> Response {
@@ -196,6 +220,8 @@ mod tests {
             ("/metrics?name[]=x", Path::Metrics),
             ("http://example.org/ready", Path::Ready),
             ("/health", Path::Health),
+            ("/health/shards?x", Path::ShardsHealth),
+            ("/health/", Path::Other),
             ("http://example.org", Path::Other),
             ("/metrics/", Path::Other),
             ("/x://y/metrics", Path::Other),

@@ -3,7 +3,8 @@
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::thread::{self, JoinHandle};
-use std::time::Instant;
+
+use waterwheel_reactor::Clock;
 
 use super::*;
 use crate::proxy::tcp::Settings;
@@ -74,10 +75,11 @@ fn a_change_that_is_given_up_does_not_come_later() {
     assert!(matches!(gone, Err(ChangeError::Silent { shard: 0 })), "{gone:?}");
     drop(free);
     // There is one change at a time, and the shard may yet have to look at the one that was given up.
-    let asked = Instant::now();
+    let clock = Clock::start();
+    let asked = clock.now();
     let made = loop {
         match running.proxy.change_within(&running.remote, wanted(30), LONG) {
-            Err(ChangeError::Overtaken) if asked.elapsed() < LONG => thread::yield_now(),
+            Err(ChangeError::Overtaken) if clock.now().since(asked) < LONG => thread::yield_now(),
             made => break made,
         }
     };
