@@ -97,6 +97,28 @@ fn a_start_that_hangs_holds_up_no_other_and_can_be_given_up() {
 }
 
 #[test]
+fn a_start_that_hangs_can_be_given_up_at_any_moment() {
+    on_each_reactor(async |shard| {
+        let hung = Hung::new();
+        // From before its thread is at it, over before that has forked, until it hangs.
+        for pause in (0..100).map(|times| Duration::from_micros(20) * times) {
+            let (own, command) = (shard.clone(), Command::new(&hung.program));
+            let start = shard.spawn("hangs", async move { own.spawn_process(&command).await.map(drop) });
+            shard.sleep(pause).await;
+            start.cancel();
+        }
+        let free = async {
+            while children().len() > 1 {
+                shard.sleep(Duration::from_millis(1)).await;
+            }
+            assert!(shard.output_of(&Command::new("true")).await.unwrap().status.success());
+        };
+        shard.timeout(LONG, free).await.expect("a start hangs that nobody waits for");
+        drop(hung);
+    });
+}
+
+#[test]
 fn a_monitor_whose_start_hangs_is_stopped_and_begins_anew() {
     on_each_reactor(async |shard| {
         let hung = Hung::new();

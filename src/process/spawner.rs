@@ -66,6 +66,8 @@ struct Place {
     thread: Option<i32>,
     outcome: Option<Result<Spawned, Refusal>>,
     is_answered: bool,
+    /// Nobody waits any more.
+    is_given_up: bool,
     waiting: Option<Waker>,
 }
 
@@ -206,9 +208,12 @@ fn work(requests: &flume::Receiver<Request>) {
         tracing::info!("child processes may run on their shard's CPU only: {error}");
     }
     for Request { mut command, directory, own_group, answer } in requests {
-        // Of a command that nobody waits for any more there is only this reference.
-        if Arc::strong_count(&answer.0) > 1 {
-            answer.place().thread = Some(waterwheel_os::thread_number());
+        let mut place = answer.place();
+        let is_given_up = place.is_given_up;
+        // With one lock: who gives it up from here on knows whose start it is to end.
+        place.thread = Some(waterwheel_os::thread_number());
+        drop(place);
+        if !is_given_up {
             let refused = |error| {
                 // Asked here, since a file system may take its time.
                 let no_directory = !passes(&error) && directory.is_some_and(|directory| !directory.is_dir());
@@ -282,7 +287,7 @@ impl Shard {
         let ready = command.to_standard()?;
         let spawner = Spawner::of(self)?;
         let places = Quota::descriptors(self, command.descriptors()).map_err(SpawnError::System)?;
-        let asked = Asked { place: Arc::default() };
+        let asked = Asked { place: Arc::default(), shard: self.clone() };
         let (directory, own_group) = (command.place().cloned(), command.own_group);
         let request = Request { command: ready, directory, own_group, answer: Answer(asked.place.clone()) };
         if let Err(flume::TrySendError::Full(_)) = spawner.waiting.try_send(request) {
@@ -293,23 +298,45 @@ impl Shard {
     }
 }
 
+/// How often a thread is looked at whose start was given up before it had forked, the first time so soon; twice as long lies
+/// before each further time, two seconds in all.
+const LOOKS: u32 = 11;
+const LOOK: Duration = Duration::from_millis(1);
+
 /// The shard's end of a place. Dropped before there was an answer, it ends the start, which may hang; an answer that it has
 /// not taken is dropped by the last who has the place.
 struct Asked {
     place: Arc<Mutex<Place>>,
+    shard: Shard,
 }
 
 impl Drop for Asked {
     fn drop(&mut self) {
-        // Held meanwhile, so that the thread cannot go on to somebody else's start.
-        let place = self.place();
-        if let Some(thread) = place.thread
-            && !place.is_answered
-            && let Err(error) = waterwheel_os::kill_unborn(thread)
-        {
-            tracing::debug!("the start of a program goes on until it runs: {error}");
+        if end(&self.place) {
+            return;
         }
+        let (place, shard) = (self.place.clone(), self.shard.clone());
+        self.shard.spawn_detached("give up a start", async move {
+            for look in 0..LOOKS {
+                shard.sleep(LOOK * (1 << look)).await;
+                if end(&place) {
+                    return;
+                }
+            }
+        });
     }
+}
+
+/// Ends the start that nobody waits for any more. False: it has begun, and there is no process yet that could be killed.
+fn end(place: &Mutex<Place>) -> bool {
+    // Held meanwhile, so that the thread cannot go on to somebody else's start.
+    let mut place = place.lock().unwrap_or_else(PoisonError::into_inner);
+    place.is_given_up = true;
+    let Some(thread) = place.thread.filter(|_| !place.is_answered) else { return true };
+    waterwheel_os::kill_unborn(thread).unwrap_or_else(|error| {
+        tracing::debug!("the start of a program goes on until it runs: {error}");
+        true
+    })
 }
 
 impl Asked {

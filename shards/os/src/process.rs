@@ -90,8 +90,10 @@ pub fn leads_group(id: u32) -> bool {
 /// # Errors
 /// The system does not tell a thread's children (`CONFIG_PROC_CHILDREN`), or has no descriptor left.
 pub fn kill_unborn(thread: i32) -> io::Result<bool> {
-    // PF_FORKNOEXEC, of the flags in proc_pid_stat(5).
+    // PF_FORKNOEXEC and PF_EXITING, of the flags in proc_pid_stat(5) (include/linux/sched.h). Whoever was killed before has both,
+    // until somebody has waited for it.
     const UNBORN: u64 = 0x40;
+    const EXITING: u64 = 0x4;
     let children = || std::fs::read_to_string(format!("/proc/self/task/{thread}/children"));
     let is_listed = |id: &str| Ok::<bool, io::Error>(children()?.split_whitespace().any(|other| other == id));
     for id in children()?.split_whitespace() {
@@ -100,8 +102,9 @@ pub fn kill_unborn(thread: i32) -> io::Result<bool> {
         let Ok(stat) = std::fs::read_to_string(format!("/proc/{id}/stat")) else { continue };
         // The name, which is first, may have anything in it.
         let flags = stat.rsplit_once(") ").and_then(|(_, fields)| fields.split(' ').nth(6));
-        let is_unborn =
-            flags.and_then(|flags| flags.parse::<u64>().ok()).is_some_and(|flags| flags & UNBORN != 0);
+        let is_unborn = flags
+            .and_then(|flags| flags.parse::<u64>().ok())
+            .is_some_and(|flags| flags & (UNBORN | EXITING) == UNBORN);
         // A number that is still in the list is that of the descriptor, and no other process's.
         if is_unborn && is_listed(id)? {
             signal_child(descriptor.as_fd(), Signal::KILL.as_raw())?;
