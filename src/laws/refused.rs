@@ -1,26 +1,35 @@
 //! LISTEN-4: the errors of accept(2) that a test cannot bring about in the kernel, from a listener that says them instead
-//! of handing out who waits.
+//! of handing out who waits; those of reactors that do not take a listener; and sockets of which nobody will come any more.
 
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
+use std::os::fd::OwnedFd;
 use std::rc::Rc;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicI32, AtomicUsize, Ordering::SeqCst};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use rustix::io::Errno;
-use waterwheel::net::{AcceptStats, Connection};
+use rustix::net::Shutdown;
+use waterwheel::net::{AcceptStats, Connection, Listening};
 use waterwheel::reactor::{
-    Address, Backend, Bound, ConnectOptions, Ended, Incoming, Launch, ListenOptions, Listener, Reactor, Root,
-    Time, Transport, Unavailable,
+    Address, Backend, Bound, ConnectOptions, Ended, Handle, Incoming, Launch, ListenOptions, Listener,
+    Reactor, Root, Time, Transport, Unavailable,
 };
-use waterwheel::runtime::{Runtime, reactors};
+use waterwheel::runtime::{OnFailure, RunError, Runtime, Supervision, reactors};
+use waterwheel::shard::Shard;
+use waterwheel::steer::Mode;
 
-use super::kit::{LONG, client, config, on_each_reactor, pause, spawn};
+use super::kit::{LONG, client, config, eventually, on_each_reactor, pause, spawn};
 
 on_each_reactor![
     listen_4_connections_that_were_gone_before_they_were_accepted_keep_nobody_waiting,
     listen_4_a_system_without_descriptors_or_memory_is_asked_again_without_a_spin,
+    listen_4_a_reactor_that_lacks_memory_for_a_listener_is_asked_again_and_nobody_is_lost,
+    listen_4_a_reactor_that_will_not_have_a_listener_says_so_and_leaves_the_socket,
+    a_listener_that_somebody_shut_down_ends_its_shard_and_supervision_decides,
+    the_admin_endpoint_is_tried_again_until_a_reactor_takes_it,
 ];
 
 /// A reactor whose listeners fail as often as they are told to.
@@ -39,6 +48,11 @@ struct Script {
     left: AtomicUsize,
     /// How often it was.
     told: AtomicUsize,
+    /// The error of the reactors that are to listen, and how often it is still told.
+    refusal: AtomicI32,
+    refusals: AtomicUsize,
+    /// Second descriptors of all sockets that were bound: somebody shares them.
+    shared: Mutex<Vec<OwnedFd>>,
 }
 
 impl Script {
@@ -46,6 +60,16 @@ impl Script {
         self.told.store(0, SeqCst);
         self.error.store(error.raw_os_error(), SeqCst);
         self.left.store(times, SeqCst);
+    }
+
+    fn refuse(&self, error: Errno, times: usize) {
+        self.refusal.store(error.raw_os_error(), SeqCst);
+        self.refusals.store(times, SeqCst);
+    }
+
+    fn next_refusal(&self) -> Option<io::Error> {
+        self.refusals.fetch_update(SeqCst, SeqCst, |left| left.checked_sub(1)).ok()?;
+        Some(io::Error::from_raw_os_error(self.refusal.load(SeqCst)))
     }
 
     fn next(&self) -> Option<io::Error> {
@@ -65,7 +89,13 @@ impl Backend for Refusing {
     }
 
     fn bind(&self, at: &Address, options: &ListenOptions, count: usize) -> io::Result<Vec<Bound>> {
-        self.inner.bind(at, options, count)
+        let bounds = self.inner.bind(at, options, count)?;
+        let sockets = bounds.iter().filter_map(|bound| match &bound.handle {
+            Handle::Os(socket) => Some(socket.try_clone().unwrap()),
+            Handle::Virtual(_) => None,
+        });
+        self.script.shared.lock().unwrap().extend(sockets);
+        Ok(bounds)
     }
 
     fn run(&self, launches: Vec<Launch>) -> Result<(), Vec<Ended>> {
@@ -103,6 +133,9 @@ impl Reactor for Shortened {
     }
 
     fn listen(&self, bound: Bound) -> io::Result<Box<dyn Listener>> {
+        if let Some(refusal) = self.script.next_refusal() {
+            return Err(refusal);
+        }
         let inner = self.inner.listen(bound)?;
         Ok(Box::new(Scripted { inner, script: self.script, next: None }))
     }
@@ -144,26 +177,21 @@ impl Listener for Scripted {
     }
 }
 
-/// Runs `test` with an echo server of one shard on such a reactor, and answers what was counted.
-fn serving(reactor: &str, test: impl FnOnce(&Script, &dyn Fn() -> TcpStream)) -> AcceptStats {
+/// A reactor that does as the script says.
+fn refusing(reactor: &str) -> &'static Refusing {
     let inner = *reactors().iter().find(|backend| backend.name() == reactor).unwrap();
     // For the rest of the process, as backends live.
-    let script: &Script = Box::leak(Box::default());
-    let backend: &Refusing = Box::leak(Box::new(Refusing { inner, script }));
+    Box::leak(Box::new(Refusing { inner, script: Box::leak(Box::default()) }))
+}
+
+/// Runs `test` with an echo server of one shard on such a reactor, and answers what was counted.
+fn serving(reactor: &str, test: impl FnOnce(&Script, &dyn Fn() -> TcpStream)) -> AcceptStats {
+    let backend = refusing(reactor);
+    let script = backend.script;
     let runtime = Runtime::with_backends(config("refusing", 1), &[backend]).unwrap().without_signals();
     let listening = runtime.listen("127.0.0.1:0").unwrap();
     let (at, stopper) = (listening.local().inet().unwrap(), runtime.stopper());
-    let running = spawn(move || {
-        runtime.run(move |shard| {
-            let listening = listening.clone();
-            async move {
-                let acceptor = shard.accept_on(&listening)?;
-                let counters = acceptor.counters();
-                acceptor.serve(usize::MAX, echo).await;
-                Ok(counters.copy())
-            }
-        })
-    });
+    let running = spawn(move || runtime.run(move |shard| one(shard, listening.clone())));
     test(script, &|| client(at));
     stopper.stop(LONG);
     running.join().unwrap().unwrap().remove(0)
@@ -227,4 +255,125 @@ fn listen_4_a_system_without_descriptors_or_memory_is_asked_again_without_a_spin
     });
     assert_eq!(counted.accepted, 1 + 4 * 2, "{counted:?}");
     assert_eq!(counted.shed, 0, "nobody could be told: {counted:?}");
+}
+
+fn listen_4_a_reactor_that_lacks_memory_for_a_listener_is_asked_again_and_nobody_is_lost(reactor: &str) {
+    const TIMES: usize = 5;
+    for error in [Errno::NOMEM, Errno::NOBUFS, Errno::NOSPC, Errno::MFILE, Errno::AGAIN] {
+        let backend = refusing(reactor);
+        backend.script.refuse(error, TIMES);
+        let runtime = Runtime::with_backends(config("refusing", 1), &[backend]).unwrap().without_signals();
+        let listening = runtime.listen("127.0.0.1:0").unwrap();
+        let (at, stopper) = (listening.local().inet().unwrap(), runtime.stopper());
+        // Before anybody serves.
+        let mut waits = client(at);
+        waits.write_all(b"x").unwrap();
+        let running = spawn(move || runtime.run(move |shard| one(shard, listening.clone())));
+        waits.read_exact(&mut [0]).expect("an answer");
+        assert_eq!(backend.script.refusals.load(SeqCst), 0, "{error}");
+        answered(&mut client(at));
+        drop(waits);
+        stopper.stop(LONG);
+        let counted = running.join().unwrap().unwrap().remove(0);
+        assert_eq!((counted.errors, counted.accepted), (TIMES as u64 - 1, 2), "{error}: {counted:?}");
+    }
+}
+
+/// Echoes on one shard.
+async fn one(shard: Shard, listening: Listening) -> anyhow::Result<AcceptStats> {
+    let acceptor = shard.accept_on(&listening)?;
+    let counters = acceptor.counters();
+    acceptor.serve(usize::MAX, echo).await;
+    Ok(counters.copy())
+}
+
+fn listen_4_a_reactor_that_will_not_have_a_listener_says_so_and_leaves_the_socket(reactor: &str) {
+    let backend = refusing(reactor);
+    backend.script.refuse(Errno::PERM, 2);
+    let runtime = Runtime::with_backends(config("refusing", 1), &[backend]).unwrap().without_signals();
+    let listening = runtime.listen("127.0.0.1:0").unwrap();
+    let (at, stopper) = (listening.local().inet().unwrap(), runtime.stopper());
+    let mut waits = client(at);
+    let running = spawn(move || {
+        runtime.run(move |shard| {
+            let listening = listening.clone();
+            async move {
+                for _ in 0..2 {
+                    let refused = shard.accept_on(&listening).unwrap_err();
+                    assert_eq!(refused.kind(), io::ErrorKind::PermissionDenied);
+                }
+                one(shard, listening).await
+            }
+        })
+    });
+    answered(&mut waits);
+    drop(waits);
+    stopper.stop(LONG);
+    running.join().unwrap().unwrap();
+}
+
+fn a_listener_that_somebody_shut_down_ends_its_shard_and_supervision_decides(reactor: &str) {
+    const SHARDS: usize = 2;
+    for policy in [OnFailure::Ignore, OnFailure::Restart] {
+        let backend = refusing(reactor);
+        let pause = Duration::from_millis(1);
+        let supervision = Supervision { restarts: 3, pause, ..Supervision::default() };
+        let config = config("refusing", SHARDS).steer(Mode::Kernel).on_failure(policy);
+        let runtime = Runtime::with_backends(config.supervision(supervision), &[backend]).unwrap();
+        let runtime = runtime.without_signals();
+        let listening = runtime.listen("127.0.0.1:0").unwrap();
+        let (at, stopper) = (listening.local().inet().unwrap(), runtime.stopper());
+        let running = spawn(move || runtime.run(move |shard| one(shard, listening.clone())));
+        // Both shards have somebody.
+        let mut open: Vec<TcpStream> = (0..32).map(|_| client(at)).collect();
+        open.iter_mut().for_each(answered);
+        rustix::net::shutdown(&backend.script.shared.lock().unwrap()[1], Shutdown::Read).unwrap();
+        let ended = match policy {
+            OnFailure::Ignore => {
+                // The kernel has taken it out of the group: the other one has all clients.
+                eventually("the shard to end", || {
+                    open.retain_mut(|stream| {
+                        stream.write_all(b"x").is_ok() && stream.read_exact(&mut [0]).is_ok()
+                    });
+                    (open.len() < 32).then_some(())
+                });
+                (0..20).for_each(|_| answered(&mut client(at)));
+                assert!(!open.is_empty(), "the other shard has lost its clients");
+                stopper.stop(LONG);
+                drop(open);
+                running.join().unwrap().unwrap_err()
+            }
+            _ => running.join().unwrap().unwrap_err(),
+        };
+        match (policy, &ended) {
+            (OnFailure::Ignore, RunError::Failed { shard: 1, error }) => {
+                assert!(error.to_string().contains(&at.to_string()), "{error}");
+            }
+            (OnFailure::Restart, RunError::CrashLoop { shard: 1, times: 4, .. }) => {}
+            _ => panic!("{policy}: {ended:?}"),
+        }
+        backend.script.shared.lock().unwrap().clear();
+    }
+}
+
+fn the_admin_endpoint_is_tried_again_until_a_reactor_takes_it(reactor: &str) {
+    let backend = refusing(reactor);
+    // Of no kind that passes, and yet it does.
+    backend.script.refuse(Errno::PERM, 3);
+    let config = config("refusing", 2).admin("tcp:127.0.0.1:0".parse().unwrap());
+    let runtime = Runtime::with_backends(config, &[backend]).unwrap().without_signals();
+    let (at, stopper) = (runtime.admin_local().unwrap().inet().unwrap(), runtime.stopper());
+    let running = spawn(move || {
+        runtime.run(|shard| async move {
+            shard.stopping().await;
+            Ok(())
+        })
+    });
+    let (mut waits, mut answer) = (client(at), String::new());
+    waits.write_all(b"GET /health HTTP/1.0\r\n\r\n").unwrap();
+    waits.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200 OK") && answer.contains("alive"), "{answer}");
+    assert_eq!(backend.script.refusals.load(SeqCst), 0);
+    stopper.stop(LONG);
+    running.join().unwrap().unwrap();
 }

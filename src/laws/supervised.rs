@@ -29,6 +29,7 @@ on_each_reactor![
     a_shard_that_always_panics_ends_all_with_the_reason,
     escalation_stops_the_others_and_ignoring_does_not,
     others_serve_the_clients_of_a_shard_that_waits_for_its_restart,
+    a_shard_that_dies_while_a_stop_is_delayed_is_back_until_it_begins,
 ];
 
 const SHARDS: usize = 3;
@@ -274,4 +275,25 @@ fn others_serve_the_clients_of_a_shard_that_waits_for_its_restart(reactor: &str)
         assert!(matches!(ended, Err(RunError::Panicked { shard: VICTIM })), "{ended:?}");
         assert!(watch.elapsed() < Duration::from_secs(20));
     }
+}
+
+fn a_shard_that_dies_while_a_stop_is_delayed_is_back_until_it_begins(reactor: &str) {
+    const DELAY: Duration = Duration::from_secs(2);
+    let config = config(reactor, SHARDS).steer(Mode::Source).on_failure(OnFailure::Restart);
+    let running = start(config.stop_delay(DELAY), |_| false);
+    let mut other = client_from(host_of(0), running.at);
+    assert!(goes_round(&mut other));
+    let watch = Watch::start();
+    running.stopper.stop(LONG);
+    let mut doomed = client_from(host_of(VICTIM), running.at);
+    assert!(goes_round(&mut doomed), "clients are still sent here");
+    doomed.write_all(b"!").unwrap();
+    let _ = doomed.read_to_end(&mut Vec::new());
+    assert!(goes_round(&mut client_from(host_of(VICTIM), running.at)), "after the death");
+    assert!(goes_round(&mut other), "a connection of another shard was lost");
+    assert_eq!(running.lives.load(SeqCst), 2);
+    assert!(watch.elapsed() < DELAY, "too slow a machine to see anything");
+    drop(other);
+    running.thread.join().unwrap().expect("a restarted shard ends well");
+    assert!(watch.elapsed() >= DELAY, "it stopped after {:?}", watch.elapsed());
 }

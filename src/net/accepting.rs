@@ -10,9 +10,11 @@ use std::task::Poll;
 use std::time::Duration;
 
 use futures_util::future::{Either, select};
-use waterwheel_os::AcceptTrouble;
+use waterwheel_os::{AcceptTrouble, is_shortage, may_be_taken_later};
+use waterwheel_reactor::Time;
 
-use super::listener::{Door, Listening, Steering};
+use super::door::Door;
+use super::listener::{Listening, Steering};
 use super::offered::Offered;
 use super::places::{Part, Parts};
 use super::queue::{AcceptCounters, CROWD, Queue};
@@ -24,6 +26,11 @@ use crate::steer::{Mode, owner};
 /// How long accepting rests after the kernel refused a descriptor or memory, at first and at most.
 const REST: Duration = Duration::from_millis(5);
 const REST_MOST: Duration = Duration::from_millis(200);
+/// Connections in a row that were gone before they were accepted, after which accepting rests as well: twice what waits in a
+/// backlog as a rule. A socket that answers so without end is none that can accept.
+const GONE_MOST: u32 = 8_192;
+/// For so long an error that nobody has thought of may be told, and nothing else, before the socket is held to be of no use.
+const UNKNOWN_WITHIN: Duration = Duration::from_secs(60);
 /// Connections reset in one go when descriptors are short, before others get their turn.
 const SHED_AT_ONCE: u64 = 64;
 /// Connections accepted before others get their turn.
@@ -73,6 +80,15 @@ impl Steer {
     }
 }
 
+/// What was wrong since somebody was accepted.
+#[derive(Debug, Default)]
+struct Trouble {
+    /// Connections that were gone.
+    gone: u32,
+    /// Since when there is nothing but errors that no connection is to blame for.
+    unknown_since: Option<Time>,
+}
+
 impl Accepting {
     pub(super) fn new(
         shard: Shard,
@@ -84,32 +100,54 @@ impl Accepting {
         Accepting { shard, listener, queue, steer, reserve, waiting: Rc::default(), all_crowded: false }
     }
 
-    /// Until the shard is asked to stop: then the socket is closed, and clients that come later are refused.
-    pub(super) async fn run(self) {
+    /// Until the shard is asked to stop: then the socket is closed, and clients that come later are refused. Or until it turns
+    /// out that nobody ever will be accepted.
+    pub(super) async fn run(mut self) {
         let stopping = self.shard.stopping();
-        select(pin!(self.accept()), stopping).await;
+        let failed = match select(pin!(self.accept()), stopping).await {
+            Either::Left((Err(error), _)) => error,
+            Either::Left((Ok(()), _)) | Either::Right(_) => return,
+        };
+        self.listener.fail(failed);
     }
 
-    async fn accept(mut self) {
+    /// Waits until the reactor takes the socket.
+    async fn open(&mut self) -> io::Result<()> {
+        let mut rest = REST;
+        while let Err(error) = self.listener.open(&self.reserve) {
+            self.queue.counters.count(|counted| &mut counted.errors);
+            if !may_be_taken_later(&error) {
+                return Err(error);
+            }
+            self.queue.counters.complain(&self.shard, "cannot begin to accept, clients wait", &error);
+            self.shard.sleep(rest).await;
+            rest = (rest * 2).min(REST_MOST);
+        }
+        Ok(())
+    }
+
+    async fn accept(&mut self) -> io::Result<()> {
+        self.open().await?;
         let (mut rest, mut in_a_row, mut empty) = (REST, 0, 0);
+        let mut trouble = Trouble::default();
         loop {
             self.room().await;
             match self.next().await {
                 Ok(None) if self.queue.is_draining() => {
                     empty += 1;
                     if empty == EMPTY_AFTER {
-                        return;
+                        return Ok(());
                     }
                     self.shard.yield_now().await;
                 }
                 Ok(None) => self.spread(),
                 Ok(Some(incoming)) => {
-                    (rest, empty) = (REST, 0);
+                    (rest, empty, trouble) = (REST, 0, Trouble::default());
                     self.take(incoming);
                 }
                 Err(error) => {
                     self.queue.counters.count(|counted| &mut counted.errors);
-                    if self.rests_after(&error).await {
+                    if self.rests_after(error, &mut trouble).await? {
                         self.shard.sleep(rest).await;
                         rest = (rest * 2).min(REST_MOST);
                     }
@@ -137,16 +175,32 @@ impl Accepting {
     }
 
     /// What is to be done about an error of accept(2); true: rest before the next attempt.
-    async fn rests_after(&mut self, error: &io::Error) -> bool {
-        match AcceptTrouble::of(error) {
+    ///
+    /// # Errors
+    /// Nobody will be accepted any more.
+    async fn rests_after(&mut self, error: io::Error, trouble: &mut Trouble) -> io::Result<bool> {
+        let told = match AcceptTrouble::of(&error) {
             // The connection was gone before it was accepted: the next one may be fine.
-            AcceptTrouble::OneConnection => false,
-            AcceptTrouble::NoDescriptor => !self.shed(error).await,
-            AcceptTrouble::Other => {
-                self.queue.counters.complain(&self.shard, "cannot accept, clients wait", error);
-                true
+            AcceptTrouble::OneConnection => {
+                trouble.gone += 1;
+                if trouble.gone < GONE_MOST {
+                    return Ok(false);
+                }
+                "those who come are gone before they are accepted"
             }
-        }
+            AcceptTrouble::NoDescriptor => return Ok(!self.shed(&error).await),
+            AcceptTrouble::Broken => return Err(error),
+            AcceptTrouble::Other => {
+                let now = self.shard.now();
+                let since = *trouble.unknown_since.get_or_insert(now);
+                if !is_shortage(&error) && now.since(since) > UNKNOWN_WITHIN {
+                    return Err(error);
+                }
+                "cannot accept, clients wait"
+            }
+        };
+        self.queue.counters.complain(&self.shard, told, &error);
+        Ok(true)
     }
 
     /// Waits until this shard has room, or another to which connections may go, so that what nobody can serve waits

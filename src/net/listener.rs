@@ -12,18 +12,20 @@ use std::time::Duration;
 
 use futures_util::future::{Either, select};
 use tracing::{Instrument, Span};
-use waterwheel_os::SocketFile;
-use waterwheel_reactor::{Address, Bound, Incoming, Listener};
+use waterwheel_os::{SocketFile, may_be_taken_later};
+use waterwheel_reactor::{Address, Bound, Handle};
 
 use super::accepting::{Accepting, Steer};
 use super::connection::Connection;
+use super::door::Door;
 use super::leaving::Leaving;
 use super::offered::Offered;
 use super::places::{Part, Parts, Places};
 use super::queue::{AcceptCounters, AcceptedBy, Queue};
 use super::quota::Quota;
 use super::reserve::Reserve;
-use crate::mesh::{Mailbox, OpenError, Port, PortOptions, Sender};
+use super::sockets::{Counted, Held, Sockets};
+use crate::mesh::{Mailbox, Port, PortOptions, Sender};
 use crate::shard::{Shard, Task};
 use crate::steer::Mode;
 
@@ -40,7 +42,9 @@ pub struct Listening {
 
 struct Shared {
     local: Address,
+    is_virtual: bool,
     unopened: Mutex<Unopened>,
+    sockets: Arc<Sockets>,
     reserve: Arc<Reserve>,
     handoff: Port<Offered>,
     /// Where the port goes when nobody sends through it any more.
@@ -57,7 +61,7 @@ struct Shared {
 #[derive(Default)]
 struct Unopened {
     /// By shard.
-    parts: Vec<Option<Bound>>,
+    parts: Vec<Option<Held>>,
     /// The listener is no more: parts that come back are closed.
     ended: bool,
 }
@@ -74,7 +78,7 @@ impl Drop for Shared {
 
 /// How long a shard goes on accepting once a listener is left, and then on receiving what others accepted for it, who may
 /// have begun to leave later. It comes within a turn; a second is long for a busy shard too.
-const HANDED_WITHIN: Duration = Duration::from_secs(1);
+pub(super) const HANDED_WITHIN: Duration = Duration::from_secs(1);
 
 /// How connections are to come to their shards.
 #[derive(Clone, Copy, Debug)]
@@ -97,15 +101,37 @@ impl Listening {
         steering: Steering,
         file: Option<SocketFile>,
     ) -> Option<Listening> {
-        let local = unopened.first()?.local.clone();
+        let first = unopened.first()?;
+        let (local, is_virtual) = (first.local.clone(), matches!(first.handle, Handle::Virtual(_)));
         let parts = Arc::new(Parts::new(unopened.len(), steering.mode));
-        let unopened = unopened.into_iter().map(Some).collect();
+        let sockets = Arc::<Sockets>::default();
+        let held = |bound| Some(Held { bound, counted: Counted::new(&sockets) });
+        let unopened = unopened.into_iter().map(held).collect();
         let unopened = Mutex::new(Unopened { parts: unopened, ended: false });
         let file = Mutex::new(file);
         let undelivered_before = handoff.undelivered();
-        let shared =
-            Shared { local, unopened, reserve, handoff, spare, undelivered_before, steering, parts, file };
+        let shared = Shared {
+            local,
+            is_virtual,
+            unopened,
+            sockets,
+            reserve,
+            handoff,
+            spare,
+            undelivered_before,
+            steering,
+            parts,
+            file,
+        };
         Some(Listening { shared: Arc::new(shared) })
+    }
+
+    pub(super) fn handoff(&self) -> &Port<Offered> {
+        &self.shared.handoff
+    }
+
+    pub(super) fn steering(&self) -> Steering {
+        self.shared.steering
     }
 
     fn unopened(&self) -> MutexGuard<'_, Unopened> {
@@ -149,6 +175,25 @@ impl Listening {
         self.shared.parts.are_served()
     }
 
+    /// The part of a shard is served no longer, for now: it is there for who opens it next.
+    pub(super) fn put_back(&self, shard: usize, held: Held) {
+        let mut unopened = self.unopened();
+        let ended = unopened.ended;
+        if let Some(part) = unopened.parts.get_mut(shard).filter(|_| !ended) {
+            *part = Some(held);
+        }
+    }
+
+    /// Whether it is of a world without a kernel.
+    pub(crate) fn is_virtual(&self) -> bool {
+        self.shared.is_virtual
+    }
+
+    /// Its sockets, wherever they are.
+    pub(crate) fn sockets(&self) -> &Arc<Sockets> {
+        &self.shared.sockets
+    }
+
     /// Closes a shard's part if it was never opened: the shard has ended.
     pub(crate) fn give_up(&self, shard: usize) {
         self.shared.parts.set(shard, Part::Closed);
@@ -186,18 +231,26 @@ pub struct Acceptor {
 }
 
 impl Shard {
-    /// Opens this shard's part of a listener, and begins to accept.
+    /// Opens this shard's part of a listener, and begins to accept: a reactor that is short of memory or descriptors takes it
+    /// when it can. A socket that turns out to be of no use ends this life of the shard
+    /// ([`RunError::Failed`](crate::runtime::RunError::Failed)).
     ///
     /// # Errors
-    /// It was opened on this shard before, or the reactor refuses the socket.
+    /// It was opened on this shard before, or the reactor refuses the socket for a reason that stays. Then another attempt may
+    /// be made.
     pub fn accept_on(&self, listening: &Listening) -> io::Result<Acceptor> {
-        let bound = self.take_part(listening)?;
-        let handoff = &listening.shared.handoff;
-        let mailbox = self.open_again(handoff).map_err(|error: OpenError| io::Error::other(error))?;
-        let steering = listening.shared.steering;
+        let held = self.take_part(listening)?;
+        let mailbox = match self.open_again(listening.handoff()) {
+            Ok(mailbox) => mailbox,
+            Err(error) => {
+                listening.put_back(self.id().index(), held);
+                return Err(io::Error::other(error));
+            }
+        };
+        let steering = listening.steering();
         let stays = Rc::new(Cell::new(false));
         let (own, steer, accepting) =
-            self.accept_by(listening, bound, mailbox.sender(), steering, stays.clone())?;
+            self.accept_by(listening, held, mailbox.sender(), steering, stays.clone())?;
         let accepting = Some(self.spawn("accept", accepting.run()));
         let spreads = steering.mode.spreads() && self.count() > 1;
         let (shard, own_first, leaving, local) =
@@ -205,99 +258,36 @@ impl Shard {
         Ok(Acceptor { shard, mailbox, own, own_first, spreads, steer, accepting, stays, leaving, local })
     }
 
-    fn take_part(&self, listening: &Listening) -> io::Result<Bound> {
+    pub(super) fn take_part(&self, listening: &Listening) -> io::Result<Held> {
         let part = listening.unopened().parts.get_mut(self.id().index()).and_then(Option::take);
         part.ok_or_else(|| {
             io::Error::other(format!("{} is served by {:?} already", listening.local(), self.id()))
         })
     }
 
-    fn accept_by(
+    pub(super) fn accept_by(
         &self,
         listening: &Listening,
-        bound: Bound,
+        held: Held,
         to: Sender<Offered>,
         steering: Steering,
         stays: Rc<Cell<bool>>,
     ) -> io::Result<(Rc<Queue>, Rc<Steer>, Accepting)> {
-        let listener = self.reactor().listen(bound)?;
         let Shared { parts, reserve, .. } = &*listening.shared;
+        let mut door = Door::new(held, listening.clone(), self.clone(), stays.clone());
+        if let Err(error) = door.open(reserve)
+            && !may_be_taken_later(&error)
+        {
+            stays.set(true);
+            return Err(error);
+        }
         let own = Queue::new(parts.clone(), self.id().index(), Quota::of(self));
         let counters = own.counters.clone();
         AcceptedBy::of(self).add(listening.local(), counters.clone());
         let (parts, _of) = (parts.clone(), listening.clone());
         let steer = Rc::new(Steer { steering, to, parts, counters, _of });
-        let door = Door::new(listener, listening.clone(), self.clone(), stays);
         let accepting = Accepting::new(self.clone(), door, own.clone(), steer.clone(), reserve.clone());
         Ok((own, steer, accepting))
-    }
-
-    /// Until it is dropped, clients that come to this shard's part of a listener are handed on to other shards; the socket
-    /// stays then. What other shards send here waits.
-    pub(crate) fn pass_on_clients_of(&self, listening: &Listening) -> io::Result<PassingOn> {
-        let bound = self.take_part(listening)?;
-        let sender = self.sender(&listening.shared.handoff).map_err(io::Error::other)?;
-        let Steering { mode, seed, .. } = listening.shared.steering;
-        // In mode `source` they wait for this shard: no other has what it will know of them. Else whoever has room is as good.
-        let mode = if mode == Mode::Source { mode } else { Mode::Flow };
-        let steering = Steering { mode, seed, placed: true };
-        let stays = Rc::new(Cell::new(true));
-        let (own, _, accepting) = self.accept_by(listening, bound, sender, steering, stays)?;
-        // With no place of its own, it has none for anybody.
-        own.serve_in(&Places::new(0));
-        Ok(PassingOn { own, accepting: Some(self.spawn("pass on", accepting.run())) })
-    }
-}
-
-/// See [`Shard::pass_on_clients_of`].
-#[derive(Debug)]
-pub(crate) struct PassingOn {
-    own: Rc<Queue>,
-    accepting: Option<Task<()>>,
-}
-
-impl Drop for PassingOn {
-    fn drop(&mut self) {
-        if let Some(task) = self.accepting.take() {
-            task.cancel();
-        }
-        self.own.close();
-    }
-}
-
-/// A listening socket at work, which finds its way back when it is to be used again: the shard failed, and may have a next
-/// life.
-pub(super) struct Door {
-    listener: Box<dyn Listener>,
-    listening: Listening,
-    shard: Shard,
-    /// Whether the socket stays, for who accepts next, when this goes.
-    stays: Rc<Cell<bool>>,
-}
-
-impl Door {
-    fn new(listener: Box<dyn Listener>, listening: Listening, shard: Shard, stays: Rc<Cell<bool>>) -> Door {
-        Door { listener, listening, shard, stays }
-    }
-
-    /// The next connection.
-    pub(super) fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Incoming>> {
-        self.listener.poll_accept(cx)
-    }
-}
-
-impl Drop for Door {
-    fn drop(&mut self) {
-        if !(self.stays.get() || self.shard.is_clearing() || std::thread::panicking()) {
-            return;
-        }
-        if let Poll::Ready(bound) = self.listener.poll_close(&mut Context::from_waker(Waker::noop())) {
-            let mut unopened = self.listening.unopened();
-            let ended = unopened.ended;
-            if let Some(part) = unopened.parts.get_mut(self.shard.id().index()).filter(|_| !ended) {
-                *part = Some(bound);
-            }
-        }
     }
 }
 

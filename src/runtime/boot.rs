@@ -1,17 +1,19 @@
 //! From a plan to running shards, and from what they left to a result.
 
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::panic::Location;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use futures_util::future::select;
+use futures_util::future::{Either, select};
 use waterwheel_reactor::{Inspect, Launch, Reactor, Root, Start, Time};
 
 use super::blocking::{self, Workers};
 use super::lifecycle::{Course, Shared};
 use super::listeners::Listeners;
+use super::pausing::keep_clients;
 use super::plan::Plan;
 use super::portions::Portions;
 use super::runtime::RunError;
@@ -23,10 +25,10 @@ use crate::metrics::Registry;
 use crate::metrics::admin::Admin;
 use crate::metrics::status::Standing;
 use crate::net::datagram::DatagramGroup;
-use crate::net::{Listening, Lookups, lingered, names};
+use crate::net::{Lookups, lingered, names};
 use crate::shard::core::Core;
+use crate::shard::failing::Failure;
 use crate::shard::root::RootFuture;
-use crate::shard::stopping::Step;
 use crate::shard::{Budgets, Shard, ShardId};
 
 /// How the main future of a shard came out.
@@ -35,6 +37,8 @@ pub(super) enum Outcome<T> {
     /// It was not asked, or was dropped before it had finished.
     None,
     Panicked,
+    /// Something that the shard cannot do without has failed.
+    Failed(Failure),
     /// It failed too often.
     Looped {
         times: usize,
@@ -150,16 +154,17 @@ impl<T, M> Crew<T, M> {
     fn after_a_life(&self, shard: usize, failures: &mut Failures, now: Time) -> Option<Duration> {
         {
             let outcomes = self.outcomes.lock().unwrap_or_else(PoisonError::into_inner);
-            let panicked = match outcomes[shard] {
+            let what = match &outcomes[shard] {
                 Outcome::Returned(_) | Outcome::Looped { .. } => return None,
-                Outcome::Panicked => true,
-                Outcome::None => false,
+                Outcome::Panicked => "its main task panicked".to_owned(),
+                Outcome::Failed(failure) => failure.to_string(),
+                Outcome::None => "its reactor failed".to_owned(),
             };
             drop(outcomes);
-            if self.stopper.was_asked() {
+            // Until then clients are still sent here.
+            if self.lifecycle.stop_has_begun(now) {
                 return None;
             }
-            let what = if panicked { "its main task panicked" } else { "its reactor failed" };
             match self.on_failure {
                 OnFailure::Ignore => {
                     tracing::error!(shard, "{what}; the others go on without it");
@@ -174,6 +179,7 @@ impl<T, M> Crew<T, M> {
             }
             if let Some(pause) = failures.one_more(now) {
                 tracing::error!(shard, ?pause, "{what}; it is restarted");
+                self.lifecycle.between_lives(shard);
                 return Some(pause);
             }
             let (times, within) = (failures.count(), self.supervision.within);
@@ -206,9 +212,9 @@ where
         // In the next turn it has heard of a stop.
         shard.yield_now().await;
         if !pause.is_zero() {
-            keep_clients(&shard, &crew.listeners.open(), pause).await;
+            keep_clients(&shard, &crew.listeners, &crew.lifecycle, pause).await;
         }
-        if shard.core().has_come_to(Step::Asked) {
+        if crew.lifecycle.stop_has_begun(shard.now()) {
             return;
         }
         let took = shard.now().since(began);
@@ -216,18 +222,9 @@ where
     } else {
         serve_admin();
     }
-    Course::begin(&shard, crew.lifecycle.clone()).opened().await;
+    Course::begin(&shard, crew.lifecycle.clone(), pause.is_some()).opened().await;
     crew.metrics.status.set(index, Standing::Running);
     run_main(crew, shard).await;
-}
-
-/// For so long others serve the clients that come to this shard's parts.
-async fn keep_clients(shard: &Shard, listeners: &[Listening], pause: Duration) {
-    let kept: Vec<_> =
-        listeners.iter().filter_map(|listening| shard.pass_on_clients_of(listening).ok()).collect();
-    let stopping = shard.core().comes_to(Step::Asked);
-    select(shard.sleep(pause), stopping).await;
-    drop(kept);
 }
 
 /// A shard's part in what all share, given up when the shard ends, or when it could not start.
@@ -264,11 +261,17 @@ where
 {
     let note = Note { outcomes: &crew.outcomes, shard: shard.id().index() };
     note.write(Outcome::None);
-    let result = (crew.main)(shard.clone()).await;
+    let failure = poll_fn(|cx| shard.core().poll_failure(cx));
+    let main = pin!((crew.main)(shard.clone()));
+    let result = match select(failure, main).await {
+        Either::Left((failure, _)) => return note.write(Outcome::Failed(failure)),
+        Either::Right((result, _)) => result,
+    };
     if result.is_err() {
         crew.stopper.stop(crew.drain);
     }
     note.write(Outcome::Returned(result));
+    shard.core().end_for_good();
     lingered(&shard).await;
 }
 
@@ -301,6 +304,7 @@ pub(super) fn results<T>(outcomes: Vec<Outcome<T>>) -> Result<Vec<T>, RunError> 
             Outcome::Returned(Ok(value)) => values.push(value),
             Outcome::Returned(Err(error)) => return Err(RunError::Main { shard, error }),
             Outcome::Panicked => return Err(RunError::Panicked { shard }),
+            Outcome::Failed(error) => return Err(RunError::Failed { shard, error }),
             Outcome::Looped { times, within } => return Err(RunError::CrashLoop { shard, times, within }),
             Outcome::None => stopped.push(shard),
         }

@@ -343,7 +343,7 @@ impl Config {
     /// How long a program that is asked to stop goes on as before, while `/ready` of the admin endpoint says that it is
     /// stopping: as long as a load balancer takes to notice. Then the drain begins; a second signal ends the delay and
     /// the drain at once. At the same time as the triggers of [`When::BeforeStop`](super::When::BeforeStop), whose step lasts so
-    /// long at least.
+    /// long at least. A shard that fails meanwhile is restarted as at any other time.
     pub fn stop_delay(mut self, delay: Duration) -> Config {
         self.stop_delay = delay;
         self

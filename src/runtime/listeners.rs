@@ -1,9 +1,12 @@
 //! Listeners of a runtime: bound before its shards run, and while they do.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use waterwheel_os::SocketFile;
 use waterwheel_reactor::{Address, Backend, Bound, Handle, ListenOptions, Program, UnixName};
@@ -14,7 +17,7 @@ use super::runtime::StartError;
 use crate::mesh::{CountLease, DeclareError, Mesh, Port};
 use crate::net::datagram::{DatagramEndpoint, HandingOver};
 use crate::net::reserve::Reserve;
-use crate::net::{Endpoint, Listening, Offered, ResolveError, SparePorts, Steering};
+use crate::net::{Endpoint, Listening, Offered, ResolveError, Sockets, SparePorts, Steering};
 use crate::steer::{Mode, program};
 
 /// Binds endpoints for all shards of a runtime, from any thread, before they run and while they do. Cheap to clone.
@@ -50,11 +53,33 @@ struct Inner {
     limits: AtomicUsize,
 }
 
+/// A listener that is closed takes in who waits at it for a second, once its shards hear of it. Who wants its address again
+/// waits so long, and then is refused.
+const CLOSED_WITHIN: Duration = Duration::from_secs(3);
+/// The kernel lets go of an address in the reactor's next turn at the latest. So often it is asked for again, and so long
+/// after each time.
+const TURNS: usize = 20;
+const TURN: Duration = Duration::from_millis(10);
+
 /// Listeners that were not closed, and shards that will never serve one.
 #[derive(Debug, Default)]
 struct Open {
     listening: Vec<Listening>,
+    /// Those that were, as long as a shard has a socket of them. In a simulated world nobody can wait for them.
+    closing: Vec<(Address, Arc<Sockets>)>,
     gone: Vec<usize>,
+    /// How often one was bound or closed.
+    changes: u64,
+    /// By shard: who waits for another change.
+    waiting: BTreeMap<usize, Waker>,
+}
+
+impl Open {
+    /// One was bound or closed: who is to hear of it.
+    fn change(&mut self) -> BTreeMap<usize, Waker> {
+        self.changes += 1;
+        std::mem::take(&mut self.waiting)
+    }
 }
 
 impl Listeners {
@@ -84,10 +109,11 @@ impl Listeners {
     }
 
     /// Binds an endpoint for all shards. Clients may connect from here on; they are served once a shard accepts. May wait
-    /// for a name to be looked up, so it is not for a shard.
+    /// for a name to be looked up, and for a listener at the same port that was closed, so it is not for a shard.
     ///
     /// # Errors
-    /// The endpoint's name is unknown, or the system refuses it: port in use, no permission.
+    /// The endpoint's name is unknown, or the system refuses it: port in use, also by a listener that was closed three seconds
+    /// ago and that a shard still serves; no permission.
     pub fn listen(&self, endpoint: &Endpoint, options: &ListenOptions) -> Result<Listening, StartError> {
         let refused = |error| StartError::Listen { endpoint: endpoint.clone(), error };
         let addresses = self.resolve(endpoint)?;
@@ -95,7 +121,7 @@ impl Listeners {
             return Err(refused(io::ErrorKind::AddrNotAvailable.into()));
         };
         let shards = self.inner.mesh.shards();
-        let bounds = self.inner.backend.bind(address, options, shards).map_err(refused)?;
+        let bounds = self.bind(address, options).map_err(refused)?;
         let file = bounds.first().and_then(|bound| file_of(&bound.local, &bound.handle));
         if bounds.len() != shards {
             return Err(refused(io::Error::other("the backend did not bind a socket for each shard")));
@@ -111,18 +137,55 @@ impl Listeners {
         all.listening.push(listening.clone());
         // Clients that the kernel gave to a part that nobody opens would wait for ever.
         all.gone.iter().for_each(|shard| listening.give_up(*shard));
+        let waiting = all.change();
         drop(all);
+        waiting.into_values().for_each(Waker::wake);
         for other in others {
             tracing::warn!("{endpoint} is {other} too, which is not listened on unless it is given itself");
         }
         Ok(listening)
     }
 
+    /// Binds when the last socket of a listener at the same port is gone, if one was closed. Beside it, or in its group, the
+    /// kernel would spread clients over both, and by another order than the shards'.
+    fn bind(&self, address: &Address, options: &ListenOptions) -> io::Result<Vec<Bound>> {
+        let bind = || self.inner.backend.bind(address, options, self.shards());
+        let mut all = self.all();
+        all.closing.retain(|(_, sockets)| !sockets.are_closed());
+        let in_the_way = all.closing.iter().filter(|(closing, _)| is_in_the_way(closing, address));
+        let in_the_way: Vec<Arc<Sockets>> = in_the_way.map(|(_, sockets)| sockets.clone()).collect();
+        drop(all);
+        if in_the_way.is_empty() {
+            return bind();
+        }
+        if !in_the_way.iter().all(|sockets| sockets.wait(CLOSED_WITHIN)) {
+            let told = "the listener that had it is closed, and a shard still serves it";
+            return Err(io::Error::new(io::ErrorKind::AddrInUse, told));
+        }
+        for _ in 0..TURNS {
+            rest(TURN);
+            match bind() {
+                Err(error) if error.kind() == io::ErrorKind::AddrInUse => {}
+                bound => return bound,
+            }
+        }
+        bind()
+    }
+
     /// Closes a listener for the shards that do not serve it, and for those that begin again: those that serve it are to
     /// leave it. The file of a Unix socket is removed.
     pub fn close(&self, listening: &Listening) {
-        self.all().listening.retain(|other| !other.is(listening));
+        let mut all = self.all();
+        all.listening.retain(|other| !other.is(listening));
+        let waiting = all.change();
+        drop(all);
         listening.end();
+        // Where it is the kernel's: its file, if it has one, is nobody's any more.
+        if !listening.is_virtual() && !listening.sockets().are_closed() {
+            let closing = (listening.local().clone(), listening.sockets().clone());
+            self.all().closing.push(closing);
+        }
+        waiting.into_values().for_each(Waker::wake);
     }
 
     /// The addresses of an endpoint; may wait, so it is not for a shard.
@@ -158,6 +221,22 @@ impl Listeners {
     /// Those that were not closed.
     pub(super) fn open(&self) -> Vec<Listening> {
         self.all().listening.clone()
+    }
+
+    /// The same, and how many changes there were until now.
+    pub(super) fn open_by_now(&self) -> (Vec<Listening>, u64) {
+        let all = self.all();
+        (all.listening.clone(), all.changes)
+    }
+
+    /// Ready once there were more changes than so many. One task of a shard may wait.
+    pub(super) fn poll_changed(&self, shard: usize, changes: u64, cx: &Context<'_>) -> Poll<()> {
+        let mut all = self.all();
+        if all.changes != changes {
+            return Poll::Ready(());
+        }
+        all.waiting.insert(shard, cx.waker().clone());
+        Poll::Pending
     }
 
     /// A shard has no next life: gives its parts up, also of those that are bound later.
@@ -249,6 +328,21 @@ impl Listeners {
         let fresh = Arc::new(Reserve::new(self.shards(), || self.inner.backend.spare())?);
         Ok(reserve.get_or_init(|| fresh).clone())
     }
+}
+
+/// Whether who wants an address cannot have it beside one that is closing. The name of a Unix socket's file is free at once.
+fn is_in_the_way(closing: &Address, wanted: &Address) -> bool {
+    match (closing.inet(), wanted.inet()) {
+        (Some(closing), Some(wanted)) => closing.port() == wanted.port(),
+        (None, None) => closing == wanted && !matches!(wanted, Address::Unix(UnixName::Path(_))),
+        _ => false,
+    }
+}
+
+/// For a thread that may wait.
+fn rest(time: Duration) {
+    let (nobody, never) = (Mutex::new(()), Condvar::new());
+    drop(never.wait_timeout(nobody.lock().unwrap_or_else(PoisonError::into_inner), time));
 }
 
 /// The file that was made for a Unix socket, if one was.

@@ -13,6 +13,7 @@ mod knob;
 mod lifecycle;
 mod listeners;
 mod measured;
+mod pausing;
 mod plan;
 mod portions;
 mod protocols;

@@ -107,6 +107,14 @@ pub enum RunError {
         /// Which shard.
         shard: usize,
     },
+    /// Something that a shard cannot do without has failed, as a listener that somebody else has shut down. The others went on.
+    #[error("shard {shard} could not go on: {error}")]
+    Failed {
+        /// Which shard.
+        shard: usize,
+        /// What has failed, and how.
+        error: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// A shard failed again after each restart, more often than [`Supervision`](super::Supervision) allows, and the others were asked to stop.
     #[error("shard {shard} failed {times} times within {within:?}, and is not restarted any more")]
     CrashLoop {

@@ -37,7 +37,17 @@ impl Stopper {
         self.shards.iter().for_each(|shard| shard.hold_stops());
     }
 
+    /// Whether somebody has asked in a way that does not wait for what is to run before a stop.
+    pub(super) fn waits_for_nothing(&self) -> bool {
+        self.shards.iter().any(|shard| match shard.stop_wish() {
+            None => false,
+            Some(StopWish::Drain(_)) => !shard.holds_stops(),
+            Some(StopWish::Hurry | StopWish::AtOnce) => true,
+        })
+    }
+
     /// Whether anybody has asked.
+    #[cfg(feature = "sim")]
     pub(crate) fn was_asked(&self) -> bool {
         self.shards.iter().any(|shard| shard.stop_wish().is_some())
     }

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use waterwheel_reactor::Time;
 
-/// What is done about a shard whose main future panicked, or whose reactor failed. A task that panics ends alone and is no
-/// such thing; a main future that returns an error stops the runtime.
+/// What is done about a shard whose main future panicked, whose reactor failed, or whose listener can never be served again.
+/// A task that panics ends alone and is no such thing; a main future that returns an error stops the runtime.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OnFailure {
     /// The shard begins a new life in its place: the same thread and CPU, its listeners with the clients that wait at them, a

@@ -14,6 +14,7 @@ use std::time::Duration;
 use waterwheel_reactor::{Inspect, Reactor, TaskNote, Time, panic_message};
 
 use super::between::Between;
+use super::failing::Failing;
 use super::schedule::{GroupId, Groups};
 use super::stopping::{COURSE, Stopping};
 use super::sync::per_thread;
@@ -61,6 +62,7 @@ pub(crate) struct Core {
     mark: Cell<u32>,
     /// Where the shard stands in its life.
     pub(super) stopping: Stopping,
+    pub(super) failing: Failing,
     pub(super) stats: Stats,
     /// What the program keeps for this shard, one value a type.
     kept: RefCell<BTreeMap<TypeId, Rc<dyn Any>>>,
@@ -98,6 +100,7 @@ impl Core {
             turn_began: Cell::new(now),
             mark: Cell::new(0),
             stopping: Stopping::default(),
+            failing: Failing::default(),
             stats: Stats::default(),
             kept: RefCell::default(),
         })
@@ -417,18 +420,20 @@ impl Core {
 
     /// Drops every task but those with one of these marks, and what the drops spawn; bounded as [`clear`](Core::clear).
     pub(super) fn clear_all_but(&self, marks: [u32; 2]) {
+        self.clearing.set(!self.stopping.ends_for_good());
         for _ in 0..64 {
             let bodies = self.tasks.borrow_mut().drain_all_but(&marks);
             if bodies.is_empty() {
-                return;
+                break;
             }
             bodies.into_iter().for_each(|body| drop_contained(Some(body)));
         }
+        self.clearing.set(false);
     }
 
-    /// Whether the shard's tasks are being dropped, since it ends.
+    /// Whether the shard's tasks are being dropped, or will be, since its life ends, and another one may follow.
     pub(super) fn is_clearing(&self) -> bool {
-        self.clearing.get()
+        self.clearing.get() || self.failing.has_failed()
     }
 
     // ---- long work

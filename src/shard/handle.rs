@@ -225,7 +225,7 @@ impl Shard {
         &self.core
     }
 
-    /// Whether the shard's tasks are being dropped, since it ends.
+    /// Whether the shard's tasks are being dropped, since its life ends, and another one may follow.
     pub(crate) fn is_clearing(&self) -> bool {
         self.core.is_clearing()
     }

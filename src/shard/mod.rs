@@ -14,6 +14,7 @@ pub(crate) mod between;
 pub(crate) mod broken;
 pub(crate) mod core;
 mod deferred;
+pub(crate) mod failing;
 pub(crate) mod group;
 mod handle;
 pub(crate) mod heartbeat;

@@ -69,6 +69,8 @@ pub(super) struct Stopping {
     /// When the shard ends at the latest, once its tasks are gone.
     closing: Cell<Option<Time>>,
     closed: Cell<bool>,
+    /// No other life follows.
+    for_good: Cell<bool>,
 }
 
 impl Default for Stopping {
@@ -85,11 +87,17 @@ impl Default for Stopping {
             close: Cell::new(None),
             closing: Cell::new(None),
             closed: Cell::new(false),
+            for_good: Cell::new(false),
         }
     }
 }
 
 impl Stopping {
+    /// Whether no other life follows, as far as is known.
+    pub(super) fn ends_for_good(&self) -> bool {
+        self.for_good.get() || self.phase.get() != Phase::Running
+    }
+
     pub(super) fn has_come_to(&self, step: Step) -> bool {
         let phase = self.phase.get();
         match step {
@@ -191,6 +199,11 @@ impl Core {
         {
             self.drain(time);
         }
+    }
+
+    /// The main future has returned: no other life follows.
+    pub(crate) fn end_for_good(&self) {
+        self.stopping.for_good.set(true);
     }
 
     /// Something is to run after the tasks, for so long.

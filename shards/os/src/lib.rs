@@ -84,4 +84,4 @@ pub use stream::{
 };
 pub use threads::{ThreadState, thread_number};
 pub use timer::sleep_exactly;
-pub use trouble::{AcceptTrouble, is_shortage};
+pub use trouble::{AcceptTrouble, is_shortage, may_be_taken_later};

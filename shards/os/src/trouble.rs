@@ -1,4 +1,4 @@
-//! What an error of accept(2) is about: one connection, this process, or the system.
+//! What an error is about, of accept(2) and of what leads to it: one connection, this process, the system, or the socket.
 
 use std::io;
 
@@ -12,12 +12,18 @@ pub enum AcceptTrouble {
     /// This process or the system has no descriptor left: clients can still be told, with one held in
     /// reserve.
     NoDescriptor,
-    /// No memory, or something that should not happen: rest, clients wait.
+    /// No memory (`ENOBUFS`, `ENOMEM`), or something that should not happen: rest, clients wait.
     Other,
+    /// Nobody will ever be accepted from this socket again, however long one waits: it is closed (`EBADF`; a reactor's
+    /// `NotConnected`), none (`ENOTSOCK`), or does not listen any more, since somebody who shares it has shut it down
+    /// (`EINVAL`: `inet_csk_accept` in net/ipv4/inet_connection_sock.c and `unix_accept` in net/unix/af_unix.c find it in
+    /// another state). Or whoever asks is wrong (`EFAULT`).
+    Broken,
 }
 
 impl AcceptTrouble {
-    /// Of an error. Network errors that are already pending on the new socket come from accept itself (accept(2)).
+    /// Of an error. Network errors that are already pending on the new socket come from accept itself, `EOPNOTSUPP` among
+    /// them (accept(2)); a socket that cannot accept at all answers that too, without end.
     pub fn of(error: &io::Error) -> AcceptTrouble {
         const ONE: [Errno; 12] = [
             Errno::CONNABORTED,
@@ -33,12 +39,23 @@ impl AcceptTrouble {
             Errno::NONET,
             Errno::OPNOTSUPP,
         ];
+        const BROKEN: [Errno; 5] = [Errno::BADF, Errno::NOTSOCK, Errno::INVAL, Errno::FAULT, Errno::NOTCONN];
         match Errno::from_io_error(error) {
             Some(Errno::MFILE | Errno::NFILE) => AcceptTrouble::NoDescriptor,
             Some(errno) if ONE.contains(&errno) => AcceptTrouble::OneConnection,
+            Some(errno) if BROKEN.contains(&errno) => AcceptTrouble::Broken,
+            None if error.kind() == io::ErrorKind::NotConnected => AcceptTrouble::Broken,
             _ => AcceptTrouble::Other,
         }
     }
+}
+
+/// Whether a reactor that refuses a listener may take it later: it is short of descriptors or memory, also of what
+/// epoll may watch (`ENOSPC`: epoll_ctl(2), `max_user_watches`), or busy (`EAGAIN`, `EBUSY`: io_uring_enter(2)). All else
+/// is about the socket or the reactor, and stays so.
+pub fn may_be_taken_later(error: &io::Error) -> bool {
+    const BUSY: [Errno; 4] = [Errno::NOSPC, Errno::AGAIN, Errno::BUSY, Errno::INTR];
+    is_shortage(error) || Errno::from_io_error(error).is_some_and(|errno| BUSY.contains(&errno))
 }
 
 /// Whether an error says that this process or the system is short of descriptors or memory: whoever was called is not
@@ -61,6 +78,23 @@ mod tests {
         assert_eq!(of(Errno::HOSTUNREACH), AcceptTrouble::OneConnection);
         assert_eq!(of(Errno::NOBUFS), AcceptTrouble::Other);
         assert_eq!(AcceptTrouble::of(&io::Error::other("not the kernel's")), AcceptTrouble::Other);
+    }
+
+    #[test]
+    fn a_socket_that_does_not_listen_never_will() {
+        let of = |errno: Errno| AcceptTrouble::of(&errno.into());
+        for errno in [Errno::BADF, Errno::INVAL, Errno::NOTSOCK, Errno::NOTCONN] {
+            assert_eq!(of(errno), AcceptTrouble::Broken);
+        }
+        assert_eq!(AcceptTrouble::of(&io::ErrorKind::NotConnected.into()), AcceptTrouble::Broken);
+    }
+
+    #[test]
+    fn what_a_reactor_lacks_now_it_may_have_later() {
+        let later = |errno: Errno| may_be_taken_later(&errno.into());
+        assert!([Errno::MFILE, Errno::NOMEM, Errno::NOBUFS, Errno::NOSPC].into_iter().all(later));
+        assert!(![Errno::PERM, Errno::INVAL, Errno::BADF].into_iter().any(later));
+        assert!(!may_be_taken_later(&io::ErrorKind::InvalidInput.into()));
     }
 
     #[test]

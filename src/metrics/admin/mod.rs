@@ -19,12 +19,15 @@ use waterwheel_reactor::{Address, Bound, Incoming, Listener};
 
 use super::registry::Registry;
 use crate::net::Places;
+use crate::net::door::{Refused, open};
 use crate::shard::Shard;
 
 /// Connections served at once; others wait in the backlog. Two scrapers, an operator, and probes of an orchestrator.
 const CLIENTS_MAX: usize = 8;
-/// How long accepting rests after an error, and the whole after a panic.
+/// How long accepting rests after an error, and the whole after a panic, or when the socket cannot be served.
 const REST: Duration = Duration::from_millis(200);
+/// It rests twice as long each time that the socket cannot be served, and no longer than this: so often it is said.
+const REST_MOST: Duration = Duration::from_secs(10);
 
 /// The endpoint, bound from the start of the runtime.
 #[derive(Debug)]
@@ -99,26 +102,52 @@ impl Admin {
             if me > 0 {
                 tracing::warn!(shard = me, "serves the admin endpoint, since those before it have ended");
             }
-            // Whatever goes wrong in it concerns nobody else, and not for long.
+            // Whatever goes wrong in it concerns nobody else, and is tried again: ended by it, this shard would leave the same
+            // socket to the next one, and that to the one behind it.
+            let mut rest = REST;
             loop {
-                match own.spawn("admin", admin.clone().accept(own.clone(), registry.clone())).await {
-                    Ok(Err(error)) => return tracing::error!("the admin endpoint cannot be served: {error}"),
+                let began = own.now();
+                let accepting = own.spawn("admin", admin.clone().accept(own.clone(), registry.clone()));
+                match accepting.await {
+                    Ok(Err(error)) => {
+                        tracing::error!(?rest, "the admin endpoint cannot be served, and waits: {error}");
+                    }
                     Ok(Ok(())) => return,
-                    Err(_) => own.sleep(REST).await,
+                    Err(_) => {}
                 }
+                own.sleep(rest).await;
+                let was_well = own.now().since(began) > REST_MOST * 2;
+                rest = if was_well { REST } else { (rest * 2).min(REST_MOST) };
             }
         });
     }
 
     async fn accept(self: Arc<Admin>, shard: Shard, registry: Arc<Registry>) -> io::Result<()> {
         let Some(bound) = self.state().bound.take() else { return Ok(()) };
-        let listener = shard.reactor().listen(bound)?;
+        let listener = open(&shard, bound, None).map_err(|refused| {
+            let Refused { error, bound } = *refused;
+            self.state().bound = bound;
+            error
+        })?;
         let mut door = Door { admin: self, listener };
         let places = Places::new(CLIENTS_MAX);
         loop {
             poll_fn(|cx| places.poll_left(cx)).await;
-            let accepted = poll_fn(|cx| door.listener.poll_accept(cx)).await;
-            match accepted.and_then(|incoming: Incoming| shard.adopt(incoming)) {
+            let incoming: Incoming = match poll_fn(|cx| door.listener.poll_accept(cx)).await {
+                Ok(incoming) => incoming,
+                Err(error) => {
+                    match AcceptTrouble::of(&error) {
+                        AcceptTrouble::OneConnection => shard.yield_now().await,
+                        AcceptTrouble::Broken => return Err(error),
+                        AcceptTrouble::NoDescriptor | AcceptTrouble::Other => {
+                            tracing::debug!("the admin endpoint cannot accept: {error}");
+                            shard.sleep(REST).await;
+                        }
+                    }
+                    continue;
+                }
+            };
+            match shard.adopt(incoming) {
                 Ok(connection) => {
                     let place = Rc::new(places.take());
                     let (connection, registry) = (connection.escorted(place.clone()), registry.clone());
@@ -130,9 +159,8 @@ impl Admin {
                         drop(place);
                     });
                 }
-                Err(error) if AcceptTrouble::of(&error) == AcceptTrouble::OneConnection => {}
                 Err(error) => {
-                    tracing::debug!("the admin endpoint cannot accept: {error}");
+                    tracing::debug!("the admin endpoint cannot serve a client: {error}");
                     shard.sleep(REST).await;
                 }
             }

@@ -1,17 +1,17 @@
 //! One life of a shard: it takes the steps, with the others, and runs what belongs to each.
 
 use std::cell::{Cell, RefCell};
-use std::future::poll_fn;
+use std::future::{pending, poll_fn};
 use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 
-use futures_util::future::{Either, join_all, select};
+use futures_util::future::{Either, join_all, maybe_done, select};
 use waterwheel_reactor::Time;
 
 use super::owned::Owned;
 use super::steps::Done;
-use super::{Shared, TooLate, When, Work};
+use super::{Listed, Shared, TooLate, When, Work};
 use crate::shard::stopping::{COURSE, CloseTimes, Step, TRIGGER};
 use crate::shard::waiters::{Waiters, wait_until};
 use crate::shard::{Phase, Shard};
@@ -26,24 +26,29 @@ pub(in crate::runtime) struct Course {
     common: Shared,
     /// Somebody takes the steps: from the first trigger on, since a shard that has none has nothing to do.
     followed: Cell<bool>,
+    /// This life is not the first, and began while a stop waited for what is to run before it.
+    late: bool,
     /// The steps that have begun, as many as there are.
     begun: Cell<usize>,
     added: RefCell<Vec<(u64, When, &'static str, Work)>>,
     next: Cell<u64>,
     /// The main future may be made.
     open: Cell<bool>,
+    /// Who waits for that, and for triggers that are added.
     waiting: RefCell<Waiters>,
 }
 
 impl Course {
-    /// Begins to follow a shard's life.
-    pub(in crate::runtime) fn begin(shard: &Shard, common: Shared) -> Rc<Course> {
+    /// Begins to follow a shard's life; `again`: not its first.
+    pub(in crate::runtime) fn begin(shard: &Shard, common: Shared, again: bool) -> Rc<Course> {
         common.steps.begin(shard.id().index());
         let open = Cell::new(!common.has(When::BeforeStart));
+        let asked = shard.core().has_come_to(Step::Asked);
         let starts = common.listed.iter().any(|trigger| trigger.when < When::BeforeStop);
         let course = Rc::new(Course {
             common,
             followed: Cell::new(false),
+            late: again && asked,
             begun: Cell::new(if starts { 0 } else { When::BeforeStop as usize }),
             added: RefCell::default(),
             next: Cell::new(0),
@@ -54,7 +59,7 @@ impl Course {
             course.set_close(shard);
         }
         shard.keep(course.clone());
-        if !course.common.listed.is_empty() {
+        if asked || !course.common.listed.is_empty() {
             course.begin_to_follow(shard);
         }
         shard.core().on_asked(|| {
@@ -98,7 +103,8 @@ impl Course {
     ) -> Result<u64, TooLate> {
         let draining = shard.core().has_come_to(Step::Draining);
         // The order of the steps is that of their numbers.
-        if (when as usize) < self.begun.get() || draining && when < When::AfterStop {
+        let begun = (when as usize) < self.begun.get() && !(self.late && when == When::BeforeStop);
+        if begun || draining && when < When::AfterStop {
             return Err(TooLate { name, when });
         }
         if when == When::BeforeStop {
@@ -110,6 +116,7 @@ impl Course {
         self.begin_to_follow(shard);
         let id = self.next.replace(self.next.get() + 1);
         self.added.borrow_mut().push((id, when, name, work));
+        self.waiting.borrow_mut().wake_all();
         Ok(id)
     }
 
@@ -122,10 +129,15 @@ impl Course {
     }
 
     async fn follow(self: Rc<Course>, shard: Shard) {
-        let asked = || shard.core().comes_to(Step::Asked);
-        select(pin!(self.starts(&shard)), asked()).await;
+        // What begins while a stop waits is to come as far as what began before.
+        let no_further = if self.late { Step::Draining } else { Step::Asked };
+        let (me, steps) = (shard.id().index(), &self.common.steps);
+        let latest = self.common.released_at().filter(|_| self.late).unwrap_or(Time::NEVER);
+        let over = select(shard.core().comes_to(no_further), poll_fn(|cx| steps.poll_released(me, cx)));
+        let over = select(over, shard.sleep_until(latest));
+        select(pin!(self.starts(&shard)), over).await;
         self.open();
-        asked().await;
+        shard.core().comes_to(Step::Asked).await;
         self.begun.set(self.begun.get().max(When::BeforeStop as usize));
         self.stops(&shard).await;
         shard.core().has_closed();
@@ -155,17 +167,11 @@ impl Course {
     async fn stops(&self, shard: &Shard) {
         let core = shard.core();
         let times = self.common.times;
-        let everybody = core.foreign().stop_wish().is_some();
-        let latest = shard.now() + times.before_stop + APART;
-        let before = async {
-            self.run(shard, When::BeforeStop, times.before_stop).await;
-            if everybody && core.foreign().holds_stops() {
-                self.together(shard, Done::BeforeStop, latest).await;
-            }
-        };
-        // A second wish, or the end of what there was to do, makes it shorter.
-        select(pin!(before), core.comes_to(Step::Draining)).await;
+        let everybody = self.before_stop(shard).await;
         self.common.steps.reach(shard.id().index(), Done::BeforeStop);
+        if everybody {
+            self.common.steps.release();
+        }
         core.release_stop();
         let drain = match shard.phase() {
             Phase::Draining { until } => until.since(shard.now()),
@@ -187,6 +193,52 @@ impl Course {
         self.run(shard, When::AfterStop, left().min(times.after_stop)).await;
     }
 
+    /// What is to run before the stop. True: all shards stop, and are as far. A life that ends by itself meanwhile waits for
+    /// nobody: another one may follow, while the others still wait.
+    async fn before_stop(&self, shard: &Shard) -> bool {
+        let (core, steps) = (shard.core(), &self.common.steps);
+        let wished = core.foreign().stop_wish().is_some();
+        if wished && self.late && steps.are_released() {
+            return true;
+        }
+        let asked = if wished { steps.asked(shard.now()) } else { shard.now() };
+        let until = asked + self.common.times.before_stop;
+        let in_this_life = !wished || steps.prepares(shard.id().index());
+        let time = self.common.times.before_stop;
+        let own = self.run_those(shard, When::BeforeStop, time, |_| in_this_life);
+        let mut own = pin!(maybe_done(own));
+        // A second wish, or the end of what there was to do, makes it shorter.
+        if wished {
+            let all = async {
+                own.as_mut().await;
+                if core.foreign().holds_stops() {
+                    shard.sleep_until(asked + self.common.delay).await;
+                    self.together(shard, Done::BeforeStop, until + APART).await;
+                }
+            };
+            let (all, added) = (pin!(all), pin!(self.run_added(shard, until)));
+            let over = select(core.comes_to(Step::Draining), core.comes_to(Step::Closing));
+            select(select(all, added), over).await;
+        }
+        let by_itself = !wished || core.has_come_to(Step::Closing) && !core.has_come_to(Step::Draining);
+        if by_itself {
+            select(own, core.comes_to(Step::Draining)).await;
+        }
+        !by_itself
+    }
+
+    /// The main future of a life that is late may add what it wants done before it has to stop. Nobody waits for that.
+    async fn run_added(&self, shard: &Shard, until: Time) {
+        if !self.late {
+            pending::<()>().await;
+        }
+        let is_there = || self.added.borrow().iter().any(|(_, when, ..)| *when == When::BeforeStop);
+        loop {
+            wait_until(&self.waiting, || is_there().then_some(())).await;
+            self.run_those(shard, When::BeforeStop, until.since(shard.now()), |_| false).await;
+        }
+    }
+
     /// Has come so far; waits for the other shards, up to a deadline.
     async fn together(&self, shard: &Shard, done: Done, deadline: Time) {
         let (me, steps) = (shard.id().index(), &self.common.steps);
@@ -203,8 +255,14 @@ impl Course {
 
     /// Runs the triggers of one step together, no longer than `time`.
     async fn run(&self, shard: &Shard, when: When, time: Duration) {
+        self.run_those(shard, when, time, |_| true).await;
+    }
+
+    /// The same of those of the program that are wanted, and of the shard's own.
+    async fn run_those(&self, shard: &Shard, when: When, time: Duration, wanted: impl Fn(&Listed) -> bool) {
         self.begun.set(self.begun.get().max(when as usize + 1));
-        let listed = self.common.listed.iter().enumerate().filter(|(_, listed)| listed.when == when);
+        let listed = self.common.listed.iter().enumerate();
+        let listed = listed.filter(|(_, listed)| listed.when == when && wanted(listed));
         let mut work: Vec<(&'static str, Work)> = listed
             .map(|(at, listed)| {
                 let (common, shard) = (self.common.clone(), shard.clone());

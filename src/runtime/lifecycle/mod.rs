@@ -8,12 +8,14 @@ use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use course::APART;
 pub(super) use course::Course;
 pub(super) use owned::Owned;
 use steps::{Done, Steps};
+use waterwheel_reactor::Time;
 
 use super::Runtime;
 use super::config::Config;
@@ -31,7 +33,8 @@ pub enum When {
     DuringStart,
     /// The triggers of the start have run: to say that the program is ready.
     AfterStart,
-    /// The runtime was asked to stop, and goes on as before: to be taken out of a load balancer's list first.
+    /// The runtime was asked to stop, and goes on as before, a shard that fails included: to be taken out of a load balancer's
+    /// list first.
     BeforeStop,
     /// Nothing new is accepted, and what runs may finish, within the drain's time.
     DuringStop,
@@ -157,29 +160,15 @@ impl Declared {
         drain: Duration,
         delay: Duration,
     ) -> Common {
-        let mut listed = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
+        let listed = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
         if !delay.is_zero() {
             times.before_stop = times.before_stop.max(delay.saturating_add(APART));
-            listed.push(delayed(delay));
         }
-        if listed.iter().any(|trigger| trigger.when == When::BeforeStop) {
+        if !delay.is_zero() || listed.iter().any(|trigger| trigger.when == When::BeforeStop) {
             stopper.hold();
         }
-        Common { listed, steps: Steps::new(shards), stopper: stopper.clone(), times, drain }
+        Common { listed, steps: Steps::new(shards), stopper: stopper.clone(), times, drain, delay }
     }
-}
-
-/// Nothing, for so long; for a program that is asked to stop, and not for one that has done what it had to do.
-fn delayed(delay: Duration) -> Listed {
-    let make = Box::new(move |shard: Shard| {
-        Box::pin(async move {
-            if shard.core().foreign().stop_wish().is_some() {
-                shard.sleep(delay).await;
-            }
-            Ok(())
-        }) as Work
-    });
-    Listed { when: When::BeforeStop, name: "the delay of the stop", make }
 }
 
 impl fmt::Debug for Declared {
@@ -196,12 +185,39 @@ pub(super) struct Common {
     stopper: Stopper,
     times: StepTimes,
     drain: Duration,
+    /// How long all goes on as before once all were asked to stop.
+    delay: Duration,
 }
 
 impl Common {
     /// A shard has ended for good, or will never begin.
     pub(super) fn ended(&self, shard: usize) {
         self.steps.reach(shard, Done::All);
+    }
+
+    /// A shard's life is over, and another one follows.
+    pub(super) fn between_lives(&self, shard: usize) {
+        self.steps.between_lives(shard);
+    }
+
+    /// Whether all shards were asked to stop and do: what is to run before it has, its time is up, or a later wish waits for
+    /// nothing.
+    pub(super) fn stop_has_begun(&self, now: Time) -> bool {
+        // Those that fail again and again may never come to say so.
+        if self.released_at().is_some_and(|latest| latest <= now) {
+            self.steps.release();
+        }
+        self.steps.are_released() || self.stopper.waits_for_nothing()
+    }
+
+    /// When a stop that was asked for begins at the latest.
+    fn released_at(&self) -> Option<Time> {
+        self.steps.asked_at().map(|asked| asked + self.times.before_stop + APART)
+    }
+
+    /// Ready once what is to run before the stop of all has. For a shard that does not follow its life yet.
+    pub(super) fn poll_released(&self, shard: usize, cx: &Context<'_>) -> Poll<()> {
+        self.steps.poll_released(shard, cx)
     }
 
     fn has(&self, when: When) -> bool {
@@ -221,7 +237,8 @@ impl Runtime {
     /// Has `make` make work that each shard does at this moment of its life. Triggers of one step run together on a shard; one
     /// that fails, panics or does not end in time is told of in the log with its name, and keeps nobody from anything.
     ///
-    /// A shard that is restarted runs those of the start again.
+    /// A shard that is restarted runs those of the start again. One that fails while those before the stop run does not run
+    /// them again.
     ///
     /// ```
     /// use waterwheel::runtime::{Config, Runtime, When};
@@ -243,8 +260,8 @@ impl Runtime {
         F: Future<Output = anyhow::Result<()>> + 'static,
     {
         let make = Box::new(move |shard| Box::pin(make(shard)) as Work);
-        let listed = &self.declared.0;
-        listed.lock().unwrap_or_else(PoisonError::into_inner).push(Listed { when, name, make });
+        let mut listed = self.declared.0.lock().unwrap_or_else(PoisonError::into_inner);
+        listed.push(Listed { when, name, make });
     }
 }
 

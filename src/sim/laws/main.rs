@@ -2,10 +2,12 @@
 #![forbid(unsafe_code)]
 
 mod basics;
+mod broken;
 mod buffered;
 mod checks;
 mod childless;
 mod datagrams;
+mod delayed;
 mod first;
 mod framed;
 mod handed;
@@ -14,6 +16,7 @@ mod layered;
 mod leased;
 mod many;
 mod measured;
+mod pausing;
 mod ported;
 mod proxied;
 mod reloaded;

@@ -1,0 +1,112 @@
+//! Listeners whose sockets turn out to be of no use, at any moment: the life of their shard ends, its next one has the
+//! socket, and nobody who waits there is lost.
+
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use waterwheel::net::{Connection, Listening};
+use waterwheel::reactor::{Address, ConnectOptions};
+use waterwheel::runtime::{Config, OnFailure, RunError, Supervision};
+use waterwheel::shard::Shard;
+use waterwheel::sim::{Check, Rule, Verdict, World};
+
+const WORK: Duration = Duration::from_millis(400);
+const PATIENCE: Duration = Duration::from_secs(600);
+const SERVER_PORT: u16 = 80;
+/// The socket does not listen any more; it is none.
+const EINVAL: i32 = 22;
+const EBADF: i32 = 9;
+/// What passes, and what nobody has thought of.
+const ENOBUFS: i32 = 105;
+const EXDEV: i32 = 18;
+
+async fn echo(mut connection: Connection) -> anyhow::Result<()> {
+    let mut byte = [0];
+    while connection.read(&mut byte).await? > 0 {
+        connection.write_all(&byte).await?;
+    }
+    Ok(connection.close().await?)
+}
+
+async fn lives(shard: Shard, listening: Listening) -> anyhow::Result<()> {
+    shard.accept_on(&listening)?.serve(usize::MAX, echo).await;
+    Ok(())
+}
+
+/// Whether somebody answers.
+async fn asks(world: &World, to: &Address) -> anyhow::Result<bool> {
+    let asked = async {
+        let mut connection = world.shard().connect(to, &ConnectOptions::default()).await?;
+        connection.write_all(b"x").await?;
+        connection.read_exact(&mut [0]).await?;
+        connection.close().await?;
+        anyhow::Ok(())
+    };
+    let asked = world.shard().timeout(Duration::from_secs(10), asked).await;
+    Ok(asked.context("a client is left to wait")?.is_ok())
+}
+
+async fn they_come_back(world: World) -> anyhow::Result<()> {
+    let host = world.host("fragile");
+    let shards = 1 + world.below(4) as usize;
+    let pause = Duration::from_micros(world.below(5_000));
+    let supervision = Supervision { restarts: 100, pause, pause_most: pause, ..Supervision::default() };
+    let config = Config::default().cores(shards).on_failure(OnFailure::Restart).supervision(supervision);
+    let runtime = host.runtime_with(config)?;
+    let listening = runtime.listen(&format!("tcp:{}", host.at(SERVER_PORT)))?;
+    let to = listening.local().clone();
+    let running = host.start(runtime, move |shard| lives(shard, listening.clone()));
+    let breaks = 1 + world.below(5) as usize;
+    let errno = if world.chance(0.5) { EINVAL } else { EBADF };
+    let broken = Rule::new(Verdict::AcceptFails(errno)).to("fragile").with(0.2).at_most(breaks as u64);
+    world.rule(broken);
+    for errno in [ENOBUFS, EXDEV] {
+        world.rule(Rule::new(Verdict::AcceptFails(errno)).to("fragile").with(0.2).at_most(10));
+    }
+    let began = world.now();
+    while world.now() < began + WORK {
+        // Reset, if it was with a shard whose life ended; but never left to wait.
+        asks(&world, &to).await?;
+        world.sleep(Duration::from_micros(world.below(5_000))).await;
+    }
+    world.end_rules();
+    // One that is in its pause comes back.
+    world.sleep(pause * 2).await;
+    for _ in 0..10 {
+        ensure!(asks(&world, &to).await?, "nothing breaks any more, and a client is not served");
+    }
+    ensure!(!running.is_over(), "a broken listener ended all");
+    running.stop(Duration::from_millis(50));
+    let ended = world.shard().timeout(PATIENCE, running).await.context("a shard hangs")?;
+    ensure!(ended.is_ok(), "{ended:?}");
+    Ok(())
+}
+
+/// Nobody thought of this error, and it is told without end.
+async fn they_end_with_the_reason(world: World) -> anyhow::Result<()> {
+    let host = world.host("fragile");
+    let runtime = host.runtime_with(Config::default().cores(1).on_failure(OnFailure::Ignore))?;
+    let listening = runtime.listen(&format!("tcp:{}", host.at(SERVER_PORT)))?;
+    let to = listening.local().clone();
+    let running = host.start(runtime, move |shard| lives(shard, listening.clone()));
+    ensure!(asks(&world, &to).await?, "before all that");
+    world.rule(Rule::new(Verdict::AcceptFails(EXDEV)).to("fragile"));
+    let began = world.now();
+    let client = world.shard().connect(&to, &ConnectOptions::default()).await;
+    let ended = world.shard().timeout(PATIENCE, running).await.context("it is tried without end")?;
+    let took = world.now().since(began);
+    ensure!(matches!(ended, Err(RunError::Failed { shard: 0, .. })), "{ended:?}");
+    ensure!((Duration::from_secs(59)..Duration::from_secs(65)).contains(&took), "after {took:?}");
+    drop(client);
+    Ok(())
+}
+
+#[test]
+fn a_listener_that_breaks_ends_a_life_and_the_next_one_serves_who_waits() {
+    Check::new().seeds(200).run(they_come_back);
+}
+
+#[test]
+fn an_error_that_nobody_knows_is_borne_for_a_minute() {
+    Check::new().seeds(20).run(they_end_with_the_reason);
+}
