@@ -1,6 +1,8 @@
 //! Listeners whose sockets turn out to be of no use, at any moment: the life of their shard ends, its next one has the
 //! socket, and nobody who waits there is lost.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
@@ -28,7 +30,8 @@ async fn echo(mut connection: Connection) -> anyhow::Result<()> {
     Ok(connection.close().await?)
 }
 
-async fn lives(shard: Shard, listening: Listening) -> anyhow::Result<()> {
+async fn lives(shard: Shard, listening: Listening, lives: Arc<AtomicUsize>) -> anyhow::Result<()> {
+    lives.fetch_add(1, Relaxed);
     shard.accept_on(&listening)?.serve(usize::MAX, echo).await;
     Ok(())
 }
@@ -49,13 +52,15 @@ async fn asks(world: &World, to: &Address) -> anyhow::Result<bool> {
 async fn they_come_back(world: World) -> anyhow::Result<()> {
     let host = world.host("fragile");
     let shards = 1 + world.below(4) as usize;
-    let pause = Duration::from_micros(world.below(5_000));
+    let pause = Duration::from_micros(world.below(5_000)) * u32::from(world.chance(0.5));
     let supervision = Supervision { restarts: 100, pause, pause_most: pause, ..Supervision::default() };
     let config = Config::default().cores(shards).on_failure(OnFailure::Restart).supervision(supervision);
     let runtime = host.runtime_with(config)?;
     let listening = runtime.listen(&format!("tcp:{}", host.at(SERVER_PORT)))?;
     let to = listening.local().clone();
-    let running = host.start(runtime, move |shard| lives(shard, listening.clone()));
+    let counted = Arc::new(AtomicUsize::new(0));
+    let inside = counted.clone();
+    let running = host.start(runtime, move |shard| lives(shard, listening.clone(), inside.clone()));
     let breaks = 1 + world.below(5) as usize;
     let errno = if world.chance(0.5) { EINVAL } else { EBADF };
     let broken = Rule::new(Verdict::AcceptFails(errno)).to("fragile").with(0.2).at_most(breaks as u64);
@@ -64,7 +69,10 @@ async fn they_come_back(world: World) -> anyhow::Result<()> {
         world.rule(Rule::new(Verdict::AcceptFails(errno)).to("fragile").with(0.2).at_most(10));
     }
     let began = world.now();
-    while world.now() < began + WORK {
+    // Without a pause each of them ends the life of a main future, and none ends two.
+    let all_lives = if pause.is_zero() { shards + breaks } else { 0 };
+    while world.now() < began + WORK || counted.load(Relaxed) < all_lives {
+        ensure!(world.now() < began + PATIENCE, "{} lives, not {all_lives}", counted.load(Relaxed));
         // Reset, if it was with a shard whose life ended; but never left to wait.
         asks(&world, &to).await?;
         world.sleep(Duration::from_micros(world.below(5_000))).await;
@@ -75,6 +83,8 @@ async fn they_come_back(world: World) -> anyhow::Result<()> {
     for _ in 0..10 {
         ensure!(asks(&world, &to).await?, "nothing breaks any more, and a client is not served");
     }
+    let lives = counted.load(Relaxed);
+    ensure!(!pause.is_zero() || lives == all_lives, "{lives} lives, not {all_lives}");
     ensure!(!running.is_over(), "a broken listener ended all");
     running.stop(Duration::from_millis(50));
     let ended = world.shard().timeout(PATIENCE, running).await.context("a shard hangs")?;
@@ -88,7 +98,7 @@ async fn they_end_with_the_reason(world: World) -> anyhow::Result<()> {
     let runtime = host.runtime_with(Config::default().cores(1).on_failure(OnFailure::Ignore))?;
     let listening = runtime.listen(&format!("tcp:{}", host.at(SERVER_PORT)))?;
     let to = listening.local().clone();
-    let running = host.start(runtime, move |shard| lives(shard, listening.clone()));
+    let running = host.start(runtime, move |shard| lives(shard, listening.clone(), Arc::default()));
     ensure!(asks(&world, &to).await?, "before all that");
     world.rule(Rule::new(Verdict::AcceptFails(EXDEV)).to("fragile"));
     let began = world.now();
