@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
-use futures_util::future::select;
+use futures_util::future::{join, select};
 use waterwheel::net::{Connection, Listening};
 use waterwheel::reactor::{Address, ConnectOptions, Time};
 use waterwheel::runtime::{Config, OnFailure, RunError, Runtime, Supervision, When};
@@ -194,12 +194,22 @@ async fn back_in_time(world: World) -> anyhow::Result<()> {
     running.stop(DRAIN);
     let quiet = asked + delay / 2 + MS * 300;
     let before = asked + (delay - MS * 100);
-    while world.now() < before {
-        let served = scene.asks().await?;
-        ensure!(served || world.now() < quiet, "nobody dies any more, and a client is not served");
-        world.sleep(MS * world.below(60) as u32).await;
-    }
-    let early = scene.book.shards().clone();
+    let asking = async {
+        while world.now() < before {
+            let began = world.now();
+            let served = scene.asks().await? || world.now() >= asked + delay;
+            ensure!(served || began < quiet, "nobody dies any more, and a client is not served");
+            world.sleep(MS * world.below(60) as u32).await;
+        }
+        anyhow::Ok(())
+    };
+    // A client may take long.
+    let early = async {
+        world.sleep(before.since(world.now())).await;
+        scene.book.shards().clone()
+    };
+    let (asking, early) = join(asking, early).await;
+    asking?;
     ensure!(early.iter().all(|story| story.works), "a shard is not back: {early:?}");
     ensure!(early.iter().all(|story| story.stops.is_none()), "before the delay is over: {early:?}");
     let ended = world.shard().timeout(PATIENCE, running).await.context("a shard hangs")?;
