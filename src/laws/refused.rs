@@ -318,8 +318,9 @@ fn a_listener_that_somebody_shut_down_ends_its_shard_and_supervision_decides(rea
         let backend = refusing(reactor);
         let pause = Duration::from_millis(1);
         let supervision = Supervision { restarts: 3, pause, ..Supervision::default() };
-        let config = config("refusing", SHARDS).steer(Mode::Kernel).on_failure(policy);
-        let runtime = Runtime::with_backends(config.supervision(supervision), &[backend]).unwrap();
+        let config = config("refusing", SHARDS).steer(Mode::Kernel).drain(Duration::from_millis(10));
+        let config = config.on_failure(policy).supervision(supervision);
+        let runtime = Runtime::with_backends(config, &[backend]).unwrap();
         let runtime = runtime.without_signals();
         let listening = runtime.listen("127.0.0.1:0").unwrap();
         let (at, stopper) = (listening.local().inet().unwrap(), runtime.stopper());
