@@ -1,7 +1,7 @@
 //! Leases: never more than the limit, nothing lost, nobody starved, and an end is told.
 
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -19,6 +19,7 @@ on_each_reactor![
     limits_that_are_none_and_leases_of_others_are_refused,
     a_smaller_limit_takes_effect_as_places_come_back,
     a_count_that_nobody_uses_is_given_up_on_all_shards,
+    ; kernel: a_limit_is_changed_once_more_while_a_shard_is_stuck,
 ];
 
 /// A lease whose keeper is this shard.
@@ -260,6 +261,41 @@ async fn shrinks(shard: &Shard, lease: &CountLease, mut turn: impl AsyncFnMut())
         take_all(shard, &greater).await;
     }
     turn().await;
+}
+
+fn a_limit_is_changed_once_more_while_a_shard_is_stuck(bench: &Bench) {
+    let mesh = bench.mesh(3);
+    let lease = count_lease(&mesh, 0, 6);
+    let (free, stuck) = mpsc::channel::<()>();
+    let (free, stuck) = (Arc::new(Mutex::new(Some(free))), Arc::new(Mutex::new(stuck)));
+    let (taken, over) = (Meeting::of(3), Meeting::of(3));
+    bench.run(&mesh, move |shard| {
+        let (lease, taken, over) = (lease.clone(), taken.clone(), over.clone());
+        let (free, stuck) = (free.clone(), stuck.clone());
+        async move {
+            let limiter = shard.count_limiter(&lease).unwrap();
+            let _permits = [limiter.take().await.unwrap(), limiter.take().await.unwrap()];
+            taken.wait().await;
+            // A wake takes effect when the turn ends.
+            shard.sleep(Duration::from_millis(1)).await;
+            if shard.id() == id(2) {
+                // In the middle of a turn, until the other end is dropped.
+                assert!(stuck.lock().unwrap().recv().is_err());
+            } else if shard.id() == id(1) {
+                let smaller = lease.with_limit(2).unwrap();
+                limiter.change_limit(&smaller);
+                shard.sleep(Duration::from_millis(5)).await;
+                assert!(limiter.try_take().is_err(), "six are out, of two");
+                limiter.change_limit(&smaller.with_limit(8).unwrap());
+                let more = join_all([limiter.take(), limiter.take()]);
+                let more = shard.timeout(Duration::from_secs(20), more).await;
+                assert!(more.expect("a stuck shard holds them up").iter().all(Result::is_ok));
+                drop(free.lock().unwrap().take());
+                limiter.limit_reached().await;
+            }
+            over.wait().await;
+        }
+    });
 }
 
 fn a_count_that_nobody_uses_is_given_up_on_all_shards(bench: &Bench) {

@@ -97,7 +97,8 @@ async fn uses(shard: Shard, limiter: CountLimiter, book: Arc<Book>, mut rng: Ran
     Ok(())
 }
 
-/// Changes the limit now and then, from whichever shard chance has it; nobody else does meanwhile, but it may die.
+/// Changes the limit now and then, once or several times before all have heard of it, from whichever shard chance has it;
+/// nobody else does meanwhile, but it may die.
 async fn changes(
     shard: Shard,
     limiter: CountLimiter,
@@ -111,14 +112,20 @@ async fn changes(
             continue;
         }
         let _alone = Alone(book.clone());
-        let next = book.count().with_limit(1 + rng.below(most))?;
-        *book.count() = next.clone();
-        book.bound.fetch_max(next.limit(), Relaxed);
-        limiter.change_limit(&next);
+        let mut pause = Duration::ZERO;
+        for _ in 0..1 + rng.below(3) {
+            shard.sleep(pause).await;
+            let next = book.count().with_limit(1 + rng.below(most))?;
+            *book.count() = next.clone();
+            book.bound.fetch_max(next.limit(), Relaxed);
+            limiter.change_limit(&next);
+            book.changes.fetch_add(1, Relaxed);
+            pause = Duration::from_micros(rng.below(2_000));
+        }
         let reached = shard.timeout(Duration::from_secs(10), limiter.limit_reached());
         reached.await.context("not all hear of a limit")?;
-        book.bound.store(next.limit(), Relaxed);
-        book.changes.fetch_add(1, Relaxed);
+        let newest = book.count().limit();
+        book.bound.store(newest, Relaxed);
     }
     Ok(())
 }
@@ -223,6 +230,10 @@ async fn scene(world: World) -> anyhow::Result<()> {
             world.rule(rule.at_most(deaths).between(Duration::ZERO..=DEATHS));
         }
     }
+    // One is stuck now and then, while others change what it has to hear of.
+    let (stuck, by) = (world.below(shards as u64) as usize, Duration::from_micros(world.below(200_000)));
+    let rule = Rule::new(Verdict::SlowTurn(by)).to(("mesh", stuck)).with(0.002);
+    world.rule(rule.at_most(world.below(4)).between(Duration::ZERO..=DEATHS));
     let book = Arc::new(Book::new(count));
     let inside = book.clone();
     let running = host.start(runtime, move |shard| lives(shard, declared.clone(), inside.clone()));

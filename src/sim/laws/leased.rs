@@ -260,6 +260,64 @@ async fn counts(world: World) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// How long a shard does nothing at all.
+const STUCK: Duration = Duration::from_secs(60);
+
+/// The limit is changed twice while a shard is stuck: the second change takes effect at once, but for what that has.
+async fn changes_while_one_is_stuck(world: World) -> anyhow::Result<()> {
+    let host = world.host("mesh");
+    let shards = 3 + world.below(3) as usize;
+    let runtime = host.runtime(shards);
+    let each = 1 + world.below(5);
+    let lease = runtime.count_lease("count", each * shards as u64)?;
+    let other = |than: usize| (than + 1 + world.below(shards as u64 - 1) as usize) % shards;
+    let stuck = other(lease.keeper().index());
+    let changer = other(stuck);
+    let (small, more) = (1 + world.below(lease.limit()), 1 + world.below(40));
+    let pause = Duration::from_micros(world.below(3_000));
+    let second = Duration::from_secs(1);
+    let rule = Rule::new(Verdict::SlowTurn(STUCK)).to(("mesh", stuck)).at_most(1);
+    world.rule(rule.between(second..=second * 2));
+    let running = host.start(runtime, move |shard| {
+        let lease = lease.clone();
+        async move {
+            let limiter = shard.count_limiter(&lease)?;
+            let mut permits = Vec::new();
+            for _ in 0..each {
+                permits.push(limiter.take().await?);
+            }
+            // All are out now, and one of these turns is a long one.
+            while shard.now() < Time::ZERO + second * 3 {
+                shard.sleep(Duration::from_millis(50)).await;
+            }
+            if shard.id().index() == changer {
+                let smaller = lease.with_limit(small)?;
+                limiter.change_limit(&smaller);
+                shard.sleep(pause).await;
+                ensure!(limiter.try_take().is_err(), "one more than there may be");
+                let greater = smaller.with_limit(lease.limit() + more)?;
+                limiter.change_limit(&greater);
+                let all = join_all((0..more).map(|_| limiter.take()).collect::<Vec<_>>());
+                let taken = shard.timeout(second, all).await.context("a stuck shard holds them up")?;
+                ensure!(taken.iter().all(Result::is_ok) && limiter.try_take().is_err(), "one too many");
+                let reached = shard.timeout(second, limiter.limit_reached()).await;
+                ensure!(reached.is_err(), "it cannot have heard of it");
+                let reached = shard.timeout(STUCK, limiter.limit_reached()).await;
+                reached.context("it never hears of it")?;
+            }
+            shard.sleep_until(Time::ZERO + STUCK * 2).await;
+            Ok(())
+        }
+    });
+    world.shard().timeout(PATIENCE, running).await.context("takers hang")??;
+    Ok(())
+}
+
+#[test]
+fn a_limit_is_changed_once_more_while_a_shard_is_stuck() {
+    Check::new().seeds(60).run(changes_while_one_is_stuck);
+}
+
 #[test]
 fn a_rate_is_kept_within_two_percent_and_follows_when_demand_moves() {
     Check::new().seeds(6).at_most(300).options(Options::default()).run(rates);

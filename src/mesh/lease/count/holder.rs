@@ -191,11 +191,12 @@ impl Holder {
         wait_until(&self.reaching, || is_reached().then_some(())).await;
     }
 
-    /// Tells the keeper of limits.
+    /// Tells the keeper of limits: of each once, and each of its lives.
     async fn tell(&self, caller: &Caller<Ask, Told>) {
+        let mut said = Limit::default();
         loop {
             let limit = self.telling.get();
-            if limit <= self.reached.get() {
+            if limit <= said.max(self.reached.get()) {
                 self.limits.wished().await;
                 continue;
             }
@@ -204,9 +205,8 @@ impl Holder {
                 // It does not know this shard, and will be told what it holds once more.
                 return;
             }
-            self.reached.set(limit);
+            said = limit;
             self.hear(told);
-            self.reaching.borrow_mut().wake_all();
         }
     }
 
@@ -303,6 +303,10 @@ impl Holder {
 
     fn heed(&self, told: Told) {
         self.limit.set(self.limit.get().max(told.limit));
+        if told.reached > self.reached.get() {
+            self.reached.set(told.reached);
+            self.reaching.borrow_mut().wake_all();
+        }
         if told.number > self.heard.get() {
             self.heard.set(told.number);
             self.pressed.set(told.pressed);

@@ -8,7 +8,6 @@ use super::{Ask, Declared, Limit, Told};
 use crate::mesh::calls::{Asker, Caller};
 use crate::mesh::lease::tie::each_end;
 use crate::mesh::member::Member;
-use crate::shard::waiters::{Waiters, wait_until};
 use crate::shard::{Resolver, Shard, ShardId, Task, deferred};
 
 /// Lives on one shard.
@@ -20,8 +19,6 @@ pub(super) struct Keeper {
     recalls: RefCell<Box<[Option<Task<()>>]>>,
     /// What hears of ends.
     watches: RefCell<Vec<Task<()>>>,
-    /// Who waits until all know of a limit.
-    learning: RefCell<Waiters>,
     /// The lease is given up.
     closed: Cell<bool>,
 }
@@ -50,6 +47,10 @@ struct Account {
     over: bool,
     /// It goes by this limit, or a newer one.
     knows: Limit,
+    /// It wants to hear when all shards go by this one.
+    asks: Limit,
+    /// It was told last that they go by this one.
+    hears: Limit,
     /// The life of the shard that has said what it holds.
     life: Option<u32>,
 }
@@ -77,7 +78,6 @@ impl Keeper {
             books: RefCell::new(books),
             recalls: RefCell::new((0..shard.count()).map(|_| None).collect()),
             watches: RefCell::default(),
-            learning: RefCell::default(),
             closed: Cell::new(false),
         })
     }
@@ -106,7 +106,6 @@ impl Keeper {
         self.closed.set(true);
         let queue = std::mem::take(&mut self.books.borrow_mut().queue);
         drop(queue);
-        self.learning.borrow_mut().wake_all();
         let recalls: Vec<Task<()>> = self.recalls.borrow_mut().iter_mut().filter_map(Option::take).collect();
         recalls.into_iter().chain(self.watches.take()).for_each(Task::cancel);
     }
@@ -153,18 +152,18 @@ impl Keeper {
         self.told(from.shard, 0)
     }
 
-    /// A shard has another limit for all: waits until they have it.
-    pub(super) async fn limited(self: Rc<Self>, from: Asker, limit: Limit) -> Told {
+    /// A shard has another limit for all.
+    pub(super) fn limited(self: Rc<Self>, from: Asker, limit: Limit) -> Told {
         {
             let mut books = self.books.borrow_mut();
             if !books.is_of(from) {
                 return Told::default();
             }
             books.limit = books.limit.max(limit);
+            let asks = &mut books.holders[from.shard].asks;
+            *asks = limit.max(*asks);
         }
         self.serve();
-        let is_known = || self.closed.get() || self.books.borrow().is_known(limit);
-        wait_until(&self.learning, || is_known().then_some(())).await;
         self.told(from.shard, 0)
     }
 
@@ -187,13 +186,10 @@ impl Keeper {
         recall.into_iter().for_each(Task::cancel);
         let gone = self.books.borrow_mut().forget(shard);
         drop(gone);
-        self.learning.borrow_mut().wake_all();
     }
 
     fn told(&self, shard: usize, count: u64) -> Told {
-        let mut books = self.books.borrow_mut();
-        let (pressed, over) = (books.presses(shard), books.is_over());
-        Told { count, pressed, over, number: books.tell(shard, pressed, over), limit: books.limit }
+        self.books.borrow_mut().tell(shard, count)
     }
 
     /// Gives what is free to those who wait, presses the others if that is not enough, and tells all of a new limit.
@@ -220,7 +216,6 @@ impl Keeper {
             books.take_back(shard, count);
             books.holders[shard].knows = told.limit;
             drop(books);
-            self.learning.borrow_mut().wake_all();
             self.serve();
         }
         let own = self.recalls.borrow_mut()[shard].take();
@@ -245,14 +240,16 @@ impl Books {
 
     /// Whether a shard has to hear something that it does not know, and does not ask for.
     fn is_to_hear(&self, shard: usize) -> bool {
-        let Account { held, pressed, over, knows, life } = self.holders[shard];
+        let Account { held, pressed, over, knows, asks, hears, life } = self.holders[shard];
         let holds_too_much = || (!pressed && self.presses(shard)) || (!over && self.is_over());
-        (held > 0 && holds_too_much()) || (life.is_some() && knows < self.limit)
+        let waits_for_all = || hears < asks && hears < self.reached();
+        (held > 0 && holds_too_much()) || (life.is_some() && (knows < self.limit || waits_for_all()))
     }
 
-    /// Whether all that may hold something go by this limit.
-    fn is_known(&self, limit: Limit) -> bool {
-        self.holders.iter().all(|holder| holder.life.is_none() || holder.knows >= limit)
+    /// The limit by which all go that may hold something, or by a newer one.
+    fn reached(&self) -> Limit {
+        let holders = self.holders.iter().filter(|holder| holder.life.is_some());
+        holders.map(|holder| holder.knows).min().unwrap_or_default()
     }
 
     /// Whether this life of a shard has said what it holds.
@@ -270,6 +267,7 @@ impl Books {
         let count = count.min(even);
         self.held += count;
         self.holders[shard].held += count;
+        assert!(self.held <= self.limit.most, "more is granted than may be out");
         Some((grant, count))
     }
 
@@ -290,9 +288,12 @@ impl Books {
         self.held -= count;
     }
 
-    fn tell(&mut self, shard: usize, pressed: bool, over: bool) -> u64 {
-        (self.holders[shard].pressed, self.holders[shard].over) = (pressed, over);
+    /// What a shard is told now, and that it gets so many.
+    fn tell(&mut self, shard: usize, count: u64) -> Told {
+        let (pressed, over, reached) = (self.presses(shard), self.is_over(), self.reached());
+        let holder = &mut self.holders[shard];
+        (holder.pressed, holder.over, holder.hears) = (pressed, over, reached.max(holder.hears));
         self.tellings += 1;
-        self.tellings
+        Told { count, pressed, over, number: self.tellings, limit: self.limit, reached }
     }
 }

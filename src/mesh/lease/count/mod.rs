@@ -16,10 +16,17 @@
 //! * A limit has a number, and the greatest is the newest. A shard that changes it tells the keeper, and that all others;
 //!   each tells it to the keeper's next life. Where more is out than the new limit, all spares are called in, also those
 //!   that somebody waits for, and what comes back is given to nobody before less is out than the limit.
+//! * The keeper goes by a limit as soon as it hears of it, and answers at once. That all shards go by it, it tells later to
+//!   those who changed it: so a shard that is stuck in a turn holds up that word, and neither the limit nor the next one.
 //! * A lease that nobody uses any more, neither by a value of it, nor by a limiter, nor by a permit, is given up: its name
 //!   is free, and what the shards have of it is dropped.
 //!
-//! Errors of the bound: none; never more than the limit is out, or than was out when it became smaller. But
+//! What holds at any moment, whoever is stuck or ends: what all shards have, used or not, is no more than the keeper counts
+//! as held, since it counts what it grants before that is sent, and takes off what comes back. And while it grants, that is no
+//! more than the newest limit that it has heard of. So what is out is at most the limit in force, or, while it changes, the
+//! greatest of those between the last that all shards go by and the newest.
+//!
+//! Errors of that bound: none. But
 //! [`CountLimiter::try_take`] may find nothing while other shards hold reserves: what it then asks for is there some
 //! microseconds later.
 
@@ -86,7 +93,7 @@ enum Ask {
     /// To a life of the keeper, first of all: so many permits of this shard are out, and this is the newest limit that it
     /// knows.
     Hold(u64, Limit),
-    /// Of the keeper: go by this limit, if it is newer; answered when all shards do.
+    /// Of the keeper: go by this limit, if it is newer, and say when all shards do.
     Limit(Limit),
     /// Of a shard: what it does not use, now and from now on; and that it go by the limit.
     Recall(Told),
@@ -103,6 +110,8 @@ struct Told {
     over: bool,
     number: u64,
     limit: Limit,
+    /// All shards that are at work go by this, or a newer one.
+    reached: Limit,
 }
 
 /// Between a shard and the keeper: a take, a return, a new limit and a recall at once.
@@ -200,7 +209,7 @@ impl Declared {
                     (Ask::Take(count), Some(keeper)) => keeper.take(from, count).await,
                     (Ask::Give(count), Some(keeper)) => keeper.returned(from, count),
                     (Ask::Hold(count, limit), Some(keeper)) => keeper.holds(from, count, limit),
-                    (Ask::Limit(limit), Some(keeper)) => keeper.limited(from, limit).await,
+                    (Ask::Limit(limit), Some(keeper)) => keeper.limited(from, limit),
                     // Asked of a shard that is not the keeper, which nobody does.
                     (_, None) => Told::default(),
                 }
@@ -253,7 +262,8 @@ impl CountLimiter {
     }
 
     /// Waits until all shards that are at work go by the limit that this one knows of: from then on nothing is given before
-    /// less is out than that, whoever asks. For ever if the keeper has ended and never comes back.
+    /// less is out than that, whoever asks. For ever if the keeper has ended and never comes back, and as long as a shard is
+    /// stuck in a turn; the next change does not wait for that.
     pub async fn limit_reached(&self) {
         self.holder.limit_reached().await;
     }
