@@ -9,12 +9,14 @@ use std::time::Duration;
 
 use common::{measure, on_two_threads, spinning};
 use criterion::{Criterion, criterion_group, criterion_main};
+use waterwheel::mesh::{Mailbox, OpenError, Port};
 use waterwheel::shard::ShardId;
 
 fn calls(c: &mut Criterion) {
     let mut group = c.benchmark_group("round trip");
     group.bench_function("one atomic, two threads", |b| b.iter_custom(bounce));
-    group.bench_function("call", |b| b.iter_custom(call));
+    group.bench_function("call", |b| b.iter_custom(|n| call(n, 0)));
+    group.bench_function("call, 1000 other ports", |b| b.iter_custom(|n| call(n, 1_000)));
     group.bench_function("send and answer", |b| b.iter_custom(answer));
     group.bench_function("run_on", |b| b.iter_custom(run_on));
     group.finish();
@@ -34,13 +36,18 @@ fn bounce(count: u64) -> Duration {
     on_two_threads(|| play(1), || play(0))
 }
 
-fn call(count: u64) -> Duration {
+/// `others`: ports that are open on both shards, and at which nothing happens.
+fn call(count: u64, others: usize) -> Duration {
     let runtime = spinning(2);
     let port = runtime.call_port::<u64, u64>("bench").expect("a new name");
+    let other = |number: usize| runtime.port::<u64>(format!("other {number}").leak()).expect("a new name");
+    let others: Vec<Port<u64>> = (0..others).map(other).collect();
     let stopper = runtime.stopper();
     measure(runtime, move |shard| {
-        let (port, stopper) = (port.clone(), stopper.clone());
+        let (port, others, stopper) = (port.clone(), others.clone(), stopper.clone());
         async move {
+            let opened = others.iter().map(|other| shard.open(other));
+            let _opened = opened.collect::<Result<Vec<Mailbox<u64>>, OpenError>>()?;
             let _server = shard.serve(&port, |_, request| std::future::ready(request + 1))?;
             if shard.id() == ShardId::new(1) {
                 shard.stopping().await;

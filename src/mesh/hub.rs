@@ -14,6 +14,7 @@ use super::jobs::{Job, Jobs};
 use super::port::DeclareError;
 use super::run_on::{self, Errand, Parcel};
 use super::sync::AtomicU32;
+use super::wanted::Wanted;
 #[cfg(loom)]
 use crate::shard::broken::{Break, broken};
 
@@ -44,6 +45,8 @@ struct Ports {
 /// What a mesh keeps for each shard, and anybody may use.
 struct Station {
     bell: Arc<Bell>,
+    /// By source: in which ports that has something for it.
+    wanted: Box<[Wanted]>,
     /// What outside threads left for the shard.
     jobs: Jobs<Job>,
     /// By shard: how many lives of this one it has seen end, and is done with. Its own: how many it has ended wholly, so
@@ -75,6 +78,7 @@ impl Mesh {
         assert!(budget > 0, "without a budget no message is ever received");
         let stations = (0..shards).map(|_| Station {
             bell: Arc::new(Bell::new()),
+            wanted: (0..shards).map(|_| Wanted::new()).collect(),
             jobs: Jobs::new(JOBS),
             acknowledged: (0..shards).map(|_| AtomicU32::new(0)).collect(),
         });
@@ -109,6 +113,11 @@ impl Mesh {
     /// The bell of a shard, also for what rings it from outside.
     pub(crate) fn bell(&self, shard: usize) -> &Arc<Bell> {
         &self.stations[shard].bell
+    }
+
+    /// In which ports one shard has something for one other.
+    pub(super) fn wanted(&self, source: usize, target: usize) -> &Wanted {
+        &self.stations[target].wanted[source]
     }
 
     /// Shard `by` is done with all that concerned this life of `shard`, which has ended.

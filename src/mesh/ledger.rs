@@ -1,16 +1,17 @@
 //! What the ends that a shard has open share among themselves.
 
 use std::cell::Cell;
+use std::fmt;
 use std::sync::Arc;
 
 use super::bell::{Bell, Life};
 use super::hub::Mesh;
 use super::set::ShardSet;
+use super::wanted::{Bits, bit_of};
 #[cfg(loom)]
 use crate::shard::broken::{Break, broken};
 
 /// A shard's notes between and within its turns: whom to ring, whom to look at, who ended.
-#[derive(Debug)]
 pub(super) struct Ledger {
     /// The shard's number.
     pub(super) id: usize,
@@ -21,10 +22,14 @@ pub(super) struct Ledger {
     turn: Cell<u64>,
     /// Shards to ring at the end of this turn.
     to_ring: ShardSet,
+    /// By shard: the ports that it is to look at then.
+    to_tell: Box<[Bits]>,
     /// Sources to look at in the next turn, rung or not: those whose budget ended, and the shard itself.
     pub(super) to_look: ShardSet,
-    /// Some end has tasks that wait for the next turn's budget.
-    renew: Cell<bool>,
+    /// By source: the ports to look at then, besides those that it tells of itself.
+    to_look_at: Box<[Bits]>,
+    /// Ports with tasks that wait for the next turn's budget.
+    renewing: Bits,
     /// Shards known to have ended.
     ended: ShardSet,
     /// By shard: which of its lives this one has to do with, as far as it knows.
@@ -62,8 +67,10 @@ impl Ledger {
             mesh,
             turn: Cell::new(0),
             to_ring: ShardSet::new(shards),
+            to_tell: (0..shards).map(|_| Bits::default()).collect(),
             to_look: ShardSet::new(shards),
-            renew: Cell::new(false),
+            to_look_at: (0..shards).map(|_| Bits::default()).collect(),
+            renewing: Bits::default(),
             ended: ShardSet::new(shards),
             lives,
             retired: Cell::new(false),
@@ -101,14 +108,36 @@ impl Ledger {
         self.turn.get()
     }
 
-    /// Something was done that concerns `target`, which learns of it when the turn ends.
-    pub(super) fn will_ring(&self, target: usize) {
+    /// Something was done in a port that concerns `target`, which learns of it when the turn ends.
+    #[inline]
+    pub(super) fn will_ring(&self, target: usize, port: usize) {
         self.to_ring.insert(target);
+        self.to_tell[target].insert(bit_of(port));
     }
 
     /// As [`will_ring`](Ledger::will_ring), for all shards.
-    pub(super) fn will_ring_all(&self) {
-        self.to_ring.fill();
+    pub(super) fn will_ring_all(&self, port: usize) {
+        (0..self.to_tell.len()).for_each(|target| self.will_ring(target, port));
+    }
+
+    /// In the next turn a port is looked at for what concerns `source`.
+    pub(super) fn will_look(&self, source: usize, port: usize) {
+        self.to_look.insert(source);
+        self.to_look_at[source].insert(bit_of(port));
+    }
+
+    /// As [`will_look`](Ledger::will_look), for all sources.
+    pub(super) fn will_look_at_all(&self, port: usize) {
+        (0..self.to_look_at.len()).for_each(|source| self.will_look(source, port));
+    }
+
+    /// What is to be looked at for `source` now, by what it has told and by what was left over here: moved into a set.
+    #[inline]
+    pub(super) fn take_wanted(&self, source: usize, wanted: &Bits) {
+        wanted.take_all_of(&self.to_look_at[source]);
+        if source != self.id {
+            self.mesh.wanted(source, self.id).take(wanted);
+        }
     }
 
     /// The end of a turn: rings each shard once. To itself a shard needs no bell.
@@ -117,6 +146,16 @@ impl Ledger {
             self.to_ring.remove(target);
             if target == self.id {
                 self.to_look.insert(target);
+                self.to_look_at[target].take_all_of(&self.to_tell[target]);
+                continue;
+            }
+            #[cfg(loom)]
+            if broken(Break::WantedAfterRing) {
+                self.mesh.bell(target).ring(self.id);
+            }
+            self.mesh.wanted(self.id, target).tell(&self.to_tell[target]);
+            #[cfg(loom)]
+            if broken(Break::WantedAfterRing) {
                 continue;
             }
             let answer = self.mesh.bell(target).ring(self.id);
@@ -140,17 +179,18 @@ impl Ledger {
         if broken(Break::CarryForgotten) {
             return true;
         }
-        self.to_look.is_empty() && !self.renew.get() && self.to_ring.is_empty()
+        self.to_look.is_empty() && self.renewing.is_empty() && self.to_ring.is_empty()
     }
 
-    /// Some tasks wait for the next turn's budget.
-    pub(super) fn ask_renewal(&self) {
-        self.renew.set(true);
+    /// Some tasks of a port wait for the next turn's budget.
+    pub(super) fn ask_renewal(&self, port: usize) {
+        self.renewing.insert(bit_of(port));
     }
 
-    /// Whether that was so, once.
-    pub(super) fn take_renewal(&self) -> bool {
-        self.renew.take()
+    /// The ports of which that was so: moved into a set.
+    #[inline]
+    pub(super) fn take_renewals(&self, ports: &Bits) {
+        ports.take_all_of(&self.renewing);
     }
 
     /// How `shard` stands, asked before its lanes are drained.
@@ -198,5 +238,11 @@ impl Ledger {
 
     pub(super) fn is_retired(&self) -> bool {
         self.retired.get()
+    }
+}
+
+impl fmt::Debug for Ledger {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Ledger").field("id", &self.id).field("turn", &self.turn.get()).finish_non_exhaustive()
     }
 }

@@ -14,6 +14,7 @@ use super::ledger::{Ledger, Standing};
 use super::set::ShardSet;
 use super::stats::{MeshStats, PortStats};
 use super::waiters::{Place, Waiters};
+use super::wanted::{Bits, bit_of};
 use crate::shard::Shard;
 use crate::shard::between::{Between, Taken};
 #[cfg(loom)]
@@ -28,6 +29,8 @@ pub(crate) struct Member {
     ends: RefCell<Ends>,
     /// What this turn looks at; empty between turns, kept for its memory.
     looking: ShardSet,
+    /// Of the source that it looks at, the same.
+    looking_at: Bits,
     /// The source that this turn looks at first.
     first: Cell<usize>,
     /// Wakes the task that runs jobs from outside.
@@ -44,8 +47,15 @@ pub(crate) struct Member {
     pub(super) mourners: RefCell<Bag>,
 }
 
-/// Each with the id of its port, in their order; copied when one is opened while a turn looks at them.
-type Ends = Rc<Vec<(usize, Rc<dyn End>)>>;
+/// In the order of their keys; copied when one is opened while a turn looks at them.
+type Ends = Rc<Vec<(Key, Rc<dyn End>)>>;
+
+/// What stands for a port where it is to be looked at, and its id: some may share the first.
+type Key = (usize, usize);
+
+fn key_of(port: usize) -> Key {
+    (bit_of(port), port)
+}
 
 /// The end of a part before its shard's.
 struct Closing {
@@ -84,6 +94,7 @@ impl Member {
             ledger: Rc::new(Ledger::new(mesh, id)),
             ends: RefCell::default(),
             looking,
+            looking_at: Bits::default(),
             first: Cell::new(0),
             jobs: RefCell::default(),
             returns: RefCell::new(Waiters::new()),
@@ -102,14 +113,15 @@ impl Member {
 
     /// The end of port `id` that this shard has, if it is of this kind; made by `make` at its first use.
     pub(super) fn end<E: End>(&self, id: usize, make: impl FnOnce() -> E) -> Rc<E> {
-        let place = self.ends.borrow().binary_search_by_key(&id, |(known, _)| *known);
+        let key = key_of(id);
+        let place = self.ends.borrow().binary_search_by_key(&key, |(known, _)| *known);
         let end: Rc<dyn Any> = match place {
             Ok(place) => self.ends.borrow()[place].1.clone(),
             Err(place) => {
                 let end = Rc::new(make());
-                Rc::make_mut(&mut self.ends.borrow_mut()).insert(place, (id, end.clone()));
+                Rc::make_mut(&mut self.ends.borrow_mut()).insert(place, (key, end.clone()));
                 // What was sent before is found by looking at everybody.
-                self.ledger.to_look.fill();
+                self.ledger.will_look_at_all(id);
                 end
             }
         };
@@ -153,7 +165,7 @@ impl Member {
         if closings.is_empty() {
             return;
         }
-        let is_closed = |(id, _): &mut (usize, Rc<dyn End>)| closings.contains_key(id);
+        let is_closed = |((_, id), _): &mut (Key, Rc<dyn End>)| closings.contains_key(id);
         let ends: Vec<_> = Rc::make_mut(&mut self.ends.borrow_mut()).extract_if(.., is_closed).collect();
         for (id, Closing { close, .. }) in closings {
             close();
@@ -190,6 +202,19 @@ impl Member {
         ends.iter().map(|(_, end)| &**end).for_each(f);
     }
 
+    /// Of the ports in a set; empties it.
+    fn for_each_of(&self, ports: &Bits, mut f: impl FnMut(usize, &dyn End)) {
+        if ports.is_empty() {
+            return;
+        }
+        let ends = self.ends.borrow().clone();
+        while let Some(bit) = ports.pop() {
+            let first = ends.partition_point(|((other, _), _)| *other < bit);
+            let same = ends[first..].iter().take_while(|((other, _), _)| *other == bit);
+            same.for_each(|((_, id), end)| f(*id, &**end));
+        }
+    }
+
     fn look_at(&self, source: usize) {
         let ledger = &*self.ledger;
         // Asked before the lanes are drained: what it sent before its end is then seen.
@@ -202,10 +227,22 @@ impl Member {
         }
         #[cfg(loom)]
         let ended = ended && !broken(Break::EndedSeenLate);
-        self.for_each_end(|end| more |= end.look(source, ended));
-        if more {
-            ledger.to_look.insert(source);
-        } else if ended {
+        let mut look = |port: usize, end: &dyn End| {
+            if end.look(source, ended) {
+                more = true;
+                ledger.will_look(source, port);
+            }
+        };
+        ledger.take_wanted(source, &self.looking_at);
+        if standing == Standing::AtWork {
+            self.for_each_of(&self.looking_at, look);
+        } else {
+            // An end concerns all of them, and so does what a next life has sent before it was known here.
+            while self.looking_at.pop().is_some() {}
+            let ends = self.ends.borrow().clone();
+            ends.iter().for_each(|((_, id), end)| look(*id, &**end));
+        }
+        if !more && ended {
             // What it sent before its end has been seen.
             self.mourners.borrow_mut().wake_all();
             if !ledger.is_retired() {
@@ -238,13 +275,15 @@ impl Member {
     pub(super) fn stats(&self) -> MeshStats {
         let ledger = &*self.ledger;
         let mut ports = Vec::new();
-        self.for_each_end(|end| ports.push(end.stats()));
+        let ends = self.ends.borrow().clone();
+        ends.iter().for_each(|((_, id), end)| ports.push((*id, end.stats())));
+        ports.sort_by_key(|(id, _)| *id);
         MeshStats {
             parks: ledger.parks.get(),
             woken: ledger.bell().wakes(),
             rings: ledger.rings.get(),
             wakes: ledger.wakes.get(),
-            ports,
+            ports: ports.into_iter().map(|(_, stats)| stats).collect(),
         }
     }
 
@@ -275,9 +314,8 @@ impl Between for Member {
                 self.wake_jobs();
             }
         }
-        if ledger.take_renewal() {
-            self.for_each_end(End::renew);
-        }
+        ledger.take_renewals(&self.looking_at);
+        self.for_each_of(&self.looking_at, |_, end| end.renew());
         self.looking.insert_sources(rung.sources());
         self.looking.take_all_of(&ledger.to_look);
         // The start rotates, so that no source is always served last.
@@ -336,3 +374,7 @@ impl fmt::Debug for Member {
         f.debug_struct("Member").field("id", &self.ledger.id).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+#[cfg(not(loom))]
+mod tests;

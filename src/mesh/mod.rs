@@ -94,6 +94,7 @@ mod stats;
 mod stop;
 mod sync;
 mod waiters;
+mod wanted;
 
 pub use calls::{CallError, CallOptions, CallPort, Caller, Server};
 pub use ended::ShardEnd;

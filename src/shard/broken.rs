@@ -46,6 +46,12 @@ breaks! {
     WakerAfterPark,
     /// A shard with messages left over parks.
     CarryForgotten,
+    /// The bell is rung before it is said in which port there is something.
+    WantedAfterRing,
+    /// That is said with `Relaxed`: a target that was woken by something else may see it and not the message.
+    WantedRelaxed,
+    /// That is taken with `Relaxed`: the same.
+    WantedTakenRelaxed,
 
     // ---- lanes
 

@@ -132,7 +132,7 @@ impl<Q: Send + 'static, R: Send + 'static> CallEnds<Q, R> {
         let ticket = self.calls.borrow_mut().insert(target);
         let pushed = producer.push(Request { ticket, request });
         assert!(pushed.is_ok(), "a credit is a slot in the lane of requests");
-        self.ledger.will_ring(target);
+        self.ledger.will_ring(target, self.port.id);
         self.called.set(self.called.get() + 1);
         ticket
     }
@@ -210,14 +210,14 @@ impl<Q: Send + 'static, R: Send + 'static> CallEnds<Q, R> {
         }
         *serving = Serving::By(server);
         // Requests may wait already.
-        self.ledger.to_look.fill();
+        self.ledger.will_look_at_all(self.port.id);
         true
     }
 
     /// Ends serving: requests are answered with `NotServed` from now on.
     pub(in crate::mesh) fn end_serving(&self) {
         self.forget_server();
-        self.ledger.to_look.fill();
+        self.ledger.will_look_at_all(self.port.id);
     }
 
     // The server holds this, and its tasks hold the shard.
@@ -243,7 +243,7 @@ impl<Q: Send + 'static, R: Send + 'static> CallEnds<Q, R> {
         let producer = peer.replies_to.get_or_insert_with(made);
         let pushed = producer.push(Reply { ticket, outcome });
         assert!(pushed.is_ok(), "a credit is a slot in the lane of replies");
-        self.ledger.will_ring(to);
+        self.ledger.will_ring(to, self.port.id);
     }
 
     // True if the budget ended before the requests did, of which there are `count`.

@@ -97,7 +97,7 @@ impl<M: Send + 'static> Incoming<M> {
         }
         let inlet = &mut self.inlets[next.source];
         if !inlet.may_spend(ledger) {
-            ledger.ask_renewal();
+            ledger.ask_renewal(port.id);
             return None;
         }
         let Reverse(Held { source, message, .. }) = self.held.pop()?;
@@ -125,7 +125,7 @@ impl<M: Send + 'static> Incoming<M> {
             if !inlet.may_spend(ledger) {
                 self.ready.remove(source);
                 self.later.insert(source);
-                ledger.ask_renewal();
+                ledger.ask_renewal(port.id);
                 continue;
             }
             inlet.spent += 1;
@@ -254,11 +254,12 @@ impl<M> Inlet<M> {
         if self.occupied() < port.lanes.capacity() {
             #[cfg(loom)]
             if broken(Break::WaitEndedAfterRing) {
-                ledger.mesh.bell(source).ring(ledger.id);
+                ledger.will_ring(source, port.id);
+                ledger.ring();
                 return lane.end_waiting();
             }
             lane.end_waiting();
-            ledger.will_ring(source);
+            ledger.will_ring(source, port.id);
         }
     }
 

@@ -135,12 +135,12 @@ impl<M: Send + 'static> Ends<M> {
         }
         #[cfg(loom)]
         if broken(Break::WaitingAfterRing) {
-            self.ledger.will_ring(target);
+            self.ledger.will_ring(target, self.port.id);
             self.ledger.ring();
             return lane.wait();
         }
         lane.wait();
-        self.ledger.will_ring(target);
+        self.ledger.will_ring(target, self.port.id);
     }
 
     /// Gives up a wait for room.
@@ -159,7 +159,8 @@ impl<M: Send + 'static> Ends<M> {
         let make = || lanes.make(self.ledger.id, target, self.ledger.own_life());
         #[cfg(loom)]
         if broken(Break::LaneAfterRing) && outgoing.producer.is_none() {
-            self.ledger.mesh.bell(target).ring(self.ledger.id);
+            self.ledger.will_ring(target, self.port.id);
+            self.ledger.ring();
             return outgoing.producer.insert(make()).push(envelope);
         }
         let producer = outgoing.producer.get_or_insert_with(make);
@@ -168,11 +169,12 @@ impl<M: Send + 'static> Ends<M> {
         }
         #[cfg(loom)]
         if broken(Break::RingBeforePush) {
-            self.ledger.mesh.bell(target).ring(self.ledger.id);
+            self.ledger.will_ring(target, self.port.id);
+            self.ledger.ring();
             return producer.push(envelope);
         }
         producer.push(envelope)?;
-        self.ledger.will_ring(target);
+        self.ledger.will_ring(target, self.port.id);
         self.sent.set(self.sent.get() + 1);
         Ok(())
     }
@@ -215,17 +217,17 @@ impl<M: Send + 'static> Ends<M> {
         }
         #[cfg(loom)]
         if broken(Break::CloseAfterRing) {
-            self.ledger.will_ring_all();
+            self.ledger.will_ring_all(self.port.id);
             self.ledger.ring();
         }
         self.port.close(self.ledger.id);
         self.fail_held();
-        self.ledger.to_look.fill();
+        self.ledger.will_look_at_all(self.port.id);
         #[cfg(loom)]
         if broken(Break::CloseUntold) || broken(Break::CloseAfterRing) {
             return;
         }
-        self.ledger.will_ring_all();
+        self.ledger.will_ring_all(self.port.id);
     }
 
     /// The next message, or a place in the queue of those who wait for one. `place` is to be left when the wait is
@@ -352,7 +354,7 @@ impl<M: Send + 'static> End for Ends<M> {
         if self.receiving.get() == Receiving::Closed {
             // Its mailbox was dropped before anybody could be told.
             self.port.close(self.ledger.id);
-            self.ledger.will_ring_all();
+            self.ledger.will_ring_all(self.port.id);
         }
     }
 

@@ -17,6 +17,7 @@ use crate::mesh::hub::Mesh;
 use crate::mesh::jobs::{Jobs, Refused};
 use crate::mesh::port::{Port, PortOptions, TrySendError};
 use crate::mesh::stop::StopGuard;
+use crate::mesh::wanted::{Bits, bit_of};
 
 /// Shard 0 takes `turns` turns and ends while `senders` shards send it `each` messages. Every message is received,
 /// refused, or failed and counted once.
@@ -140,6 +141,9 @@ pub(super) fn call() {
         let ends = target.call_ends(&their_port);
         let requests = Rc::new(Requests::default());
         ends.serve(requests.clone());
+        let nothing = Bits::default();
+        nothing.insert(bit_of(their_port.shared.id));
+        their_mesh.wanted(0, 1).tell(&nothing);
         their_mesh.bell(1).ring(0);
         target.turn(|| {
             for Arrived { from, ticket, request } in requests.take() {

@@ -12,11 +12,14 @@
 //! | `WakeWheneverParked` | `one_sender` | woken 2 times in 1 parks |
 //! | `ForeignNeverWakes` | `jobs_wake` | deadlock |
 //! | `TakeRelaxed` | `one_sender` | deadlock |
-//! | `TakeKeepsParked` | `one_sender` | the shard turns for ever |
+//! | `TakeKeepsParked` | `one_sender` | woken 2 times in 1 parks |
 //! | `TakeAfterLook` | `one_sender` | deadlock |
 //! | `ParkByStore` | `one_sender` | deadlock |
 //! | `WakerAfterPark` | `one_sender` | deadlock |
 //! | `CarryForgotten` | `more_than_a_budget` | deadlock |
+//! | `WantedAfterRing` | `one_sender` | deadlock |
+//! | `WantedRelaxed` | `one_sender_and_io` | deadlock |
+//! | `WantedTakenRelaxed` | `one_sender_and_io` | deadlock |
 //! | lanes | | |
 //! | `LaneAfterRing` | `one_message` | deadlock |
 //! | `MadeUnset` | `one_message` | deadlock |
@@ -81,6 +84,7 @@ use super::{Break, finds, lives, messages, stops, tasks};
 const MODELS: &[(&str, usize, fn())] = &[
     ("one_message", 2, messages::one_message),
     ("one_sender", 2, messages::one_sender),
+    ("one_sender_and_io", 2, messages::one_sender_and_io),
     ("more_than_a_budget", 2, messages::more_than_a_budget),
     ("room_and_sleep", 2, messages::room_and_sleep),
     ("room_and_spurious_polls", 2, messages::room_and_spurious_polls),
