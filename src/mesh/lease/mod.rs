@@ -12,20 +12,21 @@
 //! Nothing expires by time: what a shard has stays its own while it is stuck in a turn, since nobody can know how much of
 //! it is in use. The limit holds, and the others share what is left, until it answers or ends.
 //!
-//! The limit of a count may be changed while it is in use ([`CountLimiter::change_limit`]), and when nobody uses a count any
-//! more, all that the shards have of it is given up. A rate stays what it is, for as long as the shards run.
+//! A limit may be changed while it is in use ([`CountLimiter::change_limit`], [`RateLimiter::change_rate`]), and when nobody
+//! uses a lease any more, all that the shards have of it is given up.
 
 mod count;
 mod in_use;
+mod limit;
 mod rate;
 mod tie;
 
 pub(crate) use count::WeakCountLease;
 pub use count::{CountLease, CountLimiter, Permit};
+pub(super) use limit::LIMIT_MAX;
 pub use rate::{RateLease, RateLimiter};
 
 use super::hub::Mesh;
-use super::port::DeclareError;
 
 /// The shard that kept the limit has ended, so that nobody can say what is left: until it is back, where shards are
 /// restarted ([`CountLimiter::kept`], [`RateLimiter::kept`]).
@@ -43,14 +44,6 @@ pub enum TryTakeError {
     #[error("the shard that kept the limit of {0:?} has ended")]
     KeeperEnded(&'static str),
 }
-
-/// A limit that lets something through and leaves room for sums.
-fn check_limit(name: &'static str, limit: u64) -> Result<u64, DeclareError> {
-    if (1..=LIMIT_MAX).contains(&limit) { Ok(limit) } else { Err(DeclareError::Limit { name, limit }) }
-}
-
-/// A thousand million, at once or per second.
-pub(super) const LIMIT_MAX: u64 = 1_000_000_000;
 
 /// The keepers of several leases are spread over the shards.
 fn keeper_of(mesh: &Mesh, port: usize) -> usize {

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
-use futures_util::future::join_all;
+use futures_util::future::{join_all, join4};
 use waterwheel::mesh::{
     CountLease, CountLimiter, Permit, RateLease, RateLimiter, Replica, Replicated, TryTakeError, Version,
 };
@@ -37,6 +37,11 @@ struct Book {
     /// Somebody changes the limit.
     changing: AtomicBool,
     changes: AtomicU64,
+    /// The newest value of the rate.
+    rate: Mutex<RateLease>,
+    paced: Mutex<Paced>,
+    /// Somebody changes the rate.
+    pacing: AtomicBool,
     taken: AtomicU64,
     /// In the last half second of work, when nobody dies any more.
     taken_late: AtomicU64,
@@ -44,12 +49,54 @@ struct Book {
     versions: Mutex<Vec<(Version, u64)>>,
 }
 
+/// What may be taken by a rate that changes.
+struct Paced {
+    /// The greatest of those that may be gone by, since then.
+    most: u64,
+    since: Time,
+    /// Tokens until then.
+    allowed: f64,
+}
+
+impl Paced {
+    /// From now on it is another one.
+    fn change(&mut self, most: u64, now: Time) {
+        self.allowed += self.most as f64 * now.since(self.since).as_secs_f64();
+        (self.most, self.since) = (most, now);
+    }
+}
+
 impl Book {
-    fn new(count: CountLease) -> Book {
+    fn new(count: CountLease, rate: RateLease) -> Book {
         let bound = AtomicU64::new(count.limit());
-        let (out, beyond, changing, changes, taken, taken_late, lives, versions) = Default::default();
-        let count = Mutex::new(count);
-        Book { out, count, bound, beyond, changing, changes, taken, taken_late, lives, versions }
+        let (out, beyond, changing, changes, pacing, taken, taken_late, lives, versions) = Default::default();
+        // Buckets are full at first, and so are those that hold one at least.
+        let allowed = rate.per_second() as f64 / 50.0;
+        let paced = Mutex::new(Paced { most: rate.per_second(), since: Time::ZERO, allowed });
+        let (count, rate) = (Mutex::new(count), Mutex::new(rate));
+        Book {
+            out,
+            count,
+            bound,
+            beyond,
+            changing,
+            changes,
+            rate,
+            paced,
+            pacing,
+            taken,
+            taken_late,
+            lives,
+            versions,
+        }
+    }
+
+    fn rate(&self) -> MutexGuard<'_, RateLease> {
+        self.rate.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn paced(&self) -> MutexGuard<'_, Paced> {
+        self.paced.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn count(&self) -> MutexGuard<'_, CountLease> {
@@ -111,7 +158,7 @@ async fn changes(
         if book.changing.swap(true, Relaxed) {
             continue;
         }
-        let _alone = Alone(book.clone());
+        let _alone = Alone(&book.changing);
         let mut pause = Duration::ZERO;
         for _ in 0..1 + rng.below(3) {
             shard.sleep(pause).await;
@@ -130,11 +177,37 @@ async fn changes(
     Ok(())
 }
 
-struct Alone(Arc<Book>);
+/// The same for the rate, so that it is settled when the last half second begins.
+async fn paces(shard: Shard, limiter: RateLimiter, book: Arc<Book>, mut rng: Random) -> anyhow::Result<()> {
+    while shard.now() < Time::ZERO + DEATHS / 2 {
+        shard.sleep(Duration::from_micros(rng.below(300_000))).await;
+        if book.pacing.swap(true, Relaxed) {
+            continue;
+        }
+        let _alone = Alone(&book.pacing);
+        let mut pause = Duration::ZERO;
+        for _ in 0..1 + rng.below(3) {
+            shard.sleep(pause).await;
+            let next = book.rate().with_rate(100 + rng.below(2_000))?;
+            *book.rate() = next.clone();
+            let most = book.paced().most.max(next.per_second());
+            book.paced().change(most, shard.now());
+            limiter.change_rate(&next);
+            pause = Duration::from_micros(rng.below(2_000));
+        }
+        let reached = shard.timeout(Duration::from_secs(10), limiter.rate_reached());
+        reached.await.context("not all hear of a rate")?;
+        let newest = book.rate().per_second();
+        book.paced().change(newest, shard.now());
+    }
+    Ok(())
+}
 
-impl Drop for Alone {
+struct Alone<'a>(&'a AtomicBool);
+
+impl Drop for Alone<'_> {
     fn drop(&mut self) {
-        self.0.changing.store(false, Relaxed);
+        self.0.store(false, Relaxed);
     }
 }
 
@@ -175,7 +248,6 @@ async fn publishes(shard: Shard, replica: Replica<u64>, mut rng: Random) {
 struct Declared {
     /// The greatest limit of the count.
     most: u64,
-    rate: RateLease,
     value: Replicated<u64>,
 }
 
@@ -183,24 +255,28 @@ struct Declared {
 async fn lives(shard: Shard, declared: Declared, book: Arc<Book>) -> anyhow::Result<()> {
     let life = book.lives.fetch_add(1, Relaxed);
     let mut rng = Random::new(shard.reactor().seed() ^ life << 32);
-    let newest = book.count().clone();
-    let (count, rate) = (shard.count_limiter(&newest)?, shard.rate_limiter(&declared.rate)?);
-    drop(newest);
+    let (newest, newest_rate) = (book.count().clone(), book.rate().clone());
+    let (count, rate) = (shard.count_limiter(&newest)?, shard.rate_limiter(&newest_rate)?);
+    drop((newest, newest_rate));
     let replica = shard.replica(&declared.value)?;
     shard.spawn_detached("publishes", publishes(shard.clone(), replica.clone(), Random::new(rng.number())));
-    let hurries = hurries(shard.clone(), rate, book.clone(), Random::new(rng.number()));
+    let hurries = hurries(shard.clone(), rate.clone(), book.clone(), Random::new(rng.number()));
     let uses = (0..1 + rng.below(4))
         .map(|_| uses(shard.clone(), count.clone(), book.clone(), Random::new(rng.number())))
         .collect::<Vec<_>>();
     let changes =
         changes(shard.clone(), count.clone(), book.clone(), declared.most, Random::new(rng.number()));
-    let (used, hurried, changed) = futures_util::future::join3(join_all(uses), hurries, changes).await;
+    let paces = paces(shard.clone(), rate.clone(), book.clone(), Random::new(rng.number()));
+    let (used, hurried, changed, paced) = join4(join_all(uses), hurries, changes, paces).await;
     hurried?;
     changed?;
+    paced?;
     used.into_iter().collect::<anyhow::Result<()>>()?;
     shard.sleep_until(LOOK + Duration::from_secs(10) * shard.id().index() as u32).await;
     let newest = book.count().clone();
     ensure!(count.limit() == newest.limit(), "it goes by {}, not by {}", count.limit(), newest.limit());
+    let per_second = book.rate().per_second();
+    ensure!(rate.per_second() == per_second, "it goes by {}, not by {per_second}", rate.per_second());
     is_whole(&shard, &newest).await?;
     book.saw(replica.version(), *replica.value());
     shard.stopping().await;
@@ -218,11 +294,8 @@ async fn scene(world: World) -> anyhow::Result<()> {
     let most = [2, 8, 60][world.below(3) as usize];
     let count = runtime.count_lease("count", 1 + world.below(most))?;
     let per_second = 100 + world.below(2_000);
-    let declared = Declared {
-        most,
-        rate: runtime.rate_lease("rate", per_second)?,
-        value: runtime.replicated("value", 0)?,
-    };
+    let rate = runtime.rate_lease("rate", per_second)?;
+    let declared = Declared { most, value: runtime.replicated("value", 0)? };
     for dying in 0..shards {
         let deaths = world.below(4);
         if deaths > 0 {
@@ -234,7 +307,7 @@ async fn scene(world: World) -> anyhow::Result<()> {
     let (stuck, by) = (world.below(shards as u64) as usize, Duration::from_micros(world.below(200_000)));
     let rule = Rule::new(Verdict::SlowTurn(by)).to(("mesh", stuck)).with(0.002);
     world.rule(rule.at_most(world.below(4)).between(Duration::ZERO..=DEATHS));
-    let book = Arc::new(Book::new(count));
+    let book = Arc::new(Book::new(count, rate));
     let inside = book.clone();
     let running = host.start(runtime, move |shard| lives(shard, declared.clone(), inside.clone()));
     world.sleep(Duration::from_secs(100)).await;
@@ -245,9 +318,11 @@ async fn scene(world: World) -> anyhow::Result<()> {
     ensure!(beyond == 0, "one more was given out while {beyond} too many were");
     ensure!(changes > 0, "no limit was changed");
     let lives = book.lives.load(Relaxed);
-    let (taken, allowed) = (book.taken.load(Relaxed), 3 * per_second + per_second / 50 + shards as u64 + 1);
-    ensure!(taken <= allowed, "{taken} taken, {allowed} allowed, in {lives} lives");
-    let (late, wanted) = (book.taken_late.load(Relaxed), per_second / 2);
+    book.paced().change(0, WORK);
+    // One in each bucket.
+    let (taken, allowed) = (book.taken.load(Relaxed), book.paced().allowed + shards as f64 + 1.0);
+    ensure!(taken as f64 <= allowed, "{taken} taken, {allowed} allowed, in {lives} lives");
+    let (late, wanted) = (book.taken_late.load(Relaxed), book.rate().per_second() / 2);
     // What is late in these worlds overflows small buckets.
     ensure!(
         late * 100 >= wanted * 70 && late <= wanted + wanted / 25 + shards as u64 + 1,

@@ -13,9 +13,10 @@ use std::time::Duration;
 use futures_util::future::select;
 use waterwheel_reactor::Time;
 
-use super::{Ask, Declared, KeeperEnded, Limit, Told, TryTakeError};
+use super::{Ask, Declared, KeeperEnded, Told, TryTakeError};
 use crate::mesh::calls::{Asker, Caller};
-use crate::mesh::lease::in_use::InUse;
+use crate::mesh::lease::in_use::{InUse, Users};
+use crate::mesh::lease::limit::Limit;
 use crate::mesh::lease::tie::Tie;
 use crate::mesh::nudge::Nudge;
 use crate::mesh::waiters::{Place, Waiters};
@@ -60,10 +61,8 @@ pub(super) struct Holder {
     asks: Nudge,
     gives: Nudge,
     limits: Nudge,
-    /// Limiters of this shard.
-    limiters: Cell<u64>,
-    /// While there is one, or a permit is out.
-    in_use: RefCell<Option<Arc<InUse>>>,
+    /// Limiters, and permits that are out.
+    users: Users,
     /// What asks, gives back and tells.
     living: RefCell<Option<Task<()>>>,
 }
@@ -72,7 +71,7 @@ impl Holder {
     pub(super) fn new(lease: &Declared, shard: &Shard) -> Holder {
         let keeper = ShardId::new(lease.keeper);
         // One that is newer than that of others reaches them by the keeper; the first is everybody's.
-        let reached = if lease.limit.number == 0 { lease.limit } else { Limit::default() };
+        let reached = if lease.limit.is_first() { lease.limit } else { Limit::default() };
         Holder {
             name: lease.port.name(),
             over_for_good: lease.over.clone(),
@@ -96,8 +95,7 @@ impl Holder {
             asks: Nudge::default(),
             gives: Nudge::default(),
             limits: Nudge::default(),
-            limiters: Cell::new(0),
-            in_use: RefCell::default(),
+            users: Users::default(),
             living: RefCell::default(),
         }
     }
@@ -116,26 +114,23 @@ impl Holder {
 
     /// One more limiter.
     pub(super) fn enter(&self, in_use: &Arc<InUse>) {
-        self.in_use.borrow_mut().get_or_insert_with(|| in_use.clone());
-        self.enter_again();
+        self.users.enter(in_use);
     }
 
     /// The same where there is one.
     pub(super) fn enter_again(&self) {
-        self.limiters.set(self.limiters.get() + 1);
+        self.users.enter_again();
     }
 
     /// A limiter less.
     pub(super) fn leave(&self) {
-        self.limiters.set(self.limiters.get() - 1);
+        self.users.leave();
         self.settle_use();
     }
 
-    /// Whoever uses it last on this shard lets it go.
     fn settle_use(&self) {
-        if self.taken.get() == 0 && self.limiters.get() == 0 {
-            let in_use = self.in_use.take();
-            drop(in_use);
+        if self.taken.get() == 0 {
+            self.users.settle();
         }
     }
 

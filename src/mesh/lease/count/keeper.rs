@@ -4,8 +4,9 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
 
-use super::{Ask, Declared, Limit, Told};
+use super::{Ask, Declared, Told};
 use crate::mesh::calls::{Asker, Caller};
+use crate::mesh::lease::limit::Limit;
 use crate::mesh::lease::tie::each_end;
 use crate::mesh::member::Member;
 use crate::shard::{Resolver, Shard, ShardId, Task, deferred};
@@ -230,7 +231,7 @@ impl Books {
 
     /// More is out than may be, or may be: while it is not known what is out, a limit that was changed may be exceeded.
     fn is_over(&self) -> bool {
-        self.held > self.limit.most || (self.limit.number > 0 && self.unheard.contains(&true))
+        self.held > self.limit.most || (!self.limit.is_first() && self.unheard.contains(&true))
     }
 
     /// Whether a shard is to keep nothing that it does not use.

@@ -39,7 +39,8 @@ use std::sync::atomic::{AtomicBool, Ordering::Acquire};
 use std::sync::{Arc, Weak};
 
 use super::in_use::InUse;
-use super::{KeeperEnded, TryTakeError, check_limit, keeper_of};
+use super::limit::Limit;
+use super::{KeeperEnded, TryTakeError, keeper_of};
 use crate::mesh::calls::{CallOptions, CallPort, Caller};
 use crate::mesh::hub::Mesh;
 use crate::mesh::member::Member;
@@ -73,14 +74,6 @@ struct Declared {
     keeper: usize,
     /// It is given up.
     over: Arc<AtomicBool>,
-}
-
-/// The greater one is newer. Of two with one number, made from one value, the one that allows more.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-struct Limit {
-    /// 0: that with which it was declared.
-    number: u64,
-    most: u64,
 }
 
 /// What a shard and the keeper want of each other.
@@ -123,11 +116,11 @@ impl CountLease {
     /// # Errors
     /// The name is taken, or the limit is none.
     pub fn declare(mesh: &Arc<Mesh>, name: &'static str, limit: u64) -> Result<CountLease, DeclareError> {
-        let most = check_limit(name, limit)?;
+        let limit = Limit::first(name, limit)?;
         let port = CallPort::declare(mesh, name, CallOptions { credits: CREDITS })?;
         let (id, over) = (port.shared.id, Arc::new(AtomicBool::new(false)));
         let in_use = Arc::new(InUse::new(mesh, id, &over));
-        let declared = Declared { port, limit: Limit { number: 0, most }, keeper: keeper_of(mesh, id), over };
+        let declared = Declared { port, limit, keeper: keeper_of(mesh, id), over };
         Ok(CountLease { declared, in_use })
     }
 
@@ -137,8 +130,7 @@ impl CountLease {
     /// # Errors
     /// The limit is none.
     pub fn with_limit(&self, limit: u64) -> Result<CountLease, DeclareError> {
-        let most = check_limit(self.name(), limit)?;
-        let limit = Limit { number: self.declared.limit.number + 1, most };
+        let limit = self.declared.limit.next(self.name(), limit)?;
         Ok(CountLease { declared: Declared { limit, ..self.declared.clone() }, in_use: self.in_use.clone() })
     }
 

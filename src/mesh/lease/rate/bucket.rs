@@ -29,6 +29,13 @@ impl Bucket {
         self
     }
 
+    /// Has room for so many tokens from now on, and none above that.
+    pub(super) fn set_room(&mut self, room: u128, now: Time) {
+        self.fill(now);
+        self.room = room * TOKEN;
+        self.level = self.level.min(self.room);
+    }
+
     /// Up to now.
     pub(super) fn fill(&mut self, now: Time) {
         if now <= self.at {

@@ -1,35 +1,67 @@
 //! The shard that keeps a rate: who has which share, who needs more, what came back.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::future::Future;
 use std::rc::Rc;
 
 use waterwheel_reactor::Time;
 
 use super::bucket::TOKEN;
 use super::pace::Pace;
-use super::{LITTLE, MILLION, Note, RateLease, Report, Share};
+use super::{Declared, LITTLE, MILLION, Note, Report, Share};
 use crate::mesh::calls::{Asker, Caller};
+use crate::mesh::lease::limit::Limit;
 use crate::mesh::lease::tie::each_end;
-use crate::shard::{Shard, ShardId};
+use crate::shard::{Shard, ShardId, Task};
 
 /// Lives on one shard.
 pub(super) struct Keeper {
     shard: Shard,
     caller: Caller<Note, Note>,
     books: RefCell<Books>,
+    /// What works for the lease: for each shard what hears of its end, and what tells it of a share; and what does so later.
+    tasks: RefCell<BTreeMap<u64, Task<()>>>,
+    /// How many there ever were.
+    started: Cell<u64>,
+    /// The lease is given up.
+    closed: Cell<bool>,
 }
 
 impl Keeper {
-    pub(super) fn new(lease: &RateLease, shard: &Shard, caller: Caller<Note, Note>) -> Rc<Keeper> {
-        let books = RefCell::new(Books::new(lease.per_second, shard.count(), shard.turn_time()));
-        Rc::new(Keeper { shard: shard.clone(), caller, books })
+    pub(super) fn new(lease: &Declared, shard: &Shard, caller: Caller<Note, Note>) -> Rc<Keeper> {
+        let books = RefCell::new(Books::new(lease.limit, shard.count(), shard.turn_time()));
+        let (tasks, started, closed) = Default::default();
+        Rc::new(Keeper { shard: shard.clone(), caller, books, tasks, started, closed })
+    }
+
+    /// Begins what ends with the lease.
+    fn spawn(self: &Rc<Self>, name: &'static str, work: impl Future<Output = ()> + 'static) {
+        if self.closed.get() {
+            return;
+        }
+        let (keeper, number) = (self.clone(), self.started.get());
+        self.started.set(number + 1);
+        let task = self.shard.spawn(name, async move {
+            work.await;
+            let own = keeper.tasks.borrow_mut().remove(&number);
+            drop(own);
+        });
+        self.tasks.borrow_mut().insert(number, task);
+    }
+
+    /// The lease is given up: nobody is told anything any more.
+    pub(super) fn close(&self) {
+        self.closed.set(true);
+        let tasks = self.tasks.take();
+        tasks.into_values().for_each(Task::cancel);
     }
 
     /// From now on takes back the shares of shards that end.
     pub(super) fn watch(self: &Rc<Self>) {
         for other in self.shard.ids().filter(|other| *other != self.shard.id()) {
             let keeper = self.clone();
-            self.shard.spawn_detached("lease of another", async move {
+            self.spawn("lease of another", async move {
                 let ended = |life| {
                     keeper.books.borrow_mut().end(other.index(), life, keeper.shard.turn_time());
                     keeper.push();
@@ -62,7 +94,7 @@ impl Keeper {
         };
         if let Some(at) = again {
             let keeper = self.clone();
-            self.shard.spawn_detached("shares, later", async move {
+            self.spawn("shares, later", async move {
                 keeper.shard.sleep_until(at).await;
                 keeper.books.borrow_mut().postponed = Postponed::No;
                 keeper.push();
@@ -71,7 +103,7 @@ impl Keeper {
         for (shard, share) in pushes {
             let keeper = self.clone();
             let life = self.books.borrow().members[shard].life;
-            self.shard.spawn_detached("share", async move {
+            self.spawn("share", async move {
                 let told = keeper.caller.call(ShardId::new(shard), Note::Share(share)).await;
                 {
                     let mut books = keeper.books.borrow_mut();
@@ -90,11 +122,12 @@ impl Keeper {
 /// What the keeper knows.
 #[derive(Debug)]
 pub(super) struct Books {
-    /// The limit, in millionths of a token per second, as all shares.
-    limit: u64,
+    /// The newest that it has heard of.
+    limit: Limit,
+    /// All shards go by this, or a newer one, and their shares add up to no more.
+    pub(super) reached: Limit,
     /// What came back and what nobody's share was, in parts of a token.
     pool: u128,
-    pool_max: u128,
     /// Up to when the pool is filled.
     at: Time,
     members: Vec<Member>,
@@ -129,6 +162,13 @@ struct Member {
     ended: bool,
     /// A push is on its way.
     pushing: bool,
+    /// It goes by this limit, or a newer one; and the newest that it was told.
+    knows: Limit,
+    hears_of: Limit,
+    /// It wants to hear when all go by this one.
+    asks: Limit,
+    /// It was told last that all go by this one.
+    hears: Limit,
 }
 
 impl Member {
@@ -143,16 +183,20 @@ impl Member {
             present: false,
             ended: false,
             pushing: false,
+            knows: Limit::default(),
+            hears_of: Limit::default(),
+            asks: Limit::default(),
+            hears: Limit::default(),
         }
     }
 }
 
 impl Books {
-    pub(super) fn new(per_second: u64, shards: usize, now: Time) -> Books {
+    pub(super) fn new(limit: Limit, shards: usize, now: Time) -> Books {
         Books {
-            limit: per_second * MILLION,
+            limit,
+            reached: Limit::default(),
             pool: 0,
-            pool_max: u128::from(per_second) * TOKEN / 100,
             at: now,
             members: (0..shards).map(|_| Member::new(0)).collect(),
             pace: Pace::of_all(),
@@ -160,15 +204,42 @@ impl Books {
         }
     }
 
+    /// The limit, in millionths of a token per second, as all shares.
+    fn whole(&self) -> u64 {
+        self.limit.most * MILLION
+    }
+
+    fn lent(&self) -> u64 {
+        self.members.iter().map(|member| member.lent).sum()
+    }
+
     /// What is nobody's share.
     fn free(&self) -> u64 {
-        self.limit - self.members.iter().map(|member| member.lent).sum::<u64>()
+        self.whole().saturating_sub(self.lent())
+    }
+
+    /// More is lent than may be, since the limit became smaller.
+    fn is_over(&self) -> bool {
+        self.lent() > self.whole()
+    }
+
+    /// What one shard said may have been the last that was missing.
+    fn note_reached(&mut self) {
+        let present = self.members.iter().filter(|member| member.present);
+        let known = present.map(|member| member.knows).min().unwrap_or_default();
+        if !self.is_over() {
+            self.reached = self.reached.max(known);
+        }
+    }
+
+    fn pool_max(&self) -> u128 {
+        u128::from(self.limit.most) * TOKEN / 100
     }
 
     fn fill(&mut self, now: Time) {
         let more = u128::from(self.free()) * now.since(self.at).as_nanos();
         self.at = self.at.max(now);
-        self.pool = (self.pool + more).min(self.pool_max);
+        self.pool = (self.pool + more).min(self.pool_max());
     }
 
     /// That life of a shard is over.
@@ -178,6 +249,7 @@ impl Books {
         if life >= member.life {
             *member = Member { ended: true, ..Member::new(life) };
         }
+        self.note_reached();
     }
 
     /// A push has come back, or will not.
@@ -196,11 +268,16 @@ impl Books {
         } else if life < member.life || member.ended {
             return;
         }
-        self.pool = (self.pool + u128::from(report.spilled) * TOKEN).min(self.pool_max);
-        let even = self.limit / self.members.len() as u64;
-        let (free, scarce) = (self.free(), self.short() > 0);
+        self.limit = self.limit.max(report.limit);
+        self.pool = (self.pool + u128::from(report.spilled) * TOKEN).min(self.pool_max());
+        let even = self.whole() / self.members.len() as u64;
+        let (whole, free, scarce) = (self.whole(), self.free(), self.short() > 0);
         let member = &mut self.members[shard];
-        (member.want, member.short) = (report.want.min(self.limit), report.short);
+        (member.want, member.short) = (report.want.min(whole), report.short);
+        member.knows = report.limit.max(member.knows);
+        if report.awaits {
+            member.asks = report.limit.max(member.asks);
+        }
         // Else a share is on its way to it. Between two tellings a shard only lowers its share, so that of two reports
         // that overtook each other the lower one is the later.
         if report.heard == member.number {
@@ -213,6 +290,7 @@ impl Books {
             // A newcomer gets its even part, if that is free and nobody needs it more.
             member.lent = even.min(free);
         }
+        self.note_reached();
     }
 
     /// What each may have: max-min fair by what they want; and what nobody wants goes to those who were short, who may
@@ -222,7 +300,7 @@ impl Books {
         let mut goals: Vec<u64> = self.members.iter().map(want).collect();
         let mut modest: Vec<usize> = (0..goals.len()).collect();
         modest.sort_by_key(|shard| goals[*shard]);
-        let mut rest = self.limit;
+        let mut rest = self.whole();
         for (before, shard) in modest.iter().enumerate() {
             let even = rest / (goals.len() - before) as u64;
             goals[*shard] = goals[*shard].min(even);
@@ -239,7 +317,7 @@ impl Books {
 
     /// Less than this is not worth two messages.
     fn little(&self) -> u64 {
-        self.limit / LITTLE
+        self.whole() / LITTLE
     }
 
     fn short(&self) -> u64 {
@@ -251,7 +329,8 @@ impl Books {
         let (goals, free, little) = (self.goals(), self.free(), self.little());
         let lacks =
             |other: usize| self.members[other].short || goals[other] > self.members[other].lent + little;
-        let scarce = (0..goals.len()).any(|other| other != shard && lacks(other));
+        let scarce = self.is_over() || (0..goals.len()).any(|other| other != shard && lacks(other));
+        let (limit, reached) = (self.limit, self.reached);
         let goal = goals[shard];
         let short = u128::from(self.short());
         let member = &mut self.members[shard];
@@ -266,15 +345,17 @@ impl Books {
         member.number += 1;
         member.told = share;
         member.lent = member.lent.max(share);
-        Share { number: member.number, share, extra: u64::try_from(extra).unwrap_or(u64::MAX), scarce }
+        (member.hears_of, member.hears) = (limit, reached);
+        let (number, extra) = (member.number, u64::try_from(extra).unwrap_or(u64::MAX));
+        Share { number, share, extra, scarce, limit, reached }
     }
 
-    /// Whom to tell what although they have not asked: those who have more than they should while others are short;
-    /// and once they have answered, those who are short.
+    /// Whom to tell what although they have not asked: of a new limit, and that all go by it; those who have more than they
+    /// should while others are short, or all together too much; and once they have answered, those who are short.
     pub(super) fn pushes(&mut self, now: Time) -> Vec<(usize, Share)> {
         self.fill(now);
         let (goals, free) = (self.goals(), self.free());
-        let little = self.little();
+        let (little, over, limit, reached) = (self.little(), self.is_over(), self.limit, self.reached);
         let lacks = |(member, goal): (&Member, &u64)| *goal > member.lent + free + little;
         let lack = self.members.iter().zip(&goals).any(lacks);
         let quiet = !self.members.iter().any(|member| member.pushing);
@@ -284,8 +365,16 @@ impl Books {
             // Who was told to lower it will confirm that by itself.
             let too_much = lack && member.lent.min(member.told) > goal + little;
             let too_little = quiet && goal.min(member.lent + free) > member.lent + little;
-            let wanted = member.present && !member.pushing && (too_much || too_little);
-            if wanted && self.pace.spend(now) {
+            // Without what is little: all of them count. Nor is it enough that one was told: it has to say so.
+            let too_much = too_much || over && member.lent > goal;
+            let is_all_known = member.hears < member.asks && member.hears < reached;
+            let news = member.hears_of < limit || is_all_known;
+            let wanted = news || member.knows < limit || too_much || too_little;
+            let wanted = wanted && member.present && !member.pushing;
+            if wanted && news {
+                self.pace.charge(now);
+            }
+            if wanted && (news || self.pace.spend(now)) {
                 member.pushing = true;
                 pushes.push((shard, self.share_of(shard)));
             } else if wanted && self.postponed == Postponed::No {

@@ -17,6 +17,15 @@
 //! A shard that ends uses nothing any more, and begins its next life with an empty bucket. If the keeper ends, takes fail
 //! until it is back: what it granted is void before its next life can grant anything.
 //!
+//! A rate has a number, and the greatest is the newest. A shard that changes it reports at once, and the keeper goes by it and
+//! tells all others, each with its share; each tells it to the keeper's next life. From the moment at which all go by it and
+//! their shares add up to no more, nothing of a former one is left, and who changed it may hear of that; until then the shares
+//! add up to no more than the greatest rate of those since the last of which that was so. A shard that is stuck in a turn holds
+//! up that word, and neither the rate nor the next one. What buckets and the pool hold above the room that they have at a
+//! smaller rate is gone.
+//!
+//! A lease that nobody uses any more, neither by a value of it nor by a limiter, is given up: its name is free.
+//!
 //! Bounds of the error, for a limit of N per second over n shards:
 //!
 //! * More than allowed: from the start to any moment at most what that time allows and 1 % of a second's, with which the
@@ -29,20 +38,25 @@
 //!   second all have what they need.
 //! * Messages, with answers: with up to 4 shards, at most a hundred in any second and 60 a second in the long run. With
 //!   more the period grows, so that the long run is the same, though each may still speak three times in a row. None
-//!   while nothing is taken.
+//!   while nothing is taken. A change of the rate is told to each shard at once: some four for each.
 
 mod bucket;
 mod holder;
 mod keeper;
 mod pace;
+mod state;
 #[cfg(test)]
 #[cfg(not(loom))]
 mod tests;
 
 use std::fmt;
 use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Acquire};
 
-use super::{KeeperEnded, TryTakeError, check_limit, keeper_of};
+use super::in_use::InUse;
+use super::limit::Limit;
+use super::{KeeperEnded, TryTakeError, keeper_of};
 use crate::mesh::calls::{CallOptions, CallPort, Caller};
 use crate::mesh::hub::Mesh;
 use crate::mesh::member::Member;
@@ -52,12 +66,22 @@ use holder::Holder;
 use keeper::Keeper;
 
 /// A limit per second over all shards. Declared before they start, handed to each by clone; [`Shard::rate_limiter`] is
-/// a shard's end of it.
+/// a shard's end of it. Given up when the last value of it is dropped, and all limiters are.
 #[derive(Clone)]
 pub struct RateLease {
+    declared: Declared,
+    in_use: Arc<InUse>,
+}
+
+/// What works for a lease knows of it.
+#[derive(Clone)]
+struct Declared {
     port: CallPort<Note, Note>,
-    per_second: u64,
+    /// Tokens per second.
+    limit: Limit,
     keeper: usize,
+    /// It is given up.
+    over: Arc<AtomicBool>,
 }
 
 /// What a shard and the keeper tell each other; either may begin.
@@ -80,6 +104,10 @@ struct Report {
     short: bool,
     /// What its bucket had no room for since the last report; in tokens.
     spilled: u64,
+    /// It goes by this limit.
+    limit: Limit,
+    /// It wants to hear when all shards do.
+    awaits: bool,
 }
 
 /// What the keeper says.
@@ -93,6 +121,10 @@ struct Share {
     extra: u64,
     /// Others have too little.
     scarce: bool,
+    /// To be gone by, if it is newer.
+    limit: Limit,
+    /// All shards that are at work go by this, or a newer one.
+    reached: Limit,
 }
 
 /// Millionths of a token per second: shares of small limits are fractions.
@@ -109,26 +141,46 @@ impl RateLease {
     ///
     /// # Errors
     /// The name is taken, or the limit is none.
-    pub fn declare(mesh: &Mesh, name: &'static str, per_second: u64) -> Result<RateLease, DeclareError> {
-        let per_second = check_limit(name, per_second)?;
+    pub fn declare(mesh: &Arc<Mesh>, name: &'static str, per_second: u64) -> Result<RateLease, DeclareError> {
+        let limit = Limit::first(name, per_second)?;
         let port = CallPort::declare(mesh, name, CallOptions { credits: CREDITS })?;
-        let keeper = keeper_of(mesh, port.shared.id);
-        Ok(RateLease { port, per_second, keeper })
+        let (id, over) = (port.shared.id, Arc::new(AtomicBool::new(false)));
+        let in_use = Arc::new(InUse::new(mesh, id, &over));
+        Ok(RateLease { declared: Declared { port, limit, keeper: keeper_of(mesh, id), over }, in_use })
+    }
+
+    /// The same lease with another rate, newer than this one's. Nothing changes by that: it is to be given to a limiter of a
+    /// shard ([`RateLimiter::change_rate`]), or to a shard that begins again.
+    ///
+    /// # Errors
+    /// The limit is none.
+    pub fn with_rate(&self, per_second: u64) -> Result<RateLease, DeclareError> {
+        let limit = self.declared.limit.next(self.name(), per_second)?;
+        Ok(RateLease { declared: Declared { limit, ..self.declared.clone() }, in_use: self.in_use.clone() })
     }
 
     /// The name under which it was declared.
     pub fn name(&self) -> &'static str {
-        self.port.name()
+        self.declared.port.name()
     }
 
-    /// Tokens per second, over all shards.
+    /// Tokens per second, over all shards, by this value of it.
     pub fn per_second(&self) -> u64 {
-        self.per_second
+        self.declared.limit.most
     }
 
     /// The shard that keeps it.
     pub fn keeper(&self) -> ShardId {
-        ShardId::new(self.keeper)
+        ShardId::new(self.declared.keeper)
+    }
+}
+
+impl Declared {
+    /// This shard's end, if the lease is not given up: whoever is about to do this does not hold it.
+    fn attach_unless_over(&self, shard: &Shard) {
+        if !self.over.load(Acquire) {
+            drop(self.attach(shard));
+        }
     }
 
     /// This shard's end, made at its first use.
@@ -143,7 +195,7 @@ impl RateLease {
         if let Some(keeper) = &keeper {
             keeper.watch();
         }
-        let served = holder.clone();
+        let (served, kept) = (holder.clone(), keeper.clone());
         shard.serve_askers(&self.port, move |from, note| {
             std::future::ready(match (note, &keeper) {
                 (Note::Report(report), Some(keeper)) => Note::Share(keeper.reported(from, report)),
@@ -152,7 +204,11 @@ impl RateLease {
                 (Note::Share(share), _) => Note::Report(served.told(from, share)),
             })
         })?;
-        member.keep_part(id, holder.clone());
+        let ending = holder.clone();
+        member.keep_part_until(id, holder.clone(), &self.over, move || {
+            ending.close();
+            kept.iter().for_each(|keeper| keeper.close());
+        });
         holder.start(self, caller);
         Ok(holder)
     }
@@ -160,22 +216,48 @@ impl RateLease {
 
 impl Shard {
     /// This shard's end of a limit per second; any number of times. It has its first tokens when the keeper has
-    /// answered, some turns later.
+    /// answered, some turns later. The rate stays what it is on this shard: if the value has another one, that is taken up by
+    /// [`RateLimiter::change_rate`]. Only the first end of a shard's life begins with the value's own.
     ///
     /// # Errors
     /// It belongs to another runtime.
     pub fn rate_limiter(&self, lease: &RateLease) -> Result<RateLimiter, OpenError> {
-        Ok(RateLimiter { holder: lease.attach(self)? })
+        let holder = lease.declared.attach(self)?;
+        holder.users().enter(&lease.in_use);
+        Ok(RateLimiter { holder })
     }
 }
 
 /// A shard's end of a [`RateLease`]. Cheap to clone.
-#[derive(Clone)]
 pub struct RateLimiter {
     holder: Rc<Holder>,
 }
 
 impl RateLimiter {
+    /// From now on the rate is that of this value of the lease, if it is the newest; else it stays as it is. Never waits: the
+    /// keeper hears of it, and all other shards by that.
+    ///
+    /// A program whose shards may be restarted gives each life of them the newest value: the keeper's next life goes by what
+    /// it was given itself until others tell it of a newer one, and a rate is forgotten if all that know of it end at once.
+    ///
+    /// # Panics
+    /// If it is another lease.
+    pub fn change_rate(&self, to: &RateLease) {
+        self.holder.change_rate(&to.declared);
+    }
+
+    /// Waits until all shards that are at work go by the rate that this one knows of: from then on their shares add up to no
+    /// more. For ever if the keeper has ended and never comes back, and as long as a shard is stuck in a turn; the next change
+    /// does not wait for that.
+    pub async fn rate_reached(&self) {
+        self.holder.rate_reached().await;
+    }
+
+    /// Tokens per second over all shards, as this one knows it.
+    pub fn per_second(&self) -> u64 {
+        self.holder.limit().most
+    }
+
     /// Takes a token if this shard has one and nobody here waits for it.
     ///
     /// # Errors
@@ -204,11 +286,26 @@ impl RateLimiter {
     }
 }
 
+impl Clone for RateLimiter {
+    fn clone(&self) -> RateLimiter {
+        self.holder.users().enter_again();
+        RateLimiter { holder: self.holder.clone() }
+    }
+}
+
+impl Drop for RateLimiter {
+    fn drop(&mut self) {
+        let users = self.holder.users();
+        users.leave();
+        users.settle();
+    }
+}
+
 impl fmt::Debug for RateLease {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RateLease")
             .field("name", &self.name())
-            .field("per_second", &self.per_second)
+            .field("per_second", &self.per_second())
             .finish_non_exhaustive()
     }
 }
