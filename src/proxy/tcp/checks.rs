@@ -7,9 +7,13 @@
 //! What is published is which upstreams are down, all of them at once; so those that turn soon after each other are told
 //! of together. If two shards publish at the same moment one of the versions is lost, and its checks, which go on failing,
 //! publish again.
+//!
+//! An upstream that nobody checks is up, and one whose checks begin is up until they have found otherwise, as with HAProxy:
+//! also if there were checks before, which a change had switched off. What was known goes on where checks do, under
+//! whatever name; and is forgotten once no shard can go by the settings of before any more.
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io;
 use std::pin::pin;
 use std::rc::Rc;
@@ -18,6 +22,7 @@ use std::time::Duration;
 
 use super::counters::add;
 use super::down::Down;
+use super::news;
 use super::part::Current;
 use super::upstream_settings::{CHECK_BYTES_MAX, Checks};
 use super::upstreams::{Upstream, Upstreams};
@@ -91,10 +96,10 @@ async fn follow(shard: Shard, current: Rc<Current>, replica: Replica<Down>) {
         let (version, down) = replica.newer_than(known).await;
         // What stood there before these settings may speak of a group by the name that it had. Who checks says more, soon.
         let is_older = std::mem::replace(&mut known, version) == Version::FIRST;
-        for upstreams in current.upstreams.iter().filter(|upstreams| upstreams.checks().is_some()) {
+        for upstreams in current.checked() {
             let down = down.of(upstreams.path());
             if is_older {
-                upstreams.learn_besides(down);
+                upstreams.learn_besides(down, current.is_first);
             } else {
                 upstreams.learn(shard.now(), down);
             }
@@ -182,27 +187,9 @@ impl Checker {
         join(self.publish(), join_all(loops)).await;
     }
 
-    /// Of this proxy's upstreams those are forgotten that it has no more, or does not check any more; and what this shard
-    /// knows of them is told under the names that their groups have now.
+    /// What this shard knows of the upstreams, who checked before it may not have told.
     fn tell_all(&self) {
-        let proxy = self.current.plan.name.as_deref();
-        let is_own = |path: &str| proxy.is_none_or(|proxy| path.split('/').next() == Some(proxy));
-        let mut checked: BTreeMap<&str, BTreeSet<&Arc<str>>> = BTreeMap::new();
-        for (group, _) in self.groups() {
-            let own = group.all().iter().map(|upstream| &upstream.text);
-            checked.insert(group.path(), own.collect());
-        }
-        let mut down = (*self.replica.value()).clone();
-        let mut is_news = down.forget_others(is_own, &checked);
-        for (group, _) in self.groups() {
-            for upstream in group.all().iter().filter(|upstream| upstream.is_down()) {
-                is_news |= !down.has(group.path(), &*upstream.text);
-                down.turn(group.path(), upstream.text.clone(), true);
-            }
-        }
-        if is_news {
-            self.replica.publish(down);
-        }
+        news::publish(&self.replica, |down| news::tell(down, self.current.checked()));
     }
 
     /// Checks one upstream for ever.

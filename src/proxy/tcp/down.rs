@@ -40,23 +40,21 @@ impl<A: Ord> Down<A> {
         }
     }
 
-    /// Of the groups that are one's own, those that are not `known` are forgotten; answers whether there were any.
-    pub(super) fn forget_others(
-        &mut self,
-        is_own: impl Fn(&str) -> bool,
-        known: &BTreeMap<&str, BTreeSet<&A>>,
-    ) -> bool {
+    /// Those that are not `known` are forgotten; answers whether there were any.
+    pub(super) fn forget_others(&mut self, known: &BTreeMap<&str, BTreeSet<&A>>) -> bool {
         let mut are_others = false;
         self.0.retain(|group, all| {
-            if is_own(group) {
-                let own = known.get(&**group);
-                let before = all.len();
-                all.retain(|address| own.is_some_and(|own| own.contains(address)));
-                are_others |= all.len() < before;
-            }
+            let own = known.get(&**group);
+            let before = all.len();
+            all.retain(|address| own.is_some_and(|own| own.contains(address)));
+            are_others |= all.len() < before;
             !all.is_empty()
         });
         are_others
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
     }
 }
 
@@ -103,10 +101,9 @@ mod tests {
         assert!(all.iter().all(|one| down.has("web/shop", one)) && !down.has("web", &all[0]));
         let kept = |one: &&Counted| one.0.is_multiple_of(2);
         let known = [("web/shop", all.iter().filter(kept).collect())].into();
-        assert!(!down.forget_others(|group| group == "other", &known));
-        assert!(down.forget_others(|group| group.starts_with("web"), &known));
+        assert!(down.forget_others(&known));
         assert_eq!(down.of("web/shop").map(BTreeSet::len), Some(count / 2));
-        assert!(!down.forget_others(|_| true, &known), "they are gone");
+        assert!(!down.forget_others(&known), "they are gone");
         all.iter().for_each(|one| down.turn(&group, one.clone(), false));
         assert_eq!(down.of("web/shop"), None);
         looks.get()
@@ -126,9 +123,10 @@ mod tests {
             down.turn(&group.into(), "tcp:10.0.0.1:1".into(), true);
         }
         let one: Arc<str> = "tcp:10.0.0.1:1".into();
-        let known = [("web", [&one].into())].into();
-        assert!(down.forget_others(|group| group.split('/').next() == Some("web"), &known));
-        let has = |group| down.has(group, "tcp:10.0.0.1:1");
-        assert_eq!(["web", "web/shop", "mail"].map(has), [true, false, true]);
+        let known = [("web", [&one].into()), ("mail", [&one].into())].into();
+        assert!(down.forget_others(&known));
+        let has = |down: &Down| ["web", "web/shop", "mail"].map(|group| down.has(group, "tcp:10.0.0.1:1"));
+        assert_eq!(has(&down), [true, false, true]);
+        assert!(down.forget_others(&BTreeMap::new()) && down.is_empty());
     }
 }

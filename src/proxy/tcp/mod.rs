@@ -17,6 +17,7 @@ mod itself;
 mod limits;
 mod line;
 mod measures;
+mod news;
 mod part;
 mod plan;
 mod proxy;

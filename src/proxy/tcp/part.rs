@@ -10,6 +10,7 @@ use std::task::{Poll, Waker};
 use std::time::Duration;
 
 use futures_util::future::{Either, join_all, select};
+use waterwheel_reactor::Time;
 
 use super::access::{AccessLog, ShardLog};
 use super::budget::Budget;
@@ -17,6 +18,7 @@ use super::checks::{self, Checking};
 use super::counters::{Cells, Counters, ProxyCounters, ShardReport, UpstreamCounters};
 use super::doors::overlap;
 use super::down::Down;
+use super::news;
 use super::plan::{Plan, Version};
 use super::serve::serve_client;
 use super::upstreams::Upstreams;
@@ -47,6 +49,8 @@ pub(super) struct Current {
     /// By the place of their group.
     pub(super) upstreams: Vec<Upstreams>,
     pub(super) budget: Budget,
+    /// The shard's life began with it: what others know of its upstreams may be more than what is known here.
+    pub(super) is_first: bool,
 }
 
 /// A listener at work.
@@ -201,8 +205,8 @@ impl Part {
 
     #[cfg(test)]
     pub(super) fn of(plan: Plan) -> Rc<Part> {
-        let budget = Budget::new(None, 1, waterwheel_reactor::Time::ZERO);
-        let current = Current { plan: Arc::new(plan), upstreams: Vec::new(), budget };
+        let budget = Budget::new(None, 1, Time::ZERO);
+        let current = Current { plan: Arc::new(plan), upstreams: Vec::new(), budget, is_first: true };
         let (cells, checking, doors, accepted) = Default::default();
         let current = RefCell::new(Rc::new(current));
         Rc::new(Part { cells, log: None, current, checking, places: Places::new(1), doors, accepted })
@@ -210,17 +214,25 @@ impl Part {
 }
 
 impl Current {
-    fn new(shard: &Shard, plan: &Arc<Plan>, before: &[Upstreams]) -> Result<Current, OpenError> {
+    fn new(
+        shard: &Shard,
+        plan: &Arc<Plan>,
+        before: &[Upstreams],
+        is_first: bool,
+    ) -> Result<Current, OpenError> {
         let budget = Budget::new(plan.settings.retry_budget.as_ref(), shard.count(), shard.now());
-        Ok(Current { plan: plan.clone(), upstreams: plan.groups(shard, before)?, budget })
+        Ok(Current { plan: plan.clone(), upstreams: plan.groups(shard, before)?, budget, is_first })
+    }
+
+    /// The groups that are checked.
+    pub(super) fn checked(&self) -> impl Iterator<Item = &Upstreams> {
+        self.upstreams.iter().filter(|group| group.checks().is_some())
     }
 
     /// From now on it counts: its limits of connections do, and its checks, if it has any, begin.
     fn begin(self: &Rc<Current>, shard: &Shard, health: &Replicated<Down>) -> Option<Checking> {
         self.upstreams.iter().for_each(Upstreams::begin);
-        if self.upstreams.iter().all(|group| group.checks().is_none()) {
-            return None;
-        }
+        self.checked().next()?;
         let begun = checks::begin(shard, self, health);
         begun.inspect_err(|error| tracing::error!("upstreams are not checked: {error}")).ok()
     }
@@ -267,6 +279,8 @@ pub(super) struct State {
     gone: Cell<(Counters, AcceptStats)>,
     prepared: RefCell<Option<Prepared>>,
     arriving: RefCell<Arriving>,
+    /// When it is forgotten what was known of upstreams that are not checked any more.
+    pub(super) forgets_at: Cell<Option<Time>>,
 }
 
 /// Listeners on their way to the task that serves them.
@@ -294,11 +308,14 @@ struct Prepared {
 /// What was prepared and never comes is given up after so long: whoever asked for it has failed.
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(30);
 
+/// What a proxy is from now on, and the part that goes on as it.
+type Succession = (Rc<Current>, Option<Rc<Part>>);
+
 /// What a version has and the one before had not.
 #[derive(Debug, Default)]
 struct Opened {
     /// In the version's order.
-    currents: Vec<Rc<Current>>,
+    currents: Vec<Succession>,
     acceptors: Vec<(Listening, Acceptor)>,
 }
 
@@ -325,6 +342,7 @@ impl State {
             gone: Cell::default(),
             prepared: RefCell::default(),
             arriving: RefCell::default(),
+            forgets_at: Cell::default(),
         };
         let state = Rc::new(state);
         let opened = state.open(shard, version)?;
@@ -332,13 +350,19 @@ impl State {
         Ok(state)
     }
 
-    /// Opens what this shard does not have of a version.
+    /// Opens what this shard does not have of a version, once: a listener that is left until the version comes, or a client that
+    /// goes, changes nothing in who goes on as what.
     fn open(&self, shard: &Shard, version: &Version) -> io::Result<Opened> {
         let parts = self.parts.borrow();
-        let current = |(plan, heir): (&Arc<Plan>, Option<Rc<Part>>)| match heir.map(|part| part.current()) {
-            Some(before) if Arc::ptr_eq(&before.plan, plan) => Ok(before),
-            Some(before) => Current::new(shard, plan, &before.upstreams).map(Rc::new),
-            None => Current::new(shard, plan, &[]).map(Rc::new),
+        let is_first = parts.is_empty();
+        let current = |(plan, heir): (&Arc<Plan>, Option<Rc<Part>>)| {
+            let before = heir.as_ref().map(|part| part.current());
+            let current = match &before {
+                Some(before) if Arc::ptr_eq(&before.plan, plan) => before.clone(),
+                Some(before) => Rc::new(Current::new(shard, plan, &before.upstreams, is_first)?),
+                None => Rc::new(Current::new(shard, plan, &[], is_first)?),
+            };
+            Ok((current, heir))
         };
         let heirs = heirs(&parts, version);
         let currents = version.plans.iter().zip(heirs).map(current).collect::<Result<Vec<_>, OpenError>>();
@@ -400,7 +424,7 @@ impl State {
     }
 
     /// From now on clients are served by this version.
-    pub(super) fn commit(&self, shard: &Shard, version: &Version) -> io::Result<()> {
+    pub(super) fn commit(self: &Rc<State>, shard: &Shard, version: &Version) -> io::Result<()> {
         if version.number <= self.version.get() {
             return Ok(());
         }
@@ -415,17 +439,17 @@ impl State {
         Ok(())
     }
 
-    fn take(&self, shard: &Shard, version: &Version, opened: Opened) {
+    fn take(self: &Rc<State>, shard: &Shard, version: &Version, opened: Opened) {
         let Opened { currents, mut acceptors } = opened;
         let mut before = self.parts.take();
-        let heirs = heirs(&before, version);
+        self.tell_of(shard, &before, &currents);
         let part_of = |(current, heir): (Rc<Current>, Option<Rc<Part>>)| {
             let new = || Part::new(shard, current.clone(), &self.health, self.log.clone());
             let part = heir.unwrap_or_else(new);
             part.change(shard, current, &self.health);
             part
         };
-        let parts: Vec<Rc<Part>> = currents.into_iter().zip(heirs).map(part_of).collect();
+        let parts: Vec<Rc<Part>> = currents.into_iter().map(part_of).collect();
         // Before anybody leaves one.
         for (part, listening) in listeners_of(&parts, version) {
             let others = before.iter().filter(|other| !Rc::ptr_eq(other, part));
@@ -451,6 +475,28 @@ impl State {
         self.parts.replace(parts);
         self.sweep();
         self.arrive(serving);
+    }
+
+    /// Lets the others know what is new of upstreams in a version, before anything of it is looked at here.
+    fn tell_of(self: &Rc<State>, shard: &Shard, before: &[Rc<Part>], currents: &[Succession]) {
+        let is_new = |(current, heir): &&Succession| {
+            heir.as_ref().is_none_or(|heir| !Rc::ptr_eq(&heir.current(), current))
+        };
+        let changed: Vec<Rc<Current>> = currents.iter().filter(is_new).map(|(new, _)| new.clone()).collect();
+        let told = news::change(shard, &self.health, &changed);
+        let _ = told.inspect_err(|error| tracing::error!("upstreams are not told of: {error}"));
+        if before.iter().any(|part| part.current().checked().next().is_some()) {
+            news::forget_later(shard, self);
+        }
+    }
+
+    pub(super) fn health(&self) -> &Replicated<Down> {
+        &self.health
+    }
+
+    /// What new connections go by, of all proxies.
+    pub(super) fn currents(&self) -> Vec<Rc<Current>> {
+        self.parts.borrow().iter().map(|part| part.current()).collect()
     }
 
     /// Keeps only the counters of what is over.

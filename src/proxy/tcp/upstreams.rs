@@ -49,6 +49,8 @@ pub(super) struct Upstream {
     limiter: Option<CountLimiter>,
     /// How many, in this version of the settings.
     limit: Option<CountLease>,
+    /// In the version before, too, under whatever name of its group.
+    was_checked: bool,
     known: Rc<Known>,
 }
 
@@ -170,11 +172,12 @@ impl Upstreams {
         let upstream = |(target, limiter): (&Target, Option<CountLimiter>)| {
             let Target { address, weight, limit } = target.clone();
             let known = known.get_mut(&address).and_then(VecDeque::pop_front);
+            let was_checked = known.is_some() && before.is_some_and(|before| before.checks().is_some());
             let (text, known) = match known {
                 Some(Upstream { text, known, .. }) => (text.clone(), known.clone()),
                 None => (address.to_string().into(), Rc::default()),
             };
-            Upstream { address, text, weight, limiter, limit, known }
+            Upstream { address, text, weight, limiter, limit, was_checked, known }
         };
         let all: Vec<Upstream> = targets.iter().zip(limiters).map(upstream).collect();
         let addresses: Vec<Address> = targets.iter().map(|target| target.address.clone()).collect();
@@ -303,10 +306,13 @@ impl Upstreams {
         Lease { group: group.clone(), place, waited: Duration::ZERO, _permit: permit }
     }
 
-    /// These are down, too; nothing is said of the others.
-    pub(super) fn learn_besides(&self, down: Option<&BTreeSet<Arc<str>>>) {
+    /// These are down, too; nothing is said of the others. Unless the shard's life began with this version, that was found
+    /// by checks of before: of one that was not checked then it says nothing.
+    pub(super) fn learn_besides(&self, down: Option<&BTreeSet<Arc<str>>>, is_first: bool) {
         let is_down = |upstream: &&Upstream| down.is_some_and(|down| down.contains(&upstream.text));
-        self.0.all.iter().filter(is_down).for_each(|upstream| upstream.down.set(true));
+        let is_meant = |upstream: &&Upstream| is_first || upstream.was_checked;
+        let down = self.0.all.iter().filter(is_meant).filter(is_down);
+        down.for_each(|upstream| upstream.down.set(true));
     }
 
     /// What the checks found: those that are down, by their addresses.
@@ -445,6 +451,11 @@ impl Group {
 }
 
 impl Upstream {
+    /// In the version before, too.
+    pub(super) fn was_checked(&self) -> bool {
+        self.was_checked
+    }
+
     /// As far as this shard knows from checks.
     pub(super) fn is_down(&self) -> bool {
         self.down.get()
