@@ -3,7 +3,10 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 
-use super::counters::{Counters, UpstreamCounters, UpstreamState};
+use waterwheel_reactor::Time;
+
+use super::counters::{Counters, UpstreamState};
+use super::upstreams::{Labels, Upstream};
 use crate::metrics::{Children, Counter, Family, FamilyError, FamilyOptions, Gauge};
 use crate::runtime::Runtime;
 use crate::shard::Shard;
@@ -26,35 +29,41 @@ const ENDS: [End; 11] = [
 ];
 const BYTES: [End; 2] = [("up", |all| all.bytes_up), ("down", |all| all.bytes_down)];
 /// What is counted of each upstream: its name, what it is, and its counter.
-type OfUpstream = (&'static str, &'static str, fn(&UpstreamCounters) -> u64);
+type OfUpstream = (&'static str, &'static str, fn(&Upstream) -> u64);
 
 const OF_UPSTREAMS: [OfUpstream; 8] = [
-    ("proxy_upstream_connections_total", "Connections made to an upstream.", |one| one.connected),
+    ("proxy_upstream_connections_total", "Connections made to an upstream.", |one| {
+        one.counts.connected.get()
+    }),
     ("proxy_upstream_connects_failed_total", "Attempts to connect to an upstream that failed.", |one| {
-        one.failed
+        one.counts.failed.get()
     }),
     (
         "proxy_upstream_early_resets_total",
         "Connections that an upstream reset before it had sent a byte.",
-        |one| one.early_resets,
+        |one| one.counts.early_resets.get(),
     ),
     (
         "proxy_upstream_ejections_total",
         "How often a shard left an upstream alone because connections to it failed.",
-        |one| one.ejections,
+        Upstream::ejections,
     ),
     (
         "proxy_upstream_retries_refused_total",
         "Failed attempts after which the budget allowed no other.",
-        |one| one.retries_refused,
+        |one| one.counts.retries_refused.get(),
     ),
     (
         "proxy_upstream_queue_waits_total",
         "Connections that waited for a place at some upstream before they got this one.",
-        |one| one.queue_waits,
+        |one| one.counts.queue_waits.get(),
     ),
-    ("proxy_upstream_checks_passed_total", "Active checks that an upstream passed.", |one| one.checks_passed),
-    ("proxy_upstream_checks_failed_total", "Active checks that an upstream failed.", |one| one.checks_failed),
+    ("proxy_upstream_checks_passed_total", "Active checks that an upstream passed.", |one| {
+        one.counts.checks_passed.get()
+    }),
+    ("proxy_upstream_checks_failed_total", "Active checks that an upstream failed.", |one| {
+        one.counts.checks_failed.get()
+    }),
 ];
 /// Upstreams that are told of one by one.
 const UPSTREAMS_MAX: usize = 1_000;
@@ -111,14 +120,16 @@ impl Measures {
         })
     }
 
-    /// Copies what a shard counts whenever somebody is about to ask; `counted` gives it to whom it is given.
+    /// Copies what a shard counts whenever somebody is about to ask: `totals`, and of `each` upstream what is given to whom
+    /// it is given.
     ///
     /// # Errors
     /// The shard ends.
     pub(super) fn watch(
         &self,
         shard: &Shard,
-        counted: impl Fn(&dyn Fn(&Counters, &[UpstreamCounters])) + 'static,
+        totals: impl Fn() -> Counters + 'static,
+        each: impl Fn(&mut dyn FnMut(Labels, &Upstream)) + 'static,
     ) -> Result<(), FamilyError> {
         let (accepted, active) = (shard.counter(&self.accepted)?, shard.gauge(&self.active)?);
         let (ended, bytes) = (shard.children(&self.ended)?, shard.children(&self.bytes)?);
@@ -127,59 +138,73 @@ impl Measures {
         let upstream_active = shard.children(&self.upstream_active)?;
         let of_upstreams =
             self.of_upstreams.iter().map(|family| shard.children(family)).collect::<Result<Vec<_>, _>>()?;
-        let known: RefCell<BTreeMap<[String; 3], Told>> = RefCell::default();
+        let (known, own) = (RefCell::<Known>::default(), shard.clone());
         shard.before_scrape(move || {
-            counted(&|all, upstreams| {
-                accepted.raise_to(all.accepted);
-                active.set(all.active as f64);
-                raise(&ended, &ENDS, all);
-                raise(&bytes, &BYTES, all);
-                retries.raise_to(all.retries);
-                let mut now: BTreeMap<[String; 3], Told> = BTreeMap::new();
-                for upstream in upstreams {
-                    now.entry(labels(upstream)).or_default().add(upstream);
+            let all = totals();
+            accepted.raise_to(all.accepted);
+            active.set(all.active as f64);
+            raise(&ended, &ENDS, &all);
+            raise(&bytes, &BYTES, &all);
+            retries.raise_to(all.retries);
+            let (mut known, now) = (known.borrow_mut(), own.now());
+            each(&mut |labels, upstream| known.meet(labels, upstream, now));
+            known.tell(|labels, told| {
+                let labels = labels.each_ref().map(|label| &**label);
+                upstream_up.with(labels).set(told.up as f64);
+                upstream_active.with(labels).set(told.active as f64);
+                for (children, (before, counted)) in
+                    of_upstreams.iter().zip(told.before.iter().zip(&told.counted))
+                {
+                    // Less than before: one that was taken out of the settings and put back began anew.
+                    children.with(labels).add(counted.checked_sub(*before).unwrap_or(*counted));
                 }
-                let before = known.take();
-                // One that the settings do not have any more would stand there for ever as it was.
-                for labels in before.keys().filter(|labels| !now.contains_key(*labels)) {
-                    let labels = labels.each_ref().map(|label| &**label);
-                    upstream_up.with(labels).set(0.0);
-                    upstream_active.with(labels).set(0.0);
-                }
-                for (labels, told) in &now {
-                    let counted = before.get(labels).map(|before| before.counted).unwrap_or_default();
-                    let labels = labels.each_ref().map(|label| &**label);
-                    upstream_up.with(labels).set(told.up as f64);
-                    upstream_active.with(labels).set(told.active as f64);
-                    for (place, children) in of_upstreams.iter().enumerate() {
-                        // Less than before: one that was taken out of the settings and put back began anew.
-                        let more = told.counted[place].checked_sub(counted[place]);
-                        children.with(labels).add(more.unwrap_or(told.counted[place]));
-                    }
-                }
-                known.replace(now);
             });
         })
     }
 }
 
-fn labels(upstream: &UpstreamCounters) -> [String; 3] {
-    let UpstreamCounters { proxy, group, address, .. } = upstream;
-    [proxy.as_deref().unwrap_or_default(), group.as_deref().unwrap_or_default(), address].map(str::to_owned)
+/// What was told of upstreams, by their labels. Made when one is met first, and kept while it is met: so a scrape makes
+/// nothing.
+#[derive(Debug, Default)]
+struct Known(BTreeMap<Labels, Told>);
+
+impl Known {
+    fn meet(&mut self, labels: Labels, upstream: &Upstream, now: Time) {
+        self.0.entry(labels).or_default().add(upstream, now);
+    }
+
+    /// Tells of all that were met since the last time, and of those that were not, once, that nothing is there: they would
+    /// stand there for ever as they were.
+    fn tell(&mut self, tell: impl Fn(&Labels, &Told)) {
+        self.0.retain(|labels, told| {
+            let is_there = told.met > 0;
+            if !is_there {
+                told.counted = told.before;
+            }
+            tell(labels, told);
+            *told = Told { before: told.counted, ..Told::default() };
+            is_there
+        });
+    }
 }
 
-/// What was told of the upstreams that have the same labels: an address may stand twice in a group.
+/// What is told of the upstreams that have the same labels: an address may stand twice in a group.
 #[derive(Debug, Default)]
 struct Told {
+    /// How many those are.
+    met: u64,
     up: u64,
     active: u64,
     counted: [u64; OF_UPSTREAMS.len()],
+    /// That, as it was told last.
+    before: [u64; OF_UPSTREAMS.len()],
 }
 
 impl Told {
-    fn add(&mut self, upstream: &UpstreamCounters) {
-        self.up += u64::from(upstream.state == UpstreamState::Up);
-        self.active += upstream.active;
+    fn add(&mut self, upstream: &Upstream, now: Time) {
+        self.met += 1;
+        self.up += u64::from(upstream.state(now) == UpstreamState::Up);
+        self.active += upstream.active();
         for (counted, (_, _, read)) in self.counted.iter_mut().zip(&OF_UPSTREAMS) {
             *counted += read(upstream);
         }

@@ -21,7 +21,7 @@ use super::down::Down;
 use super::news;
 use super::plan::{Plan, Version};
 use super::serve::serve_client;
-use super::upstreams::Upstreams;
+use super::upstreams::{Labels, Upstream, Upstreams};
 use crate::mesh::{OpenError, Replicated};
 use crate::net::{AcceptCounters, AcceptStats, Acceptor, Leaving, Listening, Places};
 use crate::shard::{Phase, Shard, Task};
@@ -560,6 +560,12 @@ impl State {
             (counters + part.cells.copy(), accepting + part.accepting())
         };
         parts.iter().chain(&*leaving).fold(self.gone.get(), add)
+    }
+
+    /// Each upstream of all proxies, with its labels.
+    pub(super) fn each_upstream(&self, told: &mut dyn FnMut(Labels, &Upstream)) {
+        let parts = self.parts.borrow();
+        parts.iter().for_each(|part| part.current().upstreams.iter().for_each(|group| group.each(told)));
     }
 
     pub(super) fn upstreams(&self, shard: &Shard) -> Vec<UpstreamCounters> {

@@ -189,10 +189,8 @@ impl Proxy {
         shard.keep(state.clone());
         obey(shard, &self.shared.orders, &state)?;
         if let Some(measures) = &self.shared.measures {
-            let (counted, of) = (state.clone(), shard.clone());
-            measures.watch(shard, move |with| {
-                with(&counted.totals().0, &counted.upstreams(&of));
-            })?;
+            let (counted, having) = (state.clone(), state.clone());
+            measures.watch(shard, move || counted.totals().0, move |told| having.each_upstream(told))?;
         }
         let last = Last { proxy: self, state: &state, shard, written: Cell::default() };
         begun();

@@ -94,6 +94,8 @@ pub(super) struct Upstreams(Rc<Group>);
 #[derive(Debug)]
 struct Group {
     name: Option<String>,
+    /// The proxy's name and the group's, for metrics; empty where there is none.
+    names: [Arc<str>; 2],
     /// What tells it from the groups of other proxies: `web`, `web/shop`; empty where there is only one of all.
     path: Arc<str>,
     all: Vec<Upstream>,
@@ -183,6 +185,7 @@ impl Upstreams {
         let addresses: Vec<Address> = targets.iter().map(|target| target.address.clone()).collect();
         Upstreams(Rc::new(Group {
             name: name.map(str::to_owned),
+            names: [proxy, name].map(|name| name.unwrap_or_default().into()),
             path: path_of(proxy, name).into(),
             all,
             selection: selection.clone(),
@@ -328,6 +331,13 @@ impl Upstreams {
         self.0.line.call();
     }
 
+    /// Each of them, with its labels.
+    pub(super) fn each(&self, told: &mut dyn FnMut(Labels, &Upstream)) {
+        let [proxy, group] = &self.0.names;
+        let labels = |upstream: &Upstream| [proxy, group, &upstream.text].map(Arc::clone);
+        self.0.all.iter().for_each(|upstream| told(labels(upstream), upstream));
+    }
+
     pub(super) fn counters(&self, now: Time) -> Vec<UpstreamCounters> {
         let copy = |upstream: &Upstream| {
             let counts = &upstream.counts;
@@ -350,6 +360,9 @@ impl Upstreams {
         self.0.all.iter().map(copy).collect()
     }
 }
+
+/// By which metrics know an upstream: its proxy, its group, and its address.
+pub(super) type Labels = [Arc<str>; 3];
 
 /// A group's path: the proxy's name, if it is one of several, and the group's, if it has one.
 pub(super) fn path_of(proxy: Option<&str>, group: Option<&str>) -> String {
@@ -465,7 +478,16 @@ impl Upstream {
         self.failed_at.get().is_some_and(|at| now.since(at) < SHUNNED)
     }
 
-    fn state(&self, now: Time) -> UpstreamState {
+    /// Connections and attempts at the moment.
+    pub(super) fn active(&self) -> u64 {
+        self.active.get()
+    }
+
+    pub(super) fn ejections(&self) -> u64 {
+        self.record.ejections()
+    }
+
+    pub(super) fn state(&self, now: Time) -> UpstreamState {
         match () {
             () if self.weight == 0 => UpstreamState::Draining,
             () if self.down.get() => UpstreamState::Down,
