@@ -10,6 +10,7 @@ mod first;
 mod framed;
 mod handed;
 mod kept;
+mod keyed;
 mod layered;
 mod leased;
 mod many;
