@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 
+use super::clients::Clients;
 use super::file::{FileArguments, LogArguments};
 use super::upstreams::Upstreams;
 use super::values::{SERVED_MAX, whole};
@@ -83,6 +84,8 @@ pub(super) struct Tcp {
     /// The most connections served at once, over all shards and listeners; at least one for each shard.
     #[arg(long, default_value = "100000", value_parser = whole::<usize, 1, SERVED_MAX>, value_name = "COUNT")]
     connections: usize,
+    #[command(flatten)]
+    clients: Clients,
     /// Read PROXY headers (versions 1 and 2): `require` one of each client, or `accept` clients without one too. Who may
     /// send one says --proxy-trusted.
     #[arg(long, requires = "proxy_trusted", value_name = "WAY")]
@@ -151,6 +154,7 @@ impl Tcp {
             retries: self.retries,
             idle_timeout: Some(self.idle_timeout).filter(|idle| !idle.is_zero()),
             connections: self.connections,
+            clients: self.clients.limits()?,
             upstreams: self.upstream,
             ..self.upstreams.settings(self.listen)?
         };
@@ -169,7 +173,7 @@ fn failure(error: ProxyError) -> Failure {
         ProxyError::NoTimeForFirstBytes => "--first-bytes-timeout: ",
         ProxyError::UnroutedGroup { .. } => "--group: ",
         ProxyError::NoGroup { .. } | ProxyError::RouteTwice { .. } => "--sni: ",
-        ProxyError::Upstreams(_) => "--",
+        ProxyError::Value { .. } | ProxyError::Upstreams(_) => "--",
         ProxyError::NoListener | ProxyError::NoUpstream | ProxyError::Itself { .. } => "",
         _ => {
             return match error {

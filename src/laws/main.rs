@@ -4,6 +4,7 @@
 
 mod blocking;
 mod cli;
+mod clients;
 mod crowded;
 mod cut;
 mod datagrams;

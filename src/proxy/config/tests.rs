@@ -3,8 +3,11 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
+use crate::net::layer::ClientPrefix;
 use crate::net::proxy_header::{Others, Version, Wanted};
-use crate::proxy::tcp::{Balance, Checks, Ejection, RetryBudget, Selection, Upstream};
+use crate::proxy::tcp::{
+    Balance, Checks, ClientLimits, ClientRate, Ejection, RetryBudget, Selection, Upstream,
+};
 
 const LEAST: &str = "[proxy.web]\nlisten = \"tcp:127.0.0.1:1\"\nupstream = \"tcp:127.0.0.1:2\"\n";
 
@@ -45,6 +48,11 @@ retry-percent = 7
 retry-rate = 8
 idle-timeout = "0s"
 connections = 1_000
+client-connections = 15
+client-rate = "30/m"
+client-burst = 16
+client-ipv4-prefix = 24
+client-ipv6-prefix = 56
 proxy-protocol = "require"
 proxy-trusted = ["10.0.0.0/8", "unix"]
 proxy-untrusted = "pass"
@@ -97,6 +105,11 @@ fn every_key_is_read() {
         retry_budget: Some(RetryBudget { percent: 7, per_second: 8 }),
         idle_timeout: None,
         connections: 1_000,
+        clients: ClientLimits {
+            connections: Some(15),
+            rate: Some(ClientRate { connections: 30, per: seconds(60), burst: 16 }),
+            prefix: ClientPrefix { ipv4: 24, ipv6: 56 },
+        },
         send_header: Some(Version::Two),
         first_bytes_timeout: seconds(9),
         checks: Some(Checks {
@@ -159,6 +172,33 @@ fn each_fault_is_told_with_its_line_and_what_is_allowed() {
         (
             "conections = 1",
             "p.toml:4:1: proxy.web.conections = 1: there is no such key, did you mean connections?; allowed: listen",
+        ),
+        (
+            "client-connections = 0",
+            "p.toml:4:22: proxy.web.client-connections = 0: not a whole number in its bounds; allowed: 1 to 1000000000",
+        ),
+        ("client-connections = -3", "p.toml:4:22: proxy.web.client-connections = -3: not a whole number"),
+        (
+            "client-connections = 99999999999",
+            "p.toml:4:22: proxy.web.client-connections = 99999999999: not a whole number in its bounds; allowed: 1 to",
+        ),
+        (
+            "client-rate = '0/s'",
+            "p.toml:4:15: proxy.web.client-rate = '0/s': rate \"0/s\": not one; allowed: connections from 1 to",
+        ),
+        ("client-rate = -1", "p.toml:4:15: proxy.web.client-rate = -1: rate \"-1\": not one; allowed: "),
+        ("client-burst = 5", "p.toml:4:16: proxy.web.client-burst = 5: it means nothing without client-rate"),
+        (
+            "client-ipv6-prefix = 48",
+            "p.toml:4:22: proxy.web.client-ipv6-prefix = 48: it means nothing without client-connections or client-rate",
+        ),
+        (
+            "client-rate = 1\nclient-ipv6-prefix = 129",
+            "p.toml:5:22: proxy.web.client-ipv6-prefix = 129: not a whole number in its bounds; allowed: 1 to 128",
+        ),
+        (
+            "client-conections = 1",
+            "p.toml:4:1: proxy.web.client-conections = 1: there is no such key, did you mean client-connections?",
         ),
         ("zzz = 1", "p.toml:4:1: proxy.web.zzz = 1: there is no such key; allowed: listen"),
         ("check-rise = 1", "p.toml:4:14: proxy.web.check-rise = 1: it means nothing without check-interval"),

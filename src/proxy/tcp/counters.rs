@@ -24,6 +24,8 @@ pub(super) struct Cells {
     pub(super) retries: Cell<u64>,
     pub(super) retries_refused: Cell<u64>,
     pub(super) refused: Cell<u64>,
+    pub(super) too_many: Cell<u64>,
+    pub(super) too_often: Cell<u64>,
     pub(super) no_route: Cell<u64>,
     pub(super) shortage: Cell<u64>,
     pub(super) panicked: Cell<u64>,
@@ -60,6 +62,10 @@ pub struct Counters {
     /// Reset for what they sent first, or did not send in time: no PROXY header where one is required, a wrong one, one
     /// from nobody who is trusted, or a wrong hello of TLS.
     pub refused: u64,
+    /// Reset since their client had as many connections as it may have.
+    pub too_many: u64,
+    /// Reset since their client made more than it may in a time.
+    pub too_often: u64,
     /// Reset since no upstream is for the server's name that they asked for.
     pub no_route: u64,
     /// Reset since this process had no descriptor or memory left to connect to an upstream.
@@ -91,6 +97,8 @@ impl Cells {
             (&self.no_upstream, "no_upstream"),
             (&self.no_place, "no_place"),
             (&self.refused, "refused"),
+            (&self.too_many, "too_many"),
+            (&self.too_often, "too_often"),
             (&self.no_route, "no_route"),
             (&self.shortage, "shortage"),
             (&self.panicked, "panicked"),
@@ -112,6 +120,8 @@ impl Cells {
             retries: self.retries.get(),
             retries_refused: self.retries_refused.get(),
             refused: self.refused.get(),
+            too_many: self.too_many.get(),
+            too_often: self.too_often.get(),
             no_route: self.no_route.get(),
             shortage: self.shortage.get(),
             panicked: self.panicked.get(),
@@ -139,6 +149,8 @@ impl std::ops::Add for Counters {
             retries: self.retries + other.retries,
             retries_refused: self.retries_refused + other.retries_refused,
             refused: self.refused + other.refused,
+            too_many: self.too_many + other.too_many,
+            too_often: self.too_often + other.too_often,
             no_route: self.no_route + other.no_route,
             shortage: self.shortage + other.shortage,
             panicked: self.panicked + other.panicked,
@@ -390,6 +402,10 @@ impl fmt::Display for Report {
                 f,
                 "reset for their first bytes: {refused}, for a name that no route takes: {no_route}"
             )?;
+        }
+        let Counters { too_many, too_often, .. } = self.total;
+        if too_many + too_often > 0 {
+            writeln!(f, "reset for their client's connections at once: {too_many}, in a time: {too_often}")?;
         }
         let Counters { no_place, retries, retries_refused, .. } = self.total;
         if no_place + retries + retries_refused > 0 {

@@ -5,6 +5,7 @@ mod balance;
 mod budget;
 mod change;
 mod checks;
+mod clients;
 mod connecting;
 mod counters;
 mod doors;
@@ -28,6 +29,7 @@ mod upstream_settings;
 mod upstreams;
 
 pub use change::{Change, ChangeError};
+pub use clients::{CLIENT_CONNECTIONS_MAX, ClientLimits, ClientRate};
 pub use counters::{Counters, ProxyCounters, Report, ShardReport, UpstreamCounters, UpstreamState};
 pub use escapes::unescape;
 pub use plan::Named;

@@ -14,6 +14,7 @@ use futures_util::future::{Either, join_all, select};
 use super::access::{AccessLog, ShardLog};
 use super::budget::Budget;
 use super::checks::{self, Checking};
+use super::clients::{ClientDoor, Clients};
 use super::counters::{Cells, Counters, ProxyCounters, ShardReport, UpstreamCounters};
 use super::doors::overlap;
 use super::down::Down;
@@ -47,6 +48,8 @@ pub(super) struct Current {
     /// By the place of their group.
     pub(super) upstreams: Vec<Upstreams>,
     pub(super) budget: Budget,
+    /// Where clients have limits.
+    pub(super) clients: Option<ClientDoor>,
 }
 
 /// A listener at work.
@@ -202,7 +205,7 @@ impl Part {
     #[cfg(test)]
     pub(super) fn of(plan: Plan) -> Rc<Part> {
         let budget = Budget::new(None, 1, waterwheel_reactor::Time::ZERO);
-        let current = Current { plan: Arc::new(plan), upstreams: Vec::new(), budget };
+        let current = Current { plan: Arc::new(plan), upstreams: Vec::new(), budget, clients: None };
         let (cells, checking, doors, accepted) = Default::default();
         let current = RefCell::new(Rc::new(current));
         Rc::new(Part { cells, log: None, current, checking, places: Places::new(1), doors, accepted })
@@ -210,9 +213,15 @@ impl Part {
 }
 
 impl Current {
-    fn new(shard: &Shard, plan: &Arc<Plan>, before: &[Upstreams]) -> Result<Current, OpenError> {
+    fn new(
+        shard: &Shard,
+        plan: &Arc<Plan>,
+        before: &[Upstreams],
+        clients: &Clients,
+    ) -> Result<Current, OpenError> {
         let budget = Budget::new(plan.settings.retry_budget.as_ref(), shard.count(), shard.now());
-        Ok(Current { plan: plan.clone(), upstreams: plan.groups(shard, before)?, budget })
+        let clients = clients.door(shard, plan.id, &plan.settings.clients)?;
+        Ok(Current { plan: plan.clone(), upstreams: plan.groups(shard, before)?, budget, clients })
     }
 
     /// From now on it counts: its limits of connections do, and its checks, if it has any, begin.
@@ -256,6 +265,7 @@ type Serving = Pin<Box<dyn Future<Output = ()>>>;
 pub(super) struct State {
     /// What the checks found, of all proxies.
     health: Replicated<Down>,
+    clients: Clients,
     log: Option<Rc<ShardLog>>,
     /// The version's number.
     version: Cell<u64>,
@@ -313,11 +323,12 @@ impl State {
     pub(super) fn begin(
         shard: &Shard,
         version: &Version,
-        health: &Replicated<Down>,
+        (health, clients): (&Replicated<Down>, &Clients),
         log: Option<&AccessLog>,
     ) -> io::Result<Rc<State>> {
         let state = State {
             health: health.clone(),
+            clients: clients.clone(),
             log: log.map(|log| log.on(shard)),
             version: Cell::new(version.number),
             parts: RefCell::default(),
@@ -337,8 +348,8 @@ impl State {
         let parts = self.parts.borrow();
         let current = |(plan, heir): (&Arc<Plan>, Option<Rc<Part>>)| match heir.map(|part| part.current()) {
             Some(before) if Arc::ptr_eq(&before.plan, plan) => Ok(before),
-            Some(before) => Current::new(shard, plan, &before.upstreams).map(Rc::new),
-            None => Current::new(shard, plan, &[]).map(Rc::new),
+            Some(before) => Current::new(shard, plan, &before.upstreams, &self.clients).map(Rc::new),
+            None => Current::new(shard, plan, &[], &self.clients).map(Rc::new),
         };
         let heirs = heirs(&parts, version);
         let currents = version.plans.iter().zip(heirs).map(current).collect::<Result<Vec<_>, OpenError>>();
