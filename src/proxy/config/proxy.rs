@@ -37,6 +37,7 @@ pub(super) fn read(name: String, table: Table<'_, '_>) -> Option<ProxyTable> {
         queue_timeout: selection.queue_timeout,
         queue_length: selection.queue_length,
         idle_timeout: idle_timeout(&table, plain.idle_timeout),
+        total_timeout: table.read("total-timeout", parse_duration),
         connections: count(&table, "connections", plain.connections, 1..=1 << 30),
         clients: clients(&table),
         header: header(&table),

@@ -47,6 +47,7 @@ retries = 0
 retry-percent = 7
 retry-rate = 8
 idle-timeout = "0s"
+total-timeout = "1h"
 connections = 1_000
 client-connections = 15
 client-rate = "30/m"
@@ -104,6 +105,7 @@ fn every_key_is_read() {
         retries: 0,
         retry_budget: Some(RetryBudget { percent: 7, per_second: 8 }),
         idle_timeout: None,
+        total_timeout: Some(seconds(3_600)),
         connections: 1_000,
         clients: ClientLimits {
             connections: Some(15),
@@ -200,6 +202,11 @@ fn each_fault_is_told_with_its_line_and_what_is_allowed() {
             "client-conections = 1",
             "p.toml:4:1: proxy.web.client-conections = 1: there is no such key, did you mean client-connections?",
         ),
+        (
+            "total-timeout = -1",
+            "p.toml:4:17: proxy.web.total-timeout = -1: duration \"-1\": not one; allowed: a number and ns",
+        ),
+        ("total-timeout = '9999999h'", "p.toml:4:17: proxy.web.total-timeout = '9999999h': duration"),
         ("zzz = 1", "p.toml:4:1: proxy.web.zzz = 1: there is no such key; allowed: listen"),
         ("check-rise = 1", "p.toml:4:14: proxy.web.check-rise = 1: it means nothing without check-interval"),
         ("max-ejected = 1", "p.toml:4:15: proxy.web.max-ejected = 1: it means nothing without eject-after"),
@@ -287,6 +294,14 @@ fn errors_found_later_are_told_with_their_place() {
     let file = File::parse("p.toml", &format!("{LEAST}connections = 1\n")).unwrap();
     let wrong = file.check(2).unwrap_err().to_string();
     assert!(wrong.starts_with("p.toml:4:1: proxy.web.connections: a limit of 1 for 2 shards"), "{wrong}");
+    for (more, told) in [(
+        "total-timeout = '0s'",
+        "p.toml:4:1: proxy.web.total-timeout: 0ns makes no sense; allowed: more than 0s",
+    )] {
+        let file = File::parse("p.toml", &format!("{LEAST}{more}\n")).unwrap();
+        let wrong = file.check(1).unwrap_err().to_string();
+        assert!(wrong.starts_with(told), "{wrong}");
+    }
     let bound = ProxyError::Of { name: "web".to_owned(), error: Box::new(ProxyError::NoUpstream) };
     let place = file.locate(&bound).unwrap().place.unwrap();
     assert_eq!(place, Place { line: 3, column: 1 });

@@ -16,6 +16,7 @@ pub(super) struct Cells {
     pub(super) active: Cell<u64>,
     pub(super) finished: Cell<u64>,
     pub(super) idle_closed: Cell<u64>,
+    pub(super) expired: Cell<u64>,
     pub(super) client_broke: Cell<u64>,
     pub(super) upstream_broke: Cell<u64>,
     pub(super) connect_failed: Cell<u64>,
@@ -51,6 +52,8 @@ pub struct Counters {
     pub finished: u64,
     /// Closed because nothing moved for the idle time.
     pub idle_closed: u64,
+    /// Reset because they had lasted for the total time.
+    pub expired: u64,
     /// Ended by an error of the client's side.
     pub client_broke: u64,
     /// Ended by an error of the upstream's side.
@@ -92,6 +95,7 @@ impl Cells {
         let ends = [
             (&self.finished, "finished"),
             (&self.idle_closed, "idle_closed"),
+            (&self.expired, "expired"),
             (&self.client_broke, "client_broke"),
             (&self.upstream_broke, "upstream_broke"),
             (&self.no_upstream, "no_upstream"),
@@ -113,6 +117,7 @@ impl Cells {
             active: self.active.get(),
             finished: self.finished.get(),
             idle_closed: self.idle_closed.get(),
+            expired: self.expired.get(),
             client_broke: self.client_broke.get(),
             upstream_broke: self.upstream_broke.get(),
             no_upstream: self.no_upstream.get(),
@@ -142,6 +147,7 @@ impl std::ops::Add for Counters {
             active: self.active + other.active,
             finished: self.finished + other.finished,
             idle_closed: self.idle_closed + other.idle_closed,
+            expired: self.expired + other.expired,
             client_broke: self.client_broke + other.client_broke,
             upstream_broke: self.upstream_broke + other.upstream_broke,
             no_upstream: self.no_upstream + other.no_upstream,
@@ -403,7 +409,10 @@ impl fmt::Display for Report {
                 "reset for their first bytes: {refused}, for a name that no route takes: {no_route}"
             )?;
         }
-        let Counters { too_many, too_often, .. } = self.total;
+        let Counters { too_many, too_often, expired, .. } = self.total;
+        if expired > 0 {
+            writeln!(f, "reset at the end of their total time: {expired}")?;
+        }
         if too_many + too_often > 0 {
             writeln!(f, "reset for their client's connections at once: {too_many}, in a time: {too_often}")?;
         }

@@ -11,9 +11,10 @@ use crate::shard::Shard;
 /// How connections came to their end: the value of a label, and its counter.
 type End = (&'static str, fn(&Counters) -> u64);
 
-const ENDS: [End; 13] = [
+const ENDS: [End; 14] = [
     ("finished", |all| all.finished),
     ("idle", |all| all.idle_closed),
+    ("expired", |all| all.expired),
     ("client_broke", |all| all.client_broke),
     ("upstream_broke", |all| all.upstream_broke),
     ("no_upstream", |all| all.no_upstream),

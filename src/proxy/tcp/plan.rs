@@ -11,7 +11,7 @@ use super::itself::reaches;
 use super::limits::Limits;
 use super::routes::Routes;
 use super::selection::Selection;
-use super::settings::{ProxyError, Settings};
+use super::settings::{ProxyError, Settings, within};
 use super::upstream_settings::Upstream;
 use super::upstreams::{Target, Upstreams, path_of};
 use crate::mesh::OpenError;
@@ -92,6 +92,9 @@ impl Settings {
         }
         if self.header.as_ref().is_some_and(|policy| policy.trusted.is_empty()) {
             return Err(ProxyError::NoTrustedSource);
+        }
+        if let Some(limit) = self.total_timeout {
+            within("total-timeout", limit, !limit.is_zero(), "more than 0s, as in 1h")?;
         }
         self.clients.check()?;
         self.check_upstreams()?;

@@ -73,6 +73,8 @@ impl Drop for Open {
 /// Why a client came to no upstream.
 enum Unreached {
     TurnedAway(Refusal),
+    /// The total time is up.
+    Expired,
     /// Its client has enough.
     Crowded(KeyRefusal),
     Unconnected(Unconnected),
@@ -84,6 +86,10 @@ impl Unreached {
     fn end(self, open: Open, client: Connection) -> anyhow::Result<()> {
         let error = match self {
             Unreached::TurnedAway(refusal) => return turn_away(open, client, refusal),
+            Unreached::Expired => {
+                open.end(|cells| &cells.expired);
+                anyhow::anyhow!("a client's time was up before it came to an upstream")
+            }
             Unreached::Crowded(refusal) => {
                 open.end(|cells| match refusal {
                     KeyRefusal::TooMany => &cells.too_many,
@@ -166,8 +172,14 @@ pub(super) async fn serve_client(part: Rc<Part>, mut client: Connection) -> anyh
     let mut open = Open::new(part.clone(), Some(&client));
     // To its end, whatever comes meanwhile.
     let current = part.current();
+    let total = current.plan.settings.total_timeout;
+    let (shard, began) = (client.shard().clone(), client.shard().turn_time());
     // On the heap, and gone when bytes flow: there are many connections, and few of them begin.
-    let reached = Box::pin(reach(&part, &current, &mut open, &mut client)).await;
+    let reaching = Box::pin(reach(&part, &current, &mut open, &mut client));
+    let reached = match total {
+        Some(total) => shard.timeout(total, reaching).await.unwrap_or(Err(Unreached::Expired)),
+        None => reaching.await,
+    };
     let Reached { upstream, lease, permit } = match reached {
         Ok(reached) => reached,
         Err(unreached) => return unreached.end(open, client),
@@ -177,6 +189,9 @@ pub(super) async fn serve_client(part: Rc<Part>, mut client: Connection) -> anyh
     }
     let settings = &current.plan.settings;
     let mut pump = client.pump(upstream, settings.idle_timeout);
+    if let Some(total) = total {
+        pump.end_at(began + total);
+    }
     let (mut up, mut down) = (0, 0);
     let exchange = std::future::poll_fn(|cx| {
         let polled = Pin::new(&mut pump).poll(cx);
@@ -196,6 +211,7 @@ pub(super) async fn serve_client(part: Rc<Part>, mut client: Connection) -> anyh
     match exchange.end {
         End::Finished => open.end(|cells| &cells.finished),
         End::Idle => open.end(|cells| &cells.idle_closed),
+        End::Expired => open.end(|cells| &cells.expired),
         End::Broken(Side::Source(_)) => open.end(|cells| &cells.client_broke),
         End::Broken(Side::Sink(_)) => open.end(|cells| &cells.upstream_broke),
     }

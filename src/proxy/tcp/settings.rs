@@ -52,6 +52,9 @@ pub struct Settings {
     /// or one of more than 10 minutes, TCP keep-alive ends connections whose peer is gone: asked after 2 minutes of
     /// silence, then every 12 s, as often as `net.ipv4.tcp_keepalive_probes` says.
     pub idle_timeout: Option<Duration>,
+    /// A connection that lasts for so long is reset, whatever moves; `None`: as long as it likes. From when it was accepted,
+    /// all that comes before an upstream included. More than zero. Default: none.
+    pub total_timeout: Option<Duration>,
     /// The most connections served at once, over all shards and listeners, and at least one for each shard. Each shard
     /// has its even part. A shard at its part goes on accepting for those that are below theirs; once all are
     /// at theirs nobody accepts, and clients wait in the kernel's backlog. Default 100 000.
@@ -98,6 +101,7 @@ impl Settings {
             queue_timeout: Duration::from_secs(5),
             queue_length: 1000,
             idle_timeout: Some(Duration::from_secs(300)),
+            total_timeout: None,
             connections: 100_000,
             clients: ClientLimits::default(),
             header: None,

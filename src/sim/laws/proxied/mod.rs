@@ -202,7 +202,8 @@ fn ends(total: &Counters) -> u64 {
     let Counters { no_upstream, no_place, shortage, panicked, cut_short, .. } = total;
     let first_bytes = total.refused + total.no_route;
     let clients = total.too_many + total.too_often;
-    let ours = no_upstream + no_place + shortage + panicked + cut_short + first_bytes + clients;
+    let ours =
+        no_upstream + no_place + shortage + panicked + cut_short + first_bytes + clients + total.expired;
     finished + idle_closed + client_broke + upstream_broke + ours
 }
 
