@@ -156,6 +156,7 @@ impl Tcp {
             connect_timeout: self.connect_timeout,
             retries: self.retries,
             idle_timeout: Some(self.idle_timeout).filter(|idle| !idle.is_zero()),
+            throttle: self.clients.throttle()?,
             total_timeout: self.total_timeout,
             connections: self.connections,
             clients: self.clients.limits()?,

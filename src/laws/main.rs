@@ -35,4 +35,5 @@ mod shares;
 mod spoken;
 mod steering;
 mod supervised;
+mod throttled;
 mod upstreams;

@@ -9,10 +9,10 @@ use super::{ProxyTable, TablePlaces};
 use crate::net::Endpoint;
 use crate::net::layer::ClientPrefix;
 use crate::net::proxy_header::{HeaderPolicy, Others, TrustedSource, Version, Wanted};
-use crate::net::units::parse_duration;
+use crate::net::units::{parse_duration, parse_size};
 use crate::proxy::tcp::{
     Balance, CLIENT_CONNECTIONS_MAX, Checks, ClientLimits, ClientRate, Ejection, Group, NamePattern,
-    RetryBudget, Route, Selection, Settings, Upstream, unescape,
+    RetryBudget, Route, Selection, Settings, THROTTLE_MAX, Throttle, Upstream, unescape,
 };
 
 /// Reads all of a proxy's table; the settings that it says nothing of are as by default.
@@ -37,6 +37,7 @@ pub(super) fn read(name: String, table: Table<'_, '_>) -> Option<ProxyTable> {
         queue_timeout: selection.queue_timeout,
         queue_length: selection.queue_length,
         idle_timeout: idle_timeout(&table, plain.idle_timeout),
+        throttle: throttle(&table),
         total_timeout: table.read("total-timeout", parse_duration),
         connections: count(&table, "connections", plain.connections, 1..=1 << 30),
         clients: clients(&table),
@@ -97,6 +98,24 @@ fn upstreams(table: &Table<'_, '_>) -> Vec<Upstream> {
         let plain = plain(endpoint?);
         Some(Upstream { weight: weight.unwrap_or(plain.weight), connections, ..plain })
     })
+}
+
+fn throttle(table: &Table<'_, '_>) -> Throttle {
+    let [up, down, burst] = ["throttle-up", "throttle-down", "throttle-burst"].map(|key| {
+        table.read(key, |text| {
+            let bytes = parse_size(text)?;
+            let fits = (1..=THROTTLE_MAX).contains(&bytes);
+            if fits {
+                Ok(bytes)
+            } else {
+                Err(format!("not in its bounds; allowed: 1 to {THROTTLE_MAX} bytes"))
+            }
+        })
+    });
+    if !table.has("throttle-up") && !table.has("throttle-down") {
+        needs(table, "throttle-up or throttle-down", &["throttle-burst"]);
+    }
+    Throttle { up, down, burst }
 }
 
 fn clients(table: &Table<'_, '_>) -> ClientLimits {

@@ -293,6 +293,35 @@ impl Report {
         Report { schema: 1, reactor, total, shards, undelivered, silent }
     }
 
+    /// Ends that the table has no column for; what did not happen is not told.
+    fn fmt_ended(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Counters { shortage, panicked, refused, no_route, .. } = self.total;
+        if shortage + panicked > 0 {
+            writeln!(f, "reset for want of descriptors or memory: {shortage}, by a panic: {panicked}")?;
+        }
+        if refused + no_route > 0 {
+            writeln!(
+                f,
+                "reset for their first bytes: {refused}, for a name that no route takes: {no_route}"
+            )?;
+        }
+        let Counters { too_many, too_often, expired, .. } = self.total;
+        if expired > 0 {
+            writeln!(f, "reset at the end of their total time: {expired}")?;
+        }
+        if too_many + too_often > 0 {
+            writeln!(f, "reset for their client's connections at once: {too_many}, in a time: {too_often}")?;
+        }
+        let Counters { no_place, retries, retries_refused, .. } = self.total;
+        if no_place + retries + retries_refused > 0 {
+            writeln!(
+                f,
+                "reset for want of a place: {no_place}, retries: {retries}, and refused: {retries_refused}"
+            )?;
+        }
+        Ok(())
+    }
+
     /// A line per proxy, if there are several, summed over the shards.
     fn fmt_proxies(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let proxies = self.shards.first().map_or(&[][..], |shard| &shard.proxies);
@@ -399,30 +428,7 @@ impl fmt::Display for Report {
             row(f, &shard.shard, &shard.counters, &shard.accepting)?;
         }
         row(f, &"all", &self.total, &accepting)?;
-        let Counters { shortage, panicked, refused, no_route, .. } = self.total;
-        if shortage + panicked > 0 {
-            writeln!(f, "reset for want of descriptors or memory: {shortage}, by a panic: {panicked}")?;
-        }
-        if refused + no_route > 0 {
-            writeln!(
-                f,
-                "reset for their first bytes: {refused}, for a name that no route takes: {no_route}"
-            )?;
-        }
-        let Counters { too_many, too_often, expired, .. } = self.total;
-        if expired > 0 {
-            writeln!(f, "reset at the end of their total time: {expired}")?;
-        }
-        if too_many + too_often > 0 {
-            writeln!(f, "reset for their client's connections at once: {too_many}, in a time: {too_often}")?;
-        }
-        let Counters { no_place, retries, retries_refused, .. } = self.total;
-        if no_place + retries + retries_refused > 0 {
-            writeln!(
-                f,
-                "reset for want of a place: {no_place}, retries: {retries}, and refused: {retries_refused}"
-            )?;
-        }
+        self.fmt_ended(f)?;
         self.fmt_proxies(f)?;
         self.fmt_upstreams(f)?;
         for shard in &self.silent {

@@ -25,6 +25,7 @@ mod routes;
 mod selection;
 mod serve;
 mod settings;
+mod throttle;
 mod upstream_settings;
 mod upstreams;
 
@@ -37,6 +38,7 @@ pub use proxy::{Proxy, Reload, run, run_all};
 pub use routes::{Group, NamePattern, Route};
 pub use selection::Selection;
 pub use settings::{Balance, ProxyError, Settings};
+pub use throttle::{THROTTLE_MAX, Throttle};
 pub use upstream_settings::{
     CHECK_BYTES_MAX, CONNECTIONS_MAX, Checks, Ejection, ParseUpstreamError, RetryBudget, Upstream,
     UpstreamsError, WEIGHT_MAX,

@@ -96,6 +96,7 @@ impl Settings {
         if let Some(limit) = self.total_timeout {
             within("total-timeout", limit, !limit.is_zero(), "more than 0s, as in 1h")?;
         }
+        self.throttle.check()?;
         self.clients.check()?;
         self.check_upstreams()?;
         Routes::new(self)

@@ -173,11 +173,12 @@ pub(super) async fn serve_client(part: Rc<Part>, mut client: Connection) -> anyh
     // To its end, whatever comes meanwhile.
     let current = part.current();
     let total = current.plan.settings.total_timeout;
-    let (shard, began) = (client.shard().clone(), client.shard().turn_time());
+    let began = client.shard().turn_time();
+    let timer = total.map(|total| (total, client.shard().clone()));
     // On the heap, and gone when bytes flow: there are many connections, and few of them begin.
     let reaching = Box::pin(reach(&part, &current, &mut open, &mut client));
-    let reached = match total {
-        Some(total) => shard.timeout(total, reaching).await.unwrap_or(Err(Unreached::Expired)),
+    let reached = match timer {
+        Some((total, shard)) => shard.timeout(total, reaching).await.unwrap_or(Err(Unreached::Expired)),
         None => reaching.await,
     };
     let Reached { upstream, lease, permit } = match reached {
@@ -188,6 +189,9 @@ pub(super) async fn serve_client(part: Rc<Part>, mut client: Connection) -> anyh
         client = client.escorted(Rc::new(permit));
     }
     let settings = &current.plan.settings;
+    if settings.throttle.is_set() {
+        client = settings.throttle.limit(client);
+    }
     let mut pump = client.pump(upstream, settings.idle_timeout);
     if let Some(total) = total {
         pump.end_at(began + total);

@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::clients::ClientLimits;
 use super::counters::Report;
 use super::routes::{Group, NamePattern, Route};
+use super::throttle::Throttle;
 use super::upstream_settings::{Checks, Ejection, RetryBudget, Upstream, UpstreamsError};
 use crate::net::proxy_header::{HeaderPolicy, Version};
 use crate::net::quoted::Quoted;
@@ -55,6 +56,8 @@ pub struct Settings {
     /// A connection that lasts for so long is reset, whatever moves; `None`: as long as it likes. From when it was accepted,
     /// all that comes before an upstream included. More than zero. Default: none.
     pub total_timeout: Option<Duration>,
+    /// The most bytes per second of each connection. Default: as many as there are.
+    pub throttle: Throttle,
     /// The most connections served at once, over all shards and listeners, and at least one for each shard. Each shard
     /// has its even part. A shard at its part goes on accepting for those that are below theirs; once all are
     /// at theirs nobody accepts, and clients wait in the kernel's backlog. Default 100 000.
@@ -102,6 +105,7 @@ impl Settings {
             queue_length: 1000,
             idle_timeout: Some(Duration::from_secs(300)),
             total_timeout: None,
+            throttle: Throttle::default(),
             connections: 100_000,
             clients: ClientLimits::default(),
             header: None,
