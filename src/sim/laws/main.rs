@@ -5,6 +5,7 @@ mod basics;
 mod buffered;
 mod checks;
 mod childless;
+mod clients;
 mod datagrams;
 mod first;
 mod framed;

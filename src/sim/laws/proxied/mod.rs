@@ -96,6 +96,9 @@ impl Scene {
         });
         let steer =
             [Mode::Flow, Mode::Flow, Mode::Source, Mode::Kernel, Mode::Least][world.below(5) as usize];
+        if world.chance(0.15) && !whole {
+            settings.total_timeout = Some(Duration::from_millis(500 + world.below(20_000)));
+        }
         let manners = Manners { burst, whole };
         Scene { world: world.clone(), proxy, settings, ledger, stops_after, drain, steer, doors, manners }
     }
@@ -277,7 +280,7 @@ pub(crate) async fn scene(world: World) -> anyhow::Result<()> {
 
 /// Where nothing but the clients and origins themselves can break a connection, nothing else did.
 fn causes(scene: &Scene, total: &Counters, faults: Faults) -> anyhow::Result<()> {
-    if faults.any || scene.stops_after.is_some() || total.idle_closed > 0 {
+    if faults.any || scene.stops_after.is_some() || total.idle_closed + total.expired > 0 {
         return Ok(());
     }
     let (resets, aborts) = scene.ledger.resetting();
