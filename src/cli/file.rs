@@ -158,6 +158,12 @@ fn summary(file: &File, runtime: &Runtime, log: Option<&LogSettings>) -> Result<
         let (name, settings) = (&proxy.name, &proxy.settings);
         let listen: Vec<String> = settings.listen.iter().map(ToString::to_string).collect();
         let _ = writeln!(text, "proxy {name}: listens on {}, {}", listen.join(", "), settings.balance);
+        if settings.throttle.is_set() {
+            let _ = writeln!(text, "  each connection: {}", settings.throttle);
+        }
+        if settings.clients.are_set() {
+            let _ = writeln!(text, "  of each client: {}", settings.clients);
+        }
         for group in &settings.groups {
             if let Some(Selection { balance, checks, .. }) = &group.selection {
                 let checked = if checks.is_some() { "checked" } else { "not checked" };

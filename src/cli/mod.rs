@@ -1,5 +1,6 @@
 //! The `waterwheel` command: arguments become values, values become one call.
 
+mod clients;
 mod demo;
 mod file;
 mod knobs;

@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 
+use super::clients::Clients;
 use super::file::{FileArguments, LogArguments};
 use super::upstreams::Upstreams;
-use super::values::{SERVED_MAX, whole};
+use super::values::{SERVED_MAX, YEAR_MS, length, whole};
 use super::{Failure, output};
 use crate::load::units::parse_duration;
 use crate::net::Endpoint;
@@ -80,9 +81,14 @@ pub(super) struct Tcp {
     /// Close a connection over which nothing moved for so long; `0s`: never, but for TCP keep-alive.
     #[arg(long, default_value = "300s", value_parser = parse_duration, value_name = "TIME")]
     idle_timeout: Duration,
+    /// Reset a connection that lasts for so long, whatever moves.
+    #[arg(long, value_parser = length::<1, YEAR_MS>, value_name = "TIME")]
+    total_timeout: Option<Duration>,
     /// The most connections served at once, over all shards and listeners; at least one for each shard.
     #[arg(long, default_value = "100000", value_parser = whole::<usize, 1, SERVED_MAX>, value_name = "COUNT")]
     connections: usize,
+    #[command(flatten)]
+    clients: Clients,
     /// Read PROXY headers (versions 1 and 2): `require` one of each client, or `accept` clients without one too. Who may
     /// send one says --proxy-trusted.
     #[arg(long, requires = "proxy_trusted", value_name = "WAY")]
@@ -150,7 +156,10 @@ impl Tcp {
             connect_timeout: self.connect_timeout,
             retries: self.retries,
             idle_timeout: Some(self.idle_timeout).filter(|idle| !idle.is_zero()),
+            throttle: self.clients.throttle()?,
+            total_timeout: self.total_timeout,
             connections: self.connections,
+            clients: self.clients.limits()?,
             upstreams: self.upstream,
             ..self.upstreams.settings(self.listen)?
         };
@@ -169,7 +178,7 @@ fn failure(error: ProxyError) -> Failure {
         ProxyError::NoTimeForFirstBytes => "--first-bytes-timeout: ",
         ProxyError::UnroutedGroup { .. } => "--group: ",
         ProxyError::NoGroup { .. } | ProxyError::RouteTwice { .. } => "--sni: ",
-        ProxyError::Upstreams(_) => "--",
+        ProxyError::Value { .. } | ProxyError::Upstreams(_) => "--",
         ProxyError::NoListener | ProxyError::NoUpstream | ProxyError::Itself { .. } => "",
         _ => {
             return match error {

@@ -111,6 +111,9 @@ fn a_flag_that_makes_no_sense_stops_the_start_and_overrides_its_variable() {
             &["--group", "a=127.0.0.1:1", "--group", "b=127.0.0.1:1", "--sni", "x.example=a"],
             &["--group: no route leads to the group \"b\""],
         ),
+        (&["--total-timeout", "0s"], &["\"0s\"", "--total-timeout", "allowed: 1ms to a year"]),
+        (&["--total-timeout", "-1s"], &["\"-1s\"", "--total-timeout", "allowed: "]),
+        (&["--total-timeout", "9999999h"], &["9999999h", "--total-timeout"]),
         (&["--first-bytes-timeout", "0s"], &["--first-bytes-timeout: ", "no time", "allowed: more than 0s"]),
         (&["--bogus"], &["--bogus"]),
         (&["surplus"], &["surplus"]),
@@ -121,6 +124,33 @@ fn a_flag_that_makes_no_sense_stops_the_start_and_overrides_its_variable() {
     refused(&run(command().args(["proxy", "tcp"])), 2, &["--listen", "--upstream"]);
     refused(&run(command().arg("prxy")), 2, &["prxy"]);
     refused(&run(command().args(["proxy", "udp"])), 2, &["udp"]);
+}
+
+#[test]
+fn a_limit_of_clients_or_connections_that_makes_no_sense_stops_the_start() {
+    for (flags, parts) in [
+        (&["--throttle-up", "0"][..], &["'0'", "--throttle-up", "allowed: 1 to 1099511627776 bytes"][..]),
+        (&["--throttle-down", "-5"], &["\"-5\"", "--throttle-down", "allowed: bytes as in 64, 1k"]),
+        (&["--throttle-down", "2000g"], &["'2000g'", "--throttle-down", "allowed: 1 to"]),
+        (&["--throttle-burst", "1m"], &["--throttle-burst 1048576", "allowed: with one"]),
+        (&["--client-connections", "0"], &["'0'", "--client-connections", "allowed: 1 to 1000000000"]),
+        (&["--client-connections", "-1"], &["'-1'", "--client-connections", "allowed: 1 to 1000000000"]),
+        (&["--client-rate", "0"], &["\"0\"", "--client-rate", "allowed: connections from 1 to"]),
+        (&["--client-rate", "5/d"], &["\"5/d\"", "--client-rate", "as in 10, 30/m, 100/h"]),
+        (
+            &["--client-rate", "1", "--client-burst", "0"],
+            &["'0'", "--client-burst", "allowed: 1 to 1000000000"],
+        ),
+        (&["--client-burst", "5"], &["--client-rate"]),
+        (&["--client-ipv6-prefix", "64"], &["--client-ipv6-prefix 64", "allowed: both"]),
+        (
+            &["--client-connections", "1", "--client-ipv4-prefix", "33"],
+            &["'33'", "--client-ipv4-prefix", "allowed: 1 to 32"],
+        ),
+    ] {
+        let ended = run(command().args(PROXY).args(flags).env("WATERWHEEL_CORES", "1"));
+        refused(&ended, 2, parts);
+    }
 }
 
 #[test]

@@ -5,6 +5,7 @@
 mod again;
 mod blocking;
 mod cli;
+mod clients;
 mod crowded;
 mod cut;
 mod datagrams;
@@ -35,4 +36,5 @@ mod shares;
 mod spoken;
 mod steering;
 mod supervised;
+mod throttled;
 mod upstreams;

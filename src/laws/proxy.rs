@@ -27,6 +27,7 @@ on_each_reactor![
     a_client_that_no_upstream_takes_is_reset,
     a_connect_that_takes_too_long_is_given_up,
     what_is_idle_is_closed_and_what_trickles_is_not,
+    what_lasts_too_long_is_reset_whatever_moves,
     connections_beyond_the_limit_wait_and_are_served_later,
     the_limit_is_exact_over_shards_and_listeners,
     the_upstream_with_the_fewest_connections_is_taken,
@@ -269,6 +270,32 @@ fn what_is_idle_is_closed_and_what_trickles_is_not(reactor: &str) {
     bench.proxy.counts("active", 0);
     let report = bench.proxy.stop();
     assert_eq!((total(&report, "idle_closed"), total(&report, "finished")), (1, 1), "{report}");
+}
+
+fn what_lasts_too_long_is_reset_whatever_moves(reactor: &str) {
+    let bench = Bench::start(reactor, &["--total-timeout", "700ms", "--cores", "1"]);
+    let ((mut client, mut upstream), watch) = (bench.pair(), Watch::start());
+    let broken = loop {
+        let moved = upstream.write_all(b".").and_then(|()| client.read_exact(&mut [0]));
+        if let Err(error) = moved {
+            break error.kind();
+        }
+        watch.left("a reset");
+        moment();
+    };
+    let after = watch.elapsed();
+    // The upstream sees it first, or the client does.
+    let broken_off = [ErrorKind::ConnectionReset, ErrorKind::BrokenPipe];
+    assert!(broken_off.contains(&broken), "{broken:?}");
+    assert!(after >= Duration::from_millis(500), "reset after {after:?}");
+    // Also where none of it has come to an upstream.
+    let origin = Unreachable::new();
+    let flags = ["--total-timeout", "300ms", "--connect-timeout", "1h"];
+    let proxy = Proxy::start(reactor, &[origin.at], &flags);
+    assert_eq!(end_of(&mut self::client(proxy.at)), RESET);
+    assert_eq!(total(&proxy.stop(), "expired"), 1);
+    let report = bench.proxy.stop();
+    assert_eq!((total(&report, "expired"), total(&report, "accepted")), (1, 1), "{report}");
 }
 
 fn connections_beyond_the_limit_wait_and_are_served_later(reactor: &str) {

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::os::fd::AsFd;
 
 use anyhow::Context;
-use rustix::net::{AddressFamily, SocketType, bind, connect, socket};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, connect, socket_with};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use waterwheel::net::{AcceptStats, Connection};
 use waterwheel::reactor::{Address, Handle, ListenOptions};
@@ -44,7 +44,8 @@ pub(super) fn client_from(host: u8, to: SocketAddr) -> TcpStream {
 
 /// The same, to a server that may reset it, also before connect(2) is back.
 pub(super) fn try_client_from(host: u8, to: SocketAddr) -> std::io::Result<TcpStream> {
-    let end = socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+    // A process that is started meanwhile would keep it open.
+    let end = socket_with(AddressFamily::INET, SocketType::STREAM, SocketFlags::CLOEXEC, None).unwrap();
     bind(&end, &SocketAddr::from((Ipv4Addr::new(127, 0, 0, host), 0))).unwrap();
     connect(&end, &to)?;
     let stream = TcpStream::from(end);

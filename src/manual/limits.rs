@@ -61,6 +61,11 @@
 //! | what | at most | set with | then |
 //! |---|---|---|---|
 //! | who waits in a group for an upstream below its limit, over all shards; how long | 1 000; 5 s | `--queue-length`, `--queue-timeout` | reset, and counted |
+//! | connections of a client at once, over all shards | as many as it likes | `--client-connections` | reset, and counted |
+//! | new connections of a client | as many as it likes | `--client-rate`, `--client-burst` | reset, and counted |
+//! | how long a connection lasts, whatever moves | as long as it likes | `--total-timeout` | reset, and counted |
+//! | bytes of a connection per second, from its client and to it | as many as they like | `--throttle-up`, `--throttle-down`, `--throttle-burst` | the sockets' buffers fill up, and the peer waits |
+//! | clients whose rate a shard remembers | 65 536 | | the one is forgotten that has used the least of its burst |
 //! | connections to an upstream, over all shards | as many as they like | `connections=` of the upstream | the next one waits |
 //! | connects to further upstreams after one that failed | 20 % of a shard's connections a second, and 10 a second in all | `--retry-percent`, `--retry-rate` | the client is reset, and it is counted |
 //! | upstreams of a group that are ejected or down when one more is ejected | half, with that one | `--max-ejected` | the others are left in |

@@ -20,6 +20,7 @@
 //! | [`replica`](crate::shard::Shard::replica) | [`Replica`] | a value that each shard has a copy of ([`Replicated`]) |
 //! | [`count_limiter`](crate::shard::Shard::count_limiter) | [`CountLimiter`] | at most so many at once, over all shards ([`CountLease`]) |
 //! | [`rate_limiter`](crate::shard::Shard::rate_limiter) | [`RateLimiter`] | at most so many per second, over all shards ([`RateLease`]) |
+//! | [`key_limiter`](crate::shard::Shard::key_limiter) | [`KeyLimiter`] | both for each of many keys ([`KeyLease`]) |
 //! | [`ended`](crate::shard::Shard::ended) | a future | the end of another shard |
 //!
 //! ```
@@ -102,6 +103,7 @@ pub use hub::Mesh;
 pub use jobs::Job;
 pub(crate) use lease::WeakCountLease;
 pub use lease::{CountLease, CountLimiter, KeeperEnded, Permit, RateLease, RateLimiter, TryTakeError};
+pub use lease::{KeyLease, KeyLimiter, KeyLimits, KeyPermit, KeyRate, KeyRefusal};
 pub use mailbox::{Mailbox, Receive, Sender};
 pub use port::{Closed, DeclareError, OpenError, Port, PortOptions, TrySendError};
 pub use remote::{Remote, TryRunError};

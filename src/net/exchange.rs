@@ -24,6 +24,8 @@ pub enum End {
     Finished,
     /// Nothing moved for the idle time; both sides were closed.
     Idle,
+    /// Its [time](Pump::end_at) was up, whatever moved; both sides were reset.
+    Expired,
     /// A side broke; the other was reset. `Source` is the side that [`Connection::pump`] was called on.
     Broken(Side<io::Error>),
 }
@@ -49,14 +51,19 @@ impl Connection {
     /// in all. A reset of a side whose bytes the other does not take is noticed within 2 s.
     pub fn pump(self, other: Connection, idle: Option<Duration>) -> Pump {
         let shard = self.shard().clone();
-        let idle =
-            idle.map(|limit| Idle { limit, sleep: shard.sleep(limit), last: shard.turn_time(), moved: 0 });
+        let patience = idle.map(|limit| Patience {
+            idle: Some(limit),
+            until: Time::NEVER,
+            sleep: shard.sleep(limit),
+            last: shard.turn_time(),
+            moved: 0,
+        });
         Pump {
             near: Some(self),
             far: Some(other),
             forth: Direction::default(),
             back: Direction::default(),
-            idle,
+            patience,
             look: None,
             broken: None,
             shard,
@@ -73,7 +80,7 @@ pub struct Pump {
     far: Option<Connection>,
     forth: Direction,
     back: Direction,
-    idle: Option<Idle>,
+    patience: Option<Patience>,
     /// Set while a direction waits for its sink, and a little longer; or while the last words of a side that broke are
     /// passed on.
     look: Option<Sleep>,
@@ -83,20 +90,26 @@ pub struct Pump {
 
 /// One timer for both directions; activity is only noted, and the timer looks at the note when it is over.
 #[derive(Debug)]
-struct Idle {
-    limit: Duration,
+struct Patience {
+    idle: Option<Duration>,
+    /// Whatever moves.
+    until: Time,
     sleep: Sleep,
     /// When something last moved, and how much had moved by then.
     last: Time,
     moved: u64,
 }
 
-impl Idle {
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+impl Patience {
+    fn due(&self) -> Time {
+        self.idle.map_or(self.until, |limit| self.until.min(self.last + limit))
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End> {
         while Pin::new(&mut self.sleep).poll(cx).is_ready() {
-            let due = self.last + self.limit;
+            let due = self.due();
             if due <= self.sleep.deadline() {
-                return Poll::Ready(());
+                return Poll::Ready(if due == self.until { End::Expired } else { End::Idle });
             }
             self.sleep.reset(due);
         }
@@ -116,6 +129,21 @@ struct Broken {
 }
 
 impl Pump {
+    /// Ends it at that time, whatever moves: both sides are reset, so that a stream that was cut does not look whole. Costs
+    /// nothing while bytes move. The last words of a side that broke may take 2 s longer.
+    pub fn end_at(&mut self, at: Time) {
+        let shard = &self.shard;
+        let patience = self.patience.get_or_insert_with(|| Patience {
+            idle: None,
+            until: at,
+            sleep: shard.sleep_until(at),
+            last: shard.turn_time(),
+            moved: 0,
+        });
+        patience.until = at;
+        patience.sleep.reset(patience.due());
+    }
+
     /// How many bytes went so far: from the connection that was pumped, and back.
     pub fn moved(&self) -> (u64, u64) {
         (self.forth.bytes, self.back.bytes)
@@ -126,8 +154,7 @@ impl Pump {
     }
 
     /// Both connections end here and now, in order unless that would make a cut stream look whole.
-    fn close(&mut self) {
-        let cut = self.broken.is_some();
+    fn close(&mut self, cut: bool) {
         for (connection, direction) in [(self.near.take(), &self.back), (self.far.take(), &self.forth)] {
             if let Some(connection) = connection
                 && (cut || direction.holds_something())
@@ -199,10 +226,12 @@ impl Pump {
         };
         let (Some(broken), Some(look)) = (&mut self.broken, &mut self.look) else { return Poll::Ready(()) };
         while Pin::new(&mut *look).poll(cx).is_ready() {
-            if std::mem::replace(&mut broken.said, said) == said {
+            let now = self.shard.turn_time();
+            let is_over = self.patience.as_ref().is_some_and(|patience| patience.until <= now);
+            if is_over || std::mem::replace(&mut broken.said, said) == said {
                 return Poll::Ready(());
             }
-            look.reset(self.shard.turn_time() + LINGER);
+            look.reset(now + LINGER);
         }
         Poll::Pending
     }
@@ -236,14 +265,14 @@ impl Pump {
         None
     }
 
-    /// Ready when nothing has moved for too long.
-    fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let Some(idle) = &mut self.idle else { return Poll::Pending };
+    /// Ready when nothing has moved for too long, or its time is up.
+    fn poll_patience(&mut self, cx: &mut Context<'_>) -> Poll<End> {
+        let Some(patience) = &mut self.patience else { return Poll::Pending };
         let moved = self.forth.bytes + self.back.bytes;
-        if moved != idle.moved {
-            (idle.moved, idle.last) = (moved, self.shard.turn_time());
+        if moved != patience.moved {
+            (patience.moved, patience.last) = (moved, self.shard.turn_time());
         }
-        idle.poll(cx)
+        patience.poll(cx)
     }
 }
 
@@ -298,9 +327,9 @@ impl Future for Pump {
             };
             return this.breaks(cx, why, had_ended);
         }
-        if this.poll_idle(cx).is_ready() {
-            this.close();
-            return this.exchange(End::Idle);
+        if let Poll::Ready(end) = this.poll_patience(cx) {
+            this.close(matches!(end, End::Expired));
+            return this.exchange(end);
         }
         Poll::Pending
     }
@@ -308,6 +337,6 @@ impl Future for Pump {
 
 impl Drop for Pump {
     fn drop(&mut self) {
-        self.close();
+        self.close(self.broken.is_some());
     }
 }

@@ -2,8 +2,8 @@
 
 use super::Runtime;
 use crate::mesh::{
-    CallOptions, CallPort, CountLease, DeclareError, Instance, Port, PortOptions, RateLease, Replicated,
-    Sharded,
+    CallOptions, CallPort, CountLease, DeclareError, Instance, KeyLease, Port, PortOptions, RateLease,
+    Replicated, Sharded,
 };
 
 impl Runtime {
@@ -89,5 +89,16 @@ impl Runtime {
     /// As [`count_lease`](Runtime::count_lease).
     pub fn rate_lease(&self, name: &'static str, per_second: u64) -> Result<RateLease, DeclareError> {
         RateLease::declare(&self.mesh, name, per_second)
+    }
+
+    /// Declares limits of things at once and per second for each of many keys: see [`KeyLimiter`](crate::mesh::KeyLimiter).
+    ///
+    /// # Errors
+    /// The name is taken.
+    pub fn key_lease<K>(&self, name: &'static str) -> Result<KeyLease<K>, DeclareError>
+    where
+        K: Ord + Copy + Send + 'static,
+    {
+        KeyLease::declare(&self.mesh, name)
     }
 }

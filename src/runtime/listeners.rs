@@ -213,6 +213,11 @@ impl Listeners {
         self.inner.limits.fetch_add(1, Relaxed) + 1
     }
 
+    /// The seed of the hash that says which shard owns a connection.
+    pub(crate) fn steer_seed(&self) -> u32 {
+        self.inner.seed
+    }
+
     /// How many shards there are.
     pub fn shards(&self) -> usize {
         self.inner.mesh.shards()

@@ -117,15 +117,18 @@ fn number(counters: &Value, counter: &str) -> u64 {
 
 /// Checks that every shard answered, that each connection is counted once, and that the total is the sum.
 pub(crate) fn sums_hold(report: &Value) {
-    const ENDS: [&str; 12] = [
+    const ENDS: [&str; 15] = [
         "active",
         "finished",
         "idle_closed",
+        "expired",
         "client_broke",
         "upstream_broke",
         "no_upstream",
         "no_place",
         "refused",
+        "too_many",
+        "too_often",
         "no_route",
         "shortage",
         "panicked",

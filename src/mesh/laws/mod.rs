@@ -3,6 +3,7 @@
 
 mod calls;
 mod ends;
+mod keyed;
 mod leases;
 mod order;
 mod rates;

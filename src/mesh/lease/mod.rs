@@ -4,8 +4,9 @@
 //! |---|---|---|
 //! | [`CountLease`] | [`CountLimiter`] | how many at once: connections to an upstream, jobs, buffers |
 //! | [`RateLease`] | [`RateLimiter`] | how many per second, over all shards |
+//! | [`KeyLease`] | [`KeyLimiter`] | both for each of many keys: connections of each client |
 //!
-//! The keeper is one of the shards, another for each lease. If it ends, every taker is told ([`KeeperEnded`]); what is
+//! The keeper is one of the shards, another for each lease, or for each key ([its home](KeyLimiter::take)). If it ends, every taker is told ([`KeeperEnded`]); what is
 //! out stays out, so the limit holds still. Where shards are restarted its next life first learns what is out, and takes go
 //! on. If another shard ends, the keeper takes back what that had.
 //!
@@ -17,12 +18,14 @@
 
 mod count;
 mod in_use;
+mod keyed;
 mod limit;
 mod rate;
 mod tie;
 
 pub(crate) use count::WeakCountLease;
 pub use count::{CountLease, CountLimiter, Permit};
+pub use keyed::{KeyLease, KeyLimiter, KeyLimits, KeyPermit, KeyRate, KeyRefusal};
 pub(super) use limit::LIMIT_MAX;
 pub use rate::{RateLease, RateLimiter};
 

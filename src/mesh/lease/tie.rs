@@ -65,6 +65,7 @@ impl Tie {
             self.tied.set(false);
             self.lost.set(true);
             lose();
+            self.waiting.borrow_mut().wake_all();
             if self.keeper_is_in(life) {
                 shard.sleep(AGAIN).await;
             }
@@ -82,6 +83,21 @@ impl Tie {
             self.lost.set(false);
             self.waiting.borrow_mut().wake_all();
         }
+    }
+
+    /// The life of the keeper that this shard has begun to tell what it has; `None`: none, or it ended.
+    pub(super) fn life(&self) -> Option<u32> {
+        self.life.get()
+    }
+
+    /// The keeper has answered, and is not known to have ended since.
+    pub(super) fn is_tied(&self) -> bool {
+        self.tied.get() && !self.is_lost()
+    }
+
+    /// Waits until the keeper has answered, or has ended.
+    pub(super) async fn answered(&self) {
+        wait_until(&self.waiting, || (self.is_tied() || self.is_lost()).then_some(())).await;
     }
 
     /// The keeper ended, and no next life has answered. Known as soon as the end is.

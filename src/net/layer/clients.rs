@@ -13,9 +13,11 @@ use crate::net::connection::Connection;
 /// Counts the connections of each client address on one shard, and admits no more than so many at once. Clones count
 /// together.
 ///
-/// With [`Mode::Source`](crate::steer::Mode::Source) all connections of a client meet on one shard, so that this count is
-/// the whole; in other modes a client has as many on each shard. An IPv4 address mapped into IPv6 is the IPv4 address.
-/// Peers without an address (Unix sockets) are not limited.
+/// Which addresses are one client [`ClientPrefix`] says: an IPv6 network of 64 bits is, unless
+/// [`told_apart_by`](Clients::told_apart_by) says otherwise. With [`Mode::Source`](crate::steer::Mode::Source) all connections
+/// of an address meet on one shard, so that this count is the whole; in other modes, and of a network, a client has as many
+/// on each shard ([`KeyLease`](crate::mesh::KeyLease) counts over all of them). Peers without an address (Unix sockets) are
+/// not limited.
 ///
 /// Takes memory only for clients that are connected.
 #[derive(Clone)]
@@ -25,8 +27,41 @@ pub struct Clients {
 
 struct Inner {
     most: usize,
+    prefix: Cell<ClientPrefix>,
     connected: RefCell<BTreeMap<IpAddr, usize>>,
     refused: Cell<u64>,
+}
+
+/// By how many bits of an address clients are told apart. Who has an IPv6 network has all of its addresses, and 64 bits are
+/// the least that anybody has (RFC 6177, RFC 7421).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ClientPrefix {
+    /// Of IPv4, at most 32. Default 32: each address is a client.
+    pub ipv4: u8,
+    /// Of IPv6, at most 128. Default 64.
+    pub ipv6: u8,
+}
+
+impl Default for ClientPrefix {
+    fn default() -> ClientPrefix {
+        ClientPrefix { ipv4: 32, ipv6: 64 }
+    }
+}
+
+impl ClientPrefix {
+    /// Who an address belongs to: the first address of its network. An IPv4 address mapped into IPv6 is the IPv4 address.
+    pub fn client(self, address: IpAddr) -> IpAddr {
+        match address.to_canonical() {
+            IpAddr::V4(four) => {
+                let mask = u32::MAX.checked_shl(32 - u32::from(self.ipv4.min(32))).unwrap_or(0);
+                IpAddr::V4((u32::from(four) & mask).into())
+            }
+            IpAddr::V6(six) => {
+                let mask = u128::MAX.checked_shl(128 - u32::from(self.ipv6.min(128))).unwrap_or(0);
+                IpAddr::V6((u128::from(six) & mask).into())
+            }
+        }
+    }
 }
 
 /// A client has as many connections as it may have; this one was reset.
@@ -42,8 +77,15 @@ pub struct TooMany {
 impl Clients {
     /// At most so many connections for each client; with 0 nobody who has an address is admitted.
     pub fn new(most: usize) -> Clients {
-        let (connected, refused) = Default::default();
-        Clients { inner: Rc::new(Inner { most, connected, refused }) }
+        let (prefix, connected, refused) = Default::default();
+        Clients { inner: Rc::new(Inner { most, prefix, connected, refused }) }
+    }
+
+    /// The same with other networks. To be said before the first is admitted.
+    #[must_use = "it is the answer"]
+    pub fn told_apart_by(self, prefix: ClientPrefix) -> Clients {
+        self.inner.prefix.set(prefix);
+        self
     }
 
     /// Counts a connection until both of its halves are gone, lingering included.
@@ -51,7 +93,8 @@ impl Clients {
     /// # Errors
     /// Its client has too many; it was reset. To say something before, ask [`count`](Clients::count).
     pub fn admit(&self, connection: Connection) -> Result<Connection, TooMany> {
-        let Some(client) = connection.peer().ok().as_ref().and_then(address) else { return Ok(connection) };
+        let peer = connection.peer().ok();
+        let Some(client) = peer.and_then(|peer| self.client(&peer)) else { return Ok(connection) };
         let mut connected = self.inner.connected.borrow_mut();
         let count = connected.entry(client).or_default();
         if *count < self.inner.most {
@@ -70,7 +113,11 @@ impl Clients {
     /// How many connections a client has now.
     pub fn count(&self, client: &Address) -> usize {
         let connected = self.inner.connected.borrow();
-        address(client).and_then(|client| connected.get(&client).copied()).unwrap_or(0)
+        self.client(client).and_then(|client| connected.get(&client).copied()).unwrap_or(0)
+    }
+
+    fn client(&self, peer: &Address) -> Option<IpAddr> {
+        Some(self.inner.prefix.get().client(peer.inet()?.ip()))
     }
 
     /// How many clients have any.
@@ -82,10 +129,6 @@ impl Clients {
     pub fn refused(&self) -> u64 {
         self.inner.refused.get()
     }
-}
-
-fn address(peer: &Address) -> Option<IpAddr> {
-    Some(peer.inet()?.ip().to_canonical())
 }
 
 impl fmt::Debug for Clients {
@@ -112,5 +155,31 @@ impl Drop for Counted {
                 connected.remove(&self.client);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_network_is_a_client() {
+        let client = |address: &str, ipv4, ipv6| {
+            ClientPrefix { ipv4, ipv6 }.client(address.parse().unwrap()).to_string()
+        };
+        let ClientPrefix { ipv4, ipv6 } = ClientPrefix::default();
+        for (address, own) in [
+            ("192.0.2.7", "192.0.2.7"),
+            ("::ffff:192.0.2.7", "192.0.2.7"),
+            ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::"),
+            ("::1", "::"),
+        ] {
+            assert_eq!(client(address, ipv4, ipv6), own, "{address}");
+        }
+        assert_eq!(client("192.0.2.7", 24, 64), "192.0.2.0");
+        assert_eq!(client("192.0.2.7", 0, 0), "0.0.0.0");
+        assert_eq!(client("2001:db8::1", 32, 128), "2001:db8::1");
+        assert_eq!(client("2001:db8::1", 32, 0), "::");
+        assert_eq!(client("2001:db8:ffff::1", 32, 33), "2001:db8:8000::");
     }
 }

@@ -32,7 +32,7 @@ use std::task::{Context, Poll};
 use waterwheel_reactor::{Side, Sink, Source};
 
 pub use bucket::Bucket;
-pub use clients::{Clients, TooMany};
+pub use clients::{ClientPrefix, Clients, TooMany};
 use throttle::ThrottledSource;
 use timed::TimedSource;
 pub use timeouts::{TimedOut, Timeouts};

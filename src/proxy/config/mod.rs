@@ -256,6 +256,7 @@ fn key_of_error(error: &ProxyError) -> &'static str {
         ProxyError::EmptyGroup { .. } | ProxyError::UnroutedGroup { .. } | ProxyError::GroupTwice { .. } => {
             "group"
         }
+        ProxyError::Value { key, .. } => key,
         ProxyError::Upstreams(error) => key_of_upstreams(error),
         _ => "upstream",
     }

@@ -7,11 +7,12 @@ use super::fault::quoted;
 use super::table::Table;
 use super::{ProxyTable, TablePlaces};
 use crate::net::Endpoint;
+use crate::net::layer::ClientPrefix;
 use crate::net::proxy_header::{HeaderPolicy, Others, TrustedSource, Version, Wanted};
-use crate::net::units::parse_duration;
+use crate::net::units::{parse_duration, parse_size};
 use crate::proxy::tcp::{
-    Balance, Checks, Ejection, Group, NamePattern, RetryBudget, Route, Selection, Settings, Upstream,
-    unescape,
+    Balance, CLIENT_CONNECTIONS_MAX, Checks, ClientLimits, ClientRate, Ejection, Group, NamePattern,
+    RetryBudget, Route, Selection, Settings, THROTTLE_MAX, Throttle, Upstream, unescape,
 };
 
 /// Reads all of a proxy's table; the settings that it says nothing of are as by default.
@@ -36,7 +37,10 @@ pub(super) fn read(name: String, table: Table<'_, '_>) -> Option<ProxyTable> {
         queue_timeout: selection.queue_timeout,
         queue_length: selection.queue_length,
         idle_timeout: idle_timeout(&table, plain.idle_timeout),
+        throttle: throttle(&table),
+        total_timeout: table.read("total-timeout", parse_duration),
         connections: count(&table, "connections", plain.connections, 1..=1 << 30),
+        clients: clients(&table),
         header: header(&table),
         send_header: table.read("send-proxy", str::parse::<Version>),
         groups,
@@ -94,6 +98,44 @@ fn upstreams(table: &Table<'_, '_>) -> Vec<Upstream> {
         let plain = plain(endpoint?);
         Some(Upstream { weight: weight.unwrap_or(plain.weight), connections, ..plain })
     })
+}
+
+fn throttle(table: &Table<'_, '_>) -> Throttle {
+    let [up, down, burst] = ["throttle-up", "throttle-down", "throttle-burst"].map(|key| {
+        table.read(key, |text| {
+            let bytes = parse_size(text)?;
+            let fits = (1..=THROTTLE_MAX).contains(&bytes);
+            if fits {
+                Ok(bytes)
+            } else {
+                Err(format!("not in its bounds; allowed: 1 to {THROTTLE_MAX} bytes"))
+            }
+        })
+    });
+    if !table.has("throttle-up") && !table.has("throttle-down") {
+        needs(table, "throttle-up or throttle-down", &["throttle-burst"]);
+    }
+    Throttle { up, down, burst }
+}
+
+fn clients(table: &Table<'_, '_>) -> ClientLimits {
+    let plain = ClientLimits::default();
+    let some = |text: &str| whole(text, &(1..=CLIENT_CONNECTIONS_MAX.into()));
+    let connections = table.read("client-connections", some);
+    let rate = table.read("client-rate", str::parse::<ClientRate>);
+    let burst = table.read("client-burst", some);
+    if !table.has("client-rate") {
+        needs(table, "client-rate", &["client-burst"]);
+    }
+    if !table.has("client-connections") && !table.has("client-rate") {
+        needs(table, "client-connections or client-rate", &["client-ipv4-prefix", "client-ipv6-prefix"]);
+    }
+    let prefix = ClientPrefix {
+        ipv4: count(table, "client-ipv4-prefix", plain.prefix.ipv4, 1..=32),
+        ipv6: count(table, "client-ipv6-prefix", plain.prefix.ipv6, 1..=128),
+    };
+    let rate = rate.map(|rate| ClientRate { burst: burst.unwrap_or(rate.burst), ..rate });
+    ClientLimits { connections, rate, prefix }
 }
 
 fn retry_budget(table: &Table<'_, '_>) -> RetryBudget {

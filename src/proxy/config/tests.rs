@@ -3,8 +3,11 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
+use crate::net::layer::ClientPrefix;
 use crate::net::proxy_header::{Others, Version, Wanted};
-use crate::proxy::tcp::{Balance, Checks, Ejection, RetryBudget, Selection, Upstream};
+use crate::proxy::tcp::{
+    Balance, Checks, ClientLimits, ClientRate, Ejection, RetryBudget, Selection, Throttle, Upstream,
+};
 
 const LEAST: &str = "[proxy.web]\nlisten = \"tcp:127.0.0.1:1\"\nupstream = \"tcp:127.0.0.1:2\"\n";
 
@@ -44,7 +47,16 @@ retries = 0
 retry-percent = 7
 retry-rate = 8
 idle-timeout = "0s"
+total-timeout = "1h"
+throttle-up = "1m"
+throttle-down = 17
+throttle-burst = "18k"
 connections = 1_000
+client-connections = 15
+client-rate = "30/m"
+client-burst = 16
+client-ipv4-prefix = 24
+client-ipv6-prefix = 56
 proxy-protocol = "require"
 proxy-trusted = ["10.0.0.0/8", "unix"]
 proxy-untrusted = "pass"
@@ -96,7 +108,14 @@ fn every_key_is_read() {
         retries: 0,
         retry_budget: Some(RetryBudget { percent: 7, per_second: 8 }),
         idle_timeout: None,
+        total_timeout: Some(seconds(3_600)),
+        throttle: Throttle { up: Some(1 << 20), down: Some(17), burst: Some(18 << 10) },
         connections: 1_000,
+        clients: ClientLimits {
+            connections: Some(15),
+            rate: Some(ClientRate { connections: 30, per: seconds(60), burst: 16 }),
+            prefix: ClientPrefix { ipv4: 24, ipv6: 56 },
+        },
         send_header: Some(Version::Two),
         first_bytes_timeout: seconds(9),
         checks: Some(Checks {
@@ -203,6 +222,64 @@ fn each_fault_is_told_with_its_line_and_what_is_allowed() {
 }
 
 #[test]
+fn limits_of_clients_and_connections_that_make_no_sense_are_told_with_their_line() {
+    for (text, told) in [
+        (
+            "client-connections = 0",
+            "p.toml:4:22: proxy.web.client-connections = 0: not a whole number in its bounds; allowed: 1 to 1000000000",
+        ),
+        ("client-connections = -3", "p.toml:4:22: proxy.web.client-connections = -3: not a whole number"),
+        (
+            "client-connections = 99999999999",
+            "p.toml:4:22: proxy.web.client-connections = 99999999999: not a whole number in its bounds; allowed: 1 to",
+        ),
+        (
+            "client-rate = '0/s'",
+            "p.toml:4:15: proxy.web.client-rate = '0/s': rate \"0/s\": not one; allowed: connections from 1 to",
+        ),
+        ("client-rate = -1", "p.toml:4:15: proxy.web.client-rate = -1: rate \"-1\": not one; allowed: "),
+        ("client-burst = 5", "p.toml:4:16: proxy.web.client-burst = 5: it means nothing without client-rate"),
+        (
+            "client-ipv6-prefix = 48",
+            "p.toml:4:22: proxy.web.client-ipv6-prefix = 48: it means nothing without client-connections or client-rate",
+        ),
+        (
+            "client-rate = 1\nclient-ipv6-prefix = 129",
+            "p.toml:5:22: proxy.web.client-ipv6-prefix = 129: not a whole number in its bounds; allowed: 1 to 128",
+        ),
+        (
+            "client-conections = 1",
+            "p.toml:4:1: proxy.web.client-conections = 1: there is no such key, did you mean client-connections?",
+        ),
+        (
+            "total-timeout = -1",
+            "p.toml:4:17: proxy.web.total-timeout = -1: duration \"-1\": not one; allowed: a number and ns",
+        ),
+        ("total-timeout = '9999999h'", "p.toml:4:17: proxy.web.total-timeout = '9999999h': duration"),
+        (
+            "throttle-up = 0",
+            "p.toml:4:15: proxy.web.throttle-up = 0: not in its bounds; allowed: 1 to 1099511627776 bytes",
+        ),
+        (
+            "throttle-down = -1",
+            "p.toml:4:17: proxy.web.throttle-down = -1: size \"-1\": not one; allowed: bytes",
+        ),
+        (
+            "throttle-down = '9999t'",
+            "p.toml:4:17: proxy.web.throttle-down = '9999t': size \"9999t\": not one",
+        ),
+        ("throttle-up = '2000g'", "p.toml:4:15: proxy.web.throttle-up = '2000g': not in its bounds"),
+        (
+            "throttle-burst = '1m'",
+            "p.toml:4:18: proxy.web.throttle-burst = '1m': it means nothing without throttle-up or throttle-down",
+        ),
+    ] {
+        let told_all = faults(&format!("{LEAST}{text}\n"));
+        assert!(told_all.iter().any(|line| line.starts_with(told)), "{told}\n{told_all:#?}");
+    }
+}
+
+#[test]
 fn all_faults_are_told_at_once_and_in_order() {
     let told =
         faults("[proxy.b]\nretries = 'x'\nlisten = 'y'\n[proxy.a]\nretries = 'x'\n[runtime]\ncores = 'x'\n");
@@ -247,6 +324,10 @@ fn errors_found_later_are_told_with_their_place() {
     let file = File::parse("p.toml", &format!("{LEAST}connections = 1\n")).unwrap();
     let wrong = file.check(2).unwrap_err().to_string();
     assert!(wrong.starts_with("p.toml:4:1: proxy.web.connections: a limit of 1 for 2 shards"), "{wrong}");
+    let file = File::parse("p.toml", &format!("{LEAST}total-timeout = '0s'\n")).unwrap();
+    let wrong = file.check(1).unwrap_err().to_string();
+    let told = "p.toml:4:1: proxy.web.total-timeout: 0ns makes no sense; allowed: more than 0s";
+    assert!(wrong.starts_with(told), "{wrong}");
     let bound = ProxyError::Of { name: "web".to_owned(), error: Box::new(ProxyError::NoUpstream) };
     let place = file.locate(&bound).unwrap().place.unwrap();
     assert_eq!(place, Place { line: 3, column: 1 });

@@ -16,6 +16,7 @@ pub(super) struct Cells {
     pub(super) active: Cell<u64>,
     pub(super) finished: Cell<u64>,
     pub(super) idle_closed: Cell<u64>,
+    pub(super) expired: Cell<u64>,
     pub(super) client_broke: Cell<u64>,
     pub(super) upstream_broke: Cell<u64>,
     pub(super) connect_failed: Cell<u64>,
@@ -24,6 +25,8 @@ pub(super) struct Cells {
     pub(super) retries: Cell<u64>,
     pub(super) retries_refused: Cell<u64>,
     pub(super) refused: Cell<u64>,
+    pub(super) too_many: Cell<u64>,
+    pub(super) too_often: Cell<u64>,
     pub(super) no_route: Cell<u64>,
     pub(super) shortage: Cell<u64>,
     pub(super) panicked: Cell<u64>,
@@ -49,6 +52,8 @@ pub struct Counters {
     pub finished: u64,
     /// Closed because nothing moved for the idle time.
     pub idle_closed: u64,
+    /// Reset because they had lasted for the total time.
+    pub expired: u64,
     /// Ended by an error of the client's side.
     pub client_broke: u64,
     /// Ended by an error of the upstream's side.
@@ -60,6 +65,10 @@ pub struct Counters {
     /// Reset for what they sent first, or did not send in time: no PROXY header where one is required, a wrong one, one
     /// from nobody who is trusted, or a wrong hello of TLS.
     pub refused: u64,
+    /// Reset since their client had as many connections as it may have.
+    pub too_many: u64,
+    /// Reset since their client made more than it may in a time.
+    pub too_often: u64,
     /// Reset since no upstream is for the server's name that they asked for.
     pub no_route: u64,
     /// Reset since this process had no descriptor or memory left to connect to an upstream.
@@ -86,11 +95,14 @@ impl Cells {
         let ends = [
             (&self.finished, "finished"),
             (&self.idle_closed, "idle_closed"),
+            (&self.expired, "expired"),
             (&self.client_broke, "client_broke"),
             (&self.upstream_broke, "upstream_broke"),
             (&self.no_upstream, "no_upstream"),
             (&self.no_place, "no_place"),
             (&self.refused, "refused"),
+            (&self.too_many, "too_many"),
+            (&self.too_often, "too_often"),
             (&self.no_route, "no_route"),
             (&self.shortage, "shortage"),
             (&self.panicked, "panicked"),
@@ -105,6 +117,7 @@ impl Cells {
             active: self.active.get(),
             finished: self.finished.get(),
             idle_closed: self.idle_closed.get(),
+            expired: self.expired.get(),
             client_broke: self.client_broke.get(),
             upstream_broke: self.upstream_broke.get(),
             no_upstream: self.no_upstream.get(),
@@ -112,6 +125,8 @@ impl Cells {
             retries: self.retries.get(),
             retries_refused: self.retries_refused.get(),
             refused: self.refused.get(),
+            too_many: self.too_many.get(),
+            too_often: self.too_often.get(),
             no_route: self.no_route.get(),
             shortage: self.shortage.get(),
             panicked: self.panicked.get(),
@@ -132,6 +147,7 @@ impl std::ops::Add for Counters {
             active: self.active + other.active,
             finished: self.finished + other.finished,
             idle_closed: self.idle_closed + other.idle_closed,
+            expired: self.expired + other.expired,
             client_broke: self.client_broke + other.client_broke,
             upstream_broke: self.upstream_broke + other.upstream_broke,
             no_upstream: self.no_upstream + other.no_upstream,
@@ -139,6 +155,8 @@ impl std::ops::Add for Counters {
             retries: self.retries + other.retries,
             retries_refused: self.retries_refused + other.retries_refused,
             refused: self.refused + other.refused,
+            too_many: self.too_many + other.too_many,
+            too_often: self.too_often + other.too_often,
             no_route: self.no_route + other.no_route,
             shortage: self.shortage + other.shortage,
             panicked: self.panicked + other.panicked,
@@ -275,6 +293,35 @@ impl Report {
         Report { schema: 1, reactor, total, shards, undelivered, silent }
     }
 
+    /// Ends that the table has no column for; what did not happen is not told.
+    fn fmt_ended(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Counters { shortage, panicked, refused, no_route, .. } = self.total;
+        if shortage + panicked > 0 {
+            writeln!(f, "reset for want of descriptors or memory: {shortage}, by a panic: {panicked}")?;
+        }
+        if refused + no_route > 0 {
+            writeln!(
+                f,
+                "reset for their first bytes: {refused}, for a name that no route takes: {no_route}"
+            )?;
+        }
+        let Counters { too_many, too_often, expired, .. } = self.total;
+        if expired > 0 {
+            writeln!(f, "reset at the end of their total time: {expired}")?;
+        }
+        if too_many + too_often > 0 {
+            writeln!(f, "reset for their client's connections at once: {too_many}, in a time: {too_often}")?;
+        }
+        let Counters { no_place, retries, retries_refused, .. } = self.total;
+        if no_place + retries + retries_refused > 0 {
+            writeln!(
+                f,
+                "reset for want of a place: {no_place}, retries: {retries}, and refused: {retries_refused}"
+            )?;
+        }
+        Ok(())
+    }
+
     /// A line per proxy, if there are several, summed over the shards.
     fn fmt_proxies(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let proxies = self.shards.first().map_or(&[][..], |shard| &shard.proxies);
@@ -381,23 +428,7 @@ impl fmt::Display for Report {
             row(f, &shard.shard, &shard.counters, &shard.accepting)?;
         }
         row(f, &"all", &self.total, &accepting)?;
-        let Counters { shortage, panicked, refused, no_route, .. } = self.total;
-        if shortage + panicked > 0 {
-            writeln!(f, "reset for want of descriptors or memory: {shortage}, by a panic: {panicked}")?;
-        }
-        if refused + no_route > 0 {
-            writeln!(
-                f,
-                "reset for their first bytes: {refused}, for a name that no route takes: {no_route}"
-            )?;
-        }
-        let Counters { no_place, retries, retries_refused, .. } = self.total;
-        if no_place + retries + retries_refused > 0 {
-            writeln!(
-                f,
-                "reset for want of a place: {no_place}, retries: {retries}, and refused: {retries_refused}"
-            )?;
-        }
+        self.fmt_ended(f)?;
         self.fmt_proxies(f)?;
         self.fmt_upstreams(f)?;
         for shard in &self.silent {

@@ -39,10 +39,15 @@ impl Entry {
 
     /// What the first bytes said, and where it goes for that.
     pub(super) fn heard(&mut self, first: &First, group: Option<&str>) {
-        self.record.believed = first.source.as_ref().map(ToString::to_string);
+        self.believes(first.source.as_ref());
         self.record.sni.clone_from(&first.sni);
         self.record.group = group.map(str::to_owned);
         self.asked = self.shard.turn_time();
+    }
+
+    /// Who a believed header says that the client is.
+    pub(super) fn believes(&mut self, source: Option<&Address>) {
+        self.record.believed = source.map(ToString::to_string);
     }
 
     /// An upstream was connected.

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use waterwheel_reactor::Address;
+use waterwheel_reactor::{Address, Time};
 
 use super::routes::Routes;
 use super::settings::Settings;
@@ -48,17 +48,32 @@ impl Refusal {
     }
 }
 
-/// Reads what the settings ask for. What is no header of ours stays where it is.
+/// The header that is believed, if there is one. What is none stays where it is.
+pub(super) async fn header(
+    settings: &Settings,
+    client: &mut Connection,
+    deadline: Time,
+) -> Result<Option<ProxyHeader>, Refusal> {
+    match &settings.header {
+        Some(policy) => Ok(policy.read(client, deadline).await?),
+        None => Ok(None),
+    }
+}
+
+/// Who the client is: who a believed header says, else who connected. Unix sockets have nobody to tell.
+pub(super) fn client(said: Option<&ProxyHeader>, connection: &Connection) -> Option<IpAddr> {
+    let believed = said.and_then(ProxyHeader::source).and_then(Address::inet);
+    Some(believed.or_else(|| connection.peer().ok()?.inet())?.ip())
+}
+
+/// Reads what else the settings ask for, and says what follows from it and the header.
 pub(super) async fn read(
     settings: &Settings,
     routes: &Routes,
     client: &mut Connection,
+    said: Option<ProxyHeader>,
+    deadline: Time,
 ) -> Result<First, Refusal> {
-    let deadline = client.shard().turn_time() + settings.first_bytes_timeout;
-    let said = match &settings.header {
-        Some(policy) => policy.read(client, deadline).await?,
-        None => None,
-    };
     let source = said.as_ref().and_then(ProxyHeader::source).cloned();
     let believed = source.as_ref().and_then(Address::inet).map(|source| source.ip());
     let (mut group, mut hello) = (0, ClientHello::default());

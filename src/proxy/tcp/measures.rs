@@ -14,14 +14,17 @@ use crate::shard::Shard;
 /// How connections came to their end: the value of a label, and its counter.
 type End = (&'static str, fn(&Counters) -> u64);
 
-const ENDS: [End; 11] = [
+const ENDS: [End; 14] = [
     ("finished", |all| all.finished),
     ("idle", |all| all.idle_closed),
+    ("expired", |all| all.expired),
     ("client_broke", |all| all.client_broke),
     ("upstream_broke", |all| all.upstream_broke),
     ("no_upstream", |all| all.no_upstream),
     ("no_place", |all| all.no_place),
     ("refused", |all| all.refused),
+    ("too_many", |all| all.too_many),
+    ("too_often", |all| all.too_often),
     ("no_route", |all| all.no_route),
     ("shortage", |all| all.shortage),
     ("panicked", |all| all.panicked),

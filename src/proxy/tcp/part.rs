@@ -15,6 +15,7 @@ use waterwheel_reactor::Time;
 use super::access::{AccessLog, ShardLog};
 use super::budget::Budget;
 use super::checks::{self, Checking};
+use super::clients::{ClientDoor, Clients};
 use super::counters::{Cells, Counters, ProxyCounters, ShardReport, UpstreamCounters};
 use super::doors::overlap;
 use super::down::Down;
@@ -51,6 +52,8 @@ pub(super) struct Current {
     pub(super) budget: Budget,
     /// The shard's life began with it: what others know of its upstreams may be more than what is known here.
     pub(super) is_first: bool,
+    /// Where clients have limits.
+    pub(super) clients: Option<ClientDoor>,
 }
 
 /// A listener at work.
@@ -205,8 +208,8 @@ impl Part {
 
     #[cfg(test)]
     pub(super) fn of(plan: Plan) -> Rc<Part> {
-        let budget = Budget::new(None, 1, Time::ZERO);
-        let current = Current { plan: Arc::new(plan), upstreams: Vec::new(), budget, is_first: true };
+        let (budget, upstreams) = (Budget::new(None, 1, Time::ZERO), Vec::new());
+        let current = Current { plan: Arc::new(plan), upstreams, budget, is_first: true, clients: None };
         let (cells, checking, doors, accepted) = Default::default();
         let current = RefCell::new(Rc::new(current));
         Rc::new(Part { cells, log: None, current, checking, places: Places::new(1), doors, accepted })
@@ -219,9 +222,12 @@ impl Current {
         plan: &Arc<Plan>,
         before: &[Upstreams],
         is_first: bool,
+        clients: &Clients,
     ) -> Result<Current, OpenError> {
         let budget = Budget::new(plan.settings.retry_budget.as_ref(), shard.count(), shard.now());
-        Ok(Current { plan: plan.clone(), upstreams: plan.groups(shard, before)?, budget, is_first })
+        let clients = clients.door(shard, plan.id, &plan.settings.clients)?;
+        let upstreams = plan.groups(shard, before)?;
+        Ok(Current { plan: plan.clone(), upstreams, budget, is_first, clients })
     }
 
     /// The groups that are checked.
@@ -268,6 +274,7 @@ type Serving = Pin<Box<dyn Future<Output = ()>>>;
 pub(super) struct State {
     /// What the checks found, of all proxies.
     health: Replicated<Down>,
+    clients: Clients,
     log: Option<Rc<ShardLog>>,
     /// The version's number.
     version: Cell<u64>,
@@ -330,11 +337,12 @@ impl State {
     pub(super) fn begin(
         shard: &Shard,
         version: &Version,
-        health: &Replicated<Down>,
+        (health, clients): (&Replicated<Down>, &Clients),
         log: Option<&AccessLog>,
     ) -> io::Result<Rc<State>> {
         let state = State {
             health: health.clone(),
+            clients: clients.clone(),
             log: log.map(|log| log.on(shard)),
             version: Cell::new(version.number),
             parts: RefCell::default(),
@@ -359,8 +367,10 @@ impl State {
             let before = heir.as_ref().map(|part| part.current());
             let current = match &before {
                 Some(before) if Arc::ptr_eq(&before.plan, plan) => before.clone(),
-                Some(before) => Rc::new(Current::new(shard, plan, &before.upstreams, is_first)?),
-                None => Rc::new(Current::new(shard, plan, &[], is_first)?),
+                Some(before) => {
+                    Rc::new(Current::new(shard, plan, &before.upstreams, is_first, &self.clients)?)
+                }
+                None => Rc::new(Current::new(shard, plan, &[], is_first, &self.clients)?),
             };
             Ok((current, heir))
         };

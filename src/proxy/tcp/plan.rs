@@ -11,7 +11,7 @@ use super::itself::reaches;
 use super::limits::Limits;
 use super::routes::Routes;
 use super::selection::Selection;
-use super::settings::{ProxyError, Settings};
+use super::settings::{ProxyError, Settings, within};
 use super::upstream_settings::Upstream;
 use super::upstreams::{Target, Upstreams, path_of};
 use crate::mesh::OpenError;
@@ -40,6 +40,8 @@ pub(super) struct Version {
 #[derive(Debug, Default)]
 pub(super) struct Plan {
     pub(super) name: Option<String>,
+    /// What tells its clients from those of others, through all versions.
+    pub(super) id: u64,
     pub(super) settings: Settings,
     /// In the order of the settings.
     pub(super) listeners: Vec<Listening>,
@@ -91,6 +93,11 @@ impl Settings {
         if self.header.as_ref().is_some_and(|policy| policy.trusted.is_empty()) {
             return Err(ProxyError::NoTrustedSource);
         }
+        if let Some(limit) = self.total_timeout {
+            within("total-timeout", limit, !limit.is_zero(), "more than 0s, as in 1h")?;
+        }
+        self.throttle.check()?;
+        self.clients.check()?;
         self.check_upstreams()?;
         Routes::new(self)
     }
@@ -117,11 +124,13 @@ pub(super) fn plan_all<'l>(
     });
     let known = known.collect::<Result<Vec<_>, _>>()?;
     let (doors, bound) = doors::bind(listeners, before, &wanted)?;
-    let plans = known.into_iter().zip(doors).zip(wanted).map(|((known, listeners), (name, settings))| {
+    let ids = ids(before, &wanted, &doors);
+    let of_each = known.into_iter().zip(doors).zip(wanted).zip(ids);
+    let plans = of_each.map(|(((known, listeners), (name, settings)), id)| {
         let locals: Vec<&Address> = listeners.iter().map(Listening::local).collect();
         known.check_itself(&settings, &locals).map_err(|error| error.of(name.clone()))?;
         let before = before.plans.iter().find(|plan| plan.name == name);
-        let plan = known.plan(name, settings, listeners);
+        let plan = known.plan((name, id), settings, listeners);
         // Nothing of it has to be learnt anew.
         Ok(match before.filter(|before| before.is_like(&plan)) {
             Some(before) => before.clone(),
@@ -129,6 +138,25 @@ pub(super) fn plan_all<'l>(
         })
     });
     Ok((plans.collect::<Result<Vec<_>, ProxyError>>()?, bound))
+}
+
+/// What tells the clients of each proxy from those of others: as it was, if there is one of its name, or under another name
+/// one of its listeners was; else new.
+fn ids(before: &Version, wanted: &[Named], doors: &[Vec<Listening>]) -> Vec<u64> {
+    // As many as a file has proxies, and more.
+    const PROXIES_MAX: u64 = 1 << 20;
+    let is_wanted = |plan: &Arc<Plan>| wanted.iter().any(|(name, _)| *name == plan.name);
+    let mut gone: Vec<&Arc<Plan>> = before.plans.iter().filter(|plan| !is_wanted(plan)).collect();
+    let each = wanted.iter().zip(doors).zip(0..);
+    let id = |(((name, _), doors), place): ((&Named, &Vec<Listening>), u64)| {
+        let had_one = |plan: &&Arc<Plan>| {
+            plan.listeners.iter().any(|listening| doors.iter().any(|door| door.is(listening)))
+        };
+        let renamed = || Some(gone.swap_remove(gone.iter().position(had_one)?));
+        let same = before.plans.iter().find(|plan| plan.name == *name).or_else(renamed);
+        same.map_or((before.number + 1) * PROXIES_MAX + place, |plan| plan.id)
+    };
+    each.map(id).collect()
 }
 
 /// What is known of a proxy before anything is bound.
@@ -165,12 +193,12 @@ impl Known {
         Ok(())
     }
 
-    fn plan(self, name: Option<String>, settings: Settings, listeners: Vec<Listening>) -> Plan {
+    fn plan(self, (name, id): (Option<String>, u64), settings: Settings, listeners: Vec<Listening>) -> Plan {
         let targets = |group: Vec<(_, Target)>| group.into_iter().map(|(_, target)| target).collect();
         let upstreams = self.groups.into_iter().map(targets).collect();
         let stream = StreamOptions { keepalive: keepalive(settings.idle_timeout), ..Default::default() };
         let options = ConnectOptions { stream, ..Default::default() };
-        Plan { name, settings, listeners, upstreams, routes: self.routes, options }
+        Plan { name, id, settings, listeners, upstreams, routes: self.routes, options }
     }
 }
 

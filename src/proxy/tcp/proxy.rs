@@ -15,6 +15,7 @@ use waterwheel_reactor::Address;
 use super::access::AccessLog;
 use super::change::{Orders, obey};
 use super::checks;
+use super::clients::Clients;
 use super::counters::{Report, ShardReport};
 use super::down::Down;
 use super::limits::Limits;
@@ -43,6 +44,7 @@ pub(super) struct Shared {
     pub(super) limits: Limits,
     /// What the checks found.
     health: Replicated<Down>,
+    clients: Clients,
     /// Locked when a shard begins and ends, and by changes.
     newest: Mutex<Newest>,
     /// There is one change at a time.
@@ -124,6 +126,9 @@ impl Proxy {
         let name: &'static str = format!("changes of the proxy at {}", first.local()).leak();
         let orders = runtime.call_port(name).map_err(StartError::from)?;
         let health = checks::declare(runtime, &first.local().to_string()).map_err(StartError::from)?;
+        let name: &'static str = format!("clients of the proxy at {}", first.local()).leak();
+        let lease = runtime.key_lease(name).map_err(StartError::from)?;
+        let clients = Clients { lease, seed: listeners.steer_seed() };
         let last = Mutex::new(vec![None; listeners.shards()]);
         drop(bound.keep());
         let (version, begun) = (Arc::new(Version { number: 0, plans }), vec![None; listeners.shards()]);
@@ -137,6 +142,7 @@ impl Proxy {
             limits,
             orders,
             health,
+            clients,
             newest,
             changing,
             reactor,
@@ -179,7 +185,8 @@ impl Proxy {
         let _begun = Begun { shared: &self.shared, shard: shard.id() };
         let state = loop {
             let version = self.shared.begin(shard.id());
-            match State::begin(shard, &version, &self.shared.health, self.shared.log.get()) {
+            let common = (&self.shared.health, &self.shared.clients);
+            match State::begin(shard, &version, common, self.shared.log.get()) {
                 Ok(state) => break state,
                 // A change took a listener away in between.
                 Err(_) if self.version() != version.number => {}

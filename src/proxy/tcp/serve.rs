@@ -7,12 +7,15 @@ use std::rc::Rc;
 
 use waterwheel_reactor::Side;
 
+use super::clients::Key;
 use super::connecting::{Unconnected, connect};
 use super::counters::{Cells, add};
 use super::entry::Entry;
 use super::first::{self, First, Refusal};
 use super::part::{Current, Part};
 use super::upstreams::Lease;
+use crate::mesh::{KeyPermit, KeyRefusal};
+use crate::net::proxy_header::ProxyHeader;
 use crate::net::{Connection, End, PeekError};
 
 /// Counts a connection as active, and unless another end was counted as cut short, or as ended by a panic.
@@ -70,6 +73,10 @@ impl Drop for Open {
 /// Why a client came to no upstream.
 enum Unreached {
     TurnedAway(Refusal),
+    /// The total time is up.
+    Expired,
+    /// Its client has enough.
+    Crowded(KeyRefusal),
     Unconnected(Unconnected),
     /// The upstream took no PROXY header.
     Header(io::Error),
@@ -79,6 +86,17 @@ impl Unreached {
     fn end(self, open: Open, client: Connection) -> anyhow::Result<()> {
         let error = match self {
             Unreached::TurnedAway(refusal) => return turn_away(open, client, refusal),
+            Unreached::Expired => {
+                open.end(|cells| &cells.expired);
+                anyhow::anyhow!("a client's time was up before it came to an upstream")
+            }
+            Unreached::Crowded(refusal) => {
+                open.end(|cells| match refusal {
+                    KeyRefusal::TooMany => &cells.too_many,
+                    KeyRefusal::TooOften => &cells.too_often,
+                });
+                anyhow::Error::new(refusal).context("a client has enough connections")
+            }
             Unreached::Unconnected(error) => {
                 open.end(|cells| match error {
                     Unconnected::Shortage(_) => &cells.shortage,
@@ -92,10 +110,18 @@ impl Unreached {
                 anyhow::Error::new(error).context("an upstream took no PROXY header")
             }
         };
-        // The upstream's refusal is passed on as what it was: a reset.
+        // An upstream's refusal is passed on as what it was: a reset. Ours is one, since it costs the least.
         client.abort();
         Err(error)
     }
+}
+
+/// Where a client came to.
+struct Reached {
+    upstream: Connection,
+    lease: Lease,
+    /// Counts the connection as its client's.
+    permit: Option<KeyPermit<Key>>,
 }
 
 /// From the first bytes to an upstream that may be written to.
@@ -104,10 +130,24 @@ async fn reach(
     current: &Current,
     open: &mut Open,
     client: &mut Connection,
-) -> Result<(Connection, Lease), Unreached> {
+) -> Result<Reached, Unreached> {
     let settings = &current.plan.settings;
+    let deadline = client.shard().turn_time() + settings.first_bytes_timeout;
+    let said = first::header(settings, client, deadline).await.map_err(Unreached::TurnedAway)?;
+    // Before anything else is read of one who has enough.
+    let door = current.clients.as_ref();
+    let permit = match door.and_then(|door| Some((door, first::client(said.as_ref(), client)?))) {
+        Some((door, who)) => match door.admit(who).await {
+            Ok(permit) => permit,
+            Err(refusal) => {
+                open.note(|entry| entry.believes(said.as_ref().and_then(ProxyHeader::source)));
+                return Err(Unreached::Crowded(refusal));
+            }
+        },
+        None => None,
+    };
     let first = match settings.asks_first() {
-        true => first::read(settings, &current.plan.routes, client).await,
+        true => first::read(settings, &current.plan.routes, client, said, deadline).await,
         false => Ok(First::default()),
     };
     let first = first.map_err(Unreached::TurnedAway)?;
@@ -125,21 +165,37 @@ async fn reach(
             return Err(Unreached::Header(error));
         }
     }
-    Ok((upstream, lease))
+    Ok(Reached { upstream, lease, permit })
 }
 
 pub(super) async fn serve_client(part: Rc<Part>, mut client: Connection) -> anyhow::Result<()> {
     let mut open = Open::new(part.clone(), Some(&client));
     // To its end, whatever comes meanwhile.
     let current = part.current();
+    let total = current.plan.settings.total_timeout;
+    let began = client.shard().turn_time();
+    let timer = total.map(|total| (total, client.shard().clone()));
     // On the heap, and gone when bytes flow: there are many connections, and few of them begin.
-    let reached = Box::pin(reach(&part, &current, &mut open, &mut client)).await;
-    let (upstream, lease) = match reached {
+    let reaching = Box::pin(reach(&part, &current, &mut open, &mut client));
+    let reached = match timer {
+        Some((total, shard)) => shard.timeout(total, reaching).await.unwrap_or(Err(Unreached::Expired)),
+        None => reaching.await,
+    };
+    let Reached { upstream, lease, permit } = match reached {
         Ok(reached) => reached,
         Err(unreached) => return unreached.end(open, client),
     };
+    if let Some(permit) = permit {
+        client = client.escorted(Rc::new(permit));
+    }
     let settings = &current.plan.settings;
+    if settings.throttle.is_set() {
+        client = settings.throttle.limit(client);
+    }
     let mut pump = client.pump(upstream, settings.idle_timeout);
+    if let Some(total) = total {
+        pump.end_at(began + total);
+    }
     let (mut up, mut down) = (0, 0);
     let exchange = std::future::poll_fn(|cx| {
         let polled = Pin::new(&mut pump).poll(cx);
@@ -159,6 +215,7 @@ pub(super) async fn serve_client(part: Rc<Part>, mut client: Connection) -> anyh
     match exchange.end {
         End::Finished => open.end(|cells| &cells.finished),
         End::Idle => open.end(|cells| &cells.idle_closed),
+        End::Expired => open.end(|cells| &cells.expired),
         End::Broken(Side::Source(_)) => open.end(|cells| &cells.client_broke),
         End::Broken(Side::Sink(_)) => open.end(|cells| &cells.upstream_broke),
     }

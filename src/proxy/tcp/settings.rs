@@ -4,8 +4,10 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
+use super::clients::ClientLimits;
 use super::counters::Report;
 use super::routes::{Group, NamePattern, Route};
+use super::throttle::Throttle;
 use super::upstream_settings::{Checks, Ejection, RetryBudget, Upstream, UpstreamsError};
 use crate::net::proxy_header::{HeaderPolicy, Version};
 use crate::net::quoted::Quoted;
@@ -51,10 +53,17 @@ pub struct Settings {
     /// or one of more than 10 minutes, TCP keep-alive ends connections whose peer is gone: asked after 2 minutes of
     /// silence, then every 12 s, as often as `net.ipv4.tcp_keepalive_probes` says.
     pub idle_timeout: Option<Duration>,
+    /// A connection that lasts for so long is reset, whatever moves; `None`: as long as it likes. From when it was accepted,
+    /// all that comes before an upstream included. More than zero. Default: none.
+    pub total_timeout: Option<Duration>,
+    /// The most bytes per second of each connection. Default: as many as there are.
+    pub throttle: Throttle,
     /// The most connections served at once, over all shards and listeners, and at least one for each shard. Each shard
     /// has its even part. A shard at its part goes on accepting for those that are below theirs; once all are
     /// at theirs nobody accepts, and clients wait in the kernel's backlog. Default 100 000.
     pub connections: usize,
+    /// What each client may have of them. Default: as much as there is.
+    pub clients: ClientLimits,
     /// Whose PROXY headers are believed, and who has to send one. Default: nobody's, and what looks like one is passed on.
     pub header: Option<HeaderPolicy>,
     /// Tell each upstream first, in a PROXY header of this version, who the client is: what a believed header said, or the
@@ -95,7 +104,10 @@ impl Settings {
             queue_timeout: Duration::from_secs(5),
             queue_length: 1000,
             idle_timeout: Some(Duration::from_secs(300)),
+            total_timeout: None,
+            throttle: Throttle::default(),
             connections: 100_000,
+            clients: ClientLimits::default(),
             header: None,
             send_header: None,
             groups: Vec::new(),
@@ -235,6 +247,16 @@ pub enum ProxyError {
         /// Whose routes.
         pattern: NamePattern,
     },
+    /// A setting out of its bounds.
+    #[error("{key}: {value} makes no sense; allowed: {allowed}")]
+    Value {
+        /// Which, as the command's flag is called.
+        key: &'static str,
+        /// What it was.
+        value: String,
+        /// What it may be.
+        allowed: &'static str,
+    },
     /// A setting of upstreams.
     #[error(transparent)]
     Upstreams(#[from] UpstreamsError),
@@ -272,6 +294,16 @@ pub enum ProxyError {
         /// What was counted all the same.
         report: Box<Report>,
     },
+}
+
+/// Whether a value is allowed; if not, why.
+pub(super) fn within(
+    key: &'static str,
+    value: impl fmt::Debug,
+    fits: bool,
+    allowed: &'static str,
+) -> Result<(), ProxyError> {
+    if fits { Ok(()) } else { Err(ProxyError::Value { key, value: format!("{value:?}"), allowed }) }
 }
 
 impl ProxyError {

@@ -96,6 +96,9 @@ impl Scene {
         });
         let steer =
             [Mode::Flow, Mode::Flow, Mode::Source, Mode::Kernel, Mode::Least][world.below(5) as usize];
+        if world.chance(0.15) && !whole {
+            settings.total_timeout = Some(Duration::from_millis(500 + world.below(20_000)));
+        }
         let manners = Manners { burst, whole };
         Scene { world: world.clone(), proxy, settings, ledger, stops_after, drain, steer, doors, manners }
     }
@@ -201,7 +204,9 @@ fn ends(total: &Counters) -> u64 {
     let Counters { finished, idle_closed, client_broke, upstream_broke, .. } = total;
     let Counters { no_upstream, no_place, shortage, panicked, cut_short, .. } = total;
     let first_bytes = total.refused + total.no_route;
-    let ours = no_upstream + no_place + shortage + panicked + cut_short + first_bytes;
+    let clients = total.too_many + total.too_often;
+    let ours =
+        no_upstream + no_place + shortage + panicked + cut_short + first_bytes + clients + total.expired;
     finished + idle_closed + client_broke + upstream_broke + ours
 }
 
@@ -275,7 +280,7 @@ pub(crate) async fn scene(world: World) -> anyhow::Result<()> {
 
 /// Where nothing but the clients and origins themselves can break a connection, nothing else did.
 fn causes(scene: &Scene, total: &Counters, faults: Faults) -> anyhow::Result<()> {
-    if faults.any || scene.stops_after.is_some() || total.idle_closed > 0 {
+    if faults.any || scene.stops_after.is_some() || total.idle_closed + total.expired > 0 {
         return Ok(());
     }
     let (resets, aborts) = scene.ledger.resetting();
