@@ -42,7 +42,7 @@ pub(crate) struct Outlet {
     arrival: Time,
     /// Who waits for a datagram, by the number of the socket at work.
     readers: BTreeMap<Id, Waker>,
-    /// Over Unix names: who waits for room here.
+    /// Over Unix names: who waits for room here. Else: who waits for room to send.
     writers: BTreeMap<Id, Waker>,
 }
 
@@ -332,6 +332,9 @@ impl State {
             },
             _ => return Poll::Ready(Err(errno::INVAL)),
         };
+        if self.chance(|options| options.datagram_waits) {
+            return self.wait_to_send(id, user, cx);
+        }
         let from = Address::Inet(from);
         let packet = |bytes: &[u8]| Packet {
             sender: id,
@@ -345,6 +348,22 @@ impl State {
         }
         one.bytes.chunks(segment).for_each(|bytes| self.set_off(host, packet(bytes)));
         Poll::Ready(Ok(()))
+    }
+
+    /// The queue towards the network is full for a moment.
+    fn wait_to_send(&mut self, id: Id, user: Id, cx: &Context<'_>) -> Poll<Result<(), i32>> {
+        let Some(outlet) = self.outlets.get_mut(&id) else { return Poll::Ready(Err(errno::NOTCONN)) };
+        let (host, before) = (outlet.host, outlet.writers.insert(user, cx.waker().clone()));
+        self.old.extend(before);
+        let moment = self.latency(host, host);
+        self.after(moment, Occurrence::OutletRoom { socket: id });
+        Poll::Pending
+    }
+
+    /// There is room again.
+    pub(crate) fn outlet_room(&mut self, id: Id) {
+        let Some(outlet) = self.outlets.get_mut(&id) else { return };
+        self.wakes.extend(std::mem::take(&mut outlet.writers).into_values());
     }
 
     /// Where a datagram comes from and goes to.

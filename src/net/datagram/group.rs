@@ -22,9 +22,10 @@ const WAITING_MAX: usize = 128;
 /// sees to it where it takes the program, and what comes to another shard's socket all the same is handed over.
 ///
 /// The part of a shard that fails stays, and what came meanwhile waits for its next life; also that of a task that panics with
-/// its socket, once the last [`DatagramSender`](super::DatagramSender) is gone, for who opens it next. A part that was opened
-/// closes with its socket, one that was not when the shard ends for good; then the next shard by number whose part is open
-/// takes the place of the owner, and nobody else's peers move.
+/// its socket, for who opens it next. A part that was opened closes with its [`DatagramSocket`], one that was not when the
+/// shard ends for good; then the next shard by number whose part is open takes the place of the owner, and nobody else's peers
+/// move. Either way a [`DatagramSender`](super::DatagramSender) that is left sends no more
+/// ([`SocketEnded`](super::SocketEnded)): it would keep peers at a socket that nobody reads.
 #[derive(Clone)]
 pub struct DatagramGroup {
     shared: Arc<Shared>,

@@ -123,20 +123,6 @@ impl Way {
     }
 }
 
-impl Drop for Way {
-    fn drop(&mut self) {
-        // Who fails may come again, and its socket is kept for that.
-        if !fails(&self.shard) {
-            self.group.give_up(self.shard.id().index());
-        }
-    }
-}
-
-/// Whether what is dropped now goes with a shard or a task that fails.
-pub(super) fn fails(shard: &Shard) -> bool {
-    shard.is_clearing() || std::thread::panicking()
-}
-
 impl fmt::Debug for Way {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Way").field("mode", &self.mode).finish_non_exhaustive()

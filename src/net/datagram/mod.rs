@@ -26,8 +26,8 @@
 //!
 //! A shard that fails keeps its part of the port. What comes to its socket meanwhile, and up to 128 datagrams that others would
 //! hand over to it, are received by its next life. What it had received is lost with it. If it has no next life, or drops its
-//! socket, its part is closed: its peers have another owner, the next shard by number that receives, and nobody else's peers
-//! move.
+//! [`DatagramSocket`], its part is closed, whoever has a sender left ([`SocketEnded`]): its peers have another owner, the next
+//! shard by number that receives, and nobody else's peers move.
 //!
 //! An error concerns one datagram or one peer, never the socket: receive or send again. A peer that is not there is
 //! `ConnectionRefused`, on connected sockets only; what is too large for the way is `EMSGSIZE`.
@@ -53,5 +53,5 @@ pub use group::DatagramGroup;
 pub use hand_over::DatagramStats;
 pub(crate) use hand_over::HandingOver;
 pub use protocol::{DatagramProtocol, Request};
-pub use sender::DatagramSender;
+pub use sender::{DatagramSender, SocketEnded};
 pub use socket::{Batch, DatagramSocket, Received};

@@ -13,7 +13,7 @@ use waterwheel_reactor::{
 };
 
 use super::group::{DatagramGroup, not_offered};
-use super::hand_over::{Handed, Way, fails};
+use super::hand_over::{Handed, Way};
 use super::sender::{DatagramSender, Shared};
 use crate::mesh::Receive;
 use crate::net::quota::{Quota, Taken};
@@ -46,7 +46,8 @@ impl Received<'_> {
     }
 }
 
-/// A datagram socket of one shard: receives, and sends as its [`DatagramSender`] does.
+/// A datagram socket of one shard: receives, and sends as its [`DatagramSender`] does. Dropped, it receives no more; one of a
+/// [`DatagramGroup`] is closed then, or left to who receives next there.
 ///
 /// Receiving gives way to other tasks when the turn has used up its time, so a flood starves nobody.
 pub struct DatagramSocket {
@@ -294,7 +295,7 @@ impl Shared {
         let mut slices: [IoSliceMut<'_>; ROOM_MAX] =
             array::from_fn(|_| IoSliceMut::new(rest.next().map_or(&mut [], |buffer| &mut **buffer)));
         self.with(|socket| socket.poll_receive(cx, &mut slices[..count], found))
-            .unwrap_or_else(|| Poll::Ready(Err(ErrorKind::NotConnected.into())))
+            .unwrap_or_else(|| Poll::Ready(Err(self.ended())))
     }
 }
 
@@ -306,8 +307,7 @@ fn memory(count: usize, bytes: usize) -> (Vec<Box<[u8]>>, Vec<Datagram>) {
 
 impl Drop for DatagramSocket {
     fn drop(&mut self) {
-        // The socket goes with its last sender, which may not fail.
-        self.sender.shared.failed.set(fails(&self.sender.shared.shard));
+        self.sender.shared.receiver_ends();
     }
 }
 

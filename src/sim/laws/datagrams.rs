@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
 use futures_util::future::try_join_all;
-use waterwheel::net::datagram::{DatagramProtocol, DatagramSender, Received};
+use waterwheel::net::datagram::{DatagramProtocol, DatagramSender, Received, SocketEnded};
 use waterwheel::reactor::{Address, DatagramOptions};
 use waterwheel::runtime::{Config, OnFailure, Supervision};
+use waterwheel::shard::Shard;
 use waterwheel::sim::{Check, Rule, Verdict, World};
 use waterwheel::steer::{Mode, owner};
 
@@ -168,6 +169,53 @@ async fn one_goes(world: World) -> anyhow::Result<()> {
         );
     }
     Ok(())
+}
+
+/// Tasks send through the sockets of shards whose receivers go at some moment, mostly in the middle of waiting for room.
+async fn senders_are_left(world: World) -> anyhow::Result<()> {
+    let host = world.host("server");
+    let shards = 1 + world.below(3) as usize;
+    let runtime = host.runtime_with(Config::default().cores(shards).steer_seed(SEED))?;
+    let group = runtime.datagrams(&format!("udp:{}", host.at(PORT)))?;
+    // Where nobody is.
+    let to = Address::Inet(host.at(PORT + 1));
+    let moments: Vec<_> = (0..shards).map(|_| Duration::from_micros(world.below(20_000))).collect();
+    let running = host.start(runtime, move |shard| {
+        let (group, to, moment) = (group.clone(), to.clone(), moments[shard.id().index()]);
+        async move {
+            let socket = shard.datagrams_on(&group)?;
+            let send = |_| shard.spawn("sends", sends_on(shard.clone(), socket.sender(), to.clone()));
+            let sending: Vec<_> = (0..3).map(send).collect();
+            let serving = socket.serve(Answers { shard: 0, book: Book::default() });
+            ensure!(shard.timeout(moment, serving).await.is_err(), "nobody asked it to stop");
+            for task in sending {
+                let learnt = shard.timeout(Duration::from_secs(1), task).await;
+                learnt.context("a sender was left waiting")???;
+            }
+            Ok(())
+        }
+    });
+    world.shard().timeout(Duration::from_secs(60), running).await.context("a shard hangs")??;
+    Ok(())
+}
+
+/// Until it is told that the socket has ended.
+async fn sends_on(shard: Shard, sender: DatagramSender, to: Address) -> anyhow::Result<()> {
+    loop {
+        match sender.send_to(&[7; 100], &to).await {
+            Ok(()) => shard.sleep(Duration::from_micros(50)).await,
+            Err(error) => {
+                let ended = error.get_ref().is_some_and(|inner| inner.is::<SocketEnded>());
+                ensure!(ended && sender.has_ended(), error);
+                return Ok(());
+            }
+        }
+    }
+}
+
+#[test]
+fn whoever_sends_through_a_socket_that_ends_learns_of_it() {
+    Check::new().seeds(200).run(senders_are_left);
 }
 
 #[test]

@@ -1,8 +1,12 @@
 //! Datagrams on real sockets: every shard answers, keeps its peers, and outlives handlers that fail.
 
+mod ended;
+
+use std::cell::Cell;
 use std::future::pending;
 use std::io::ErrorKind;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::mpsc::channel;
@@ -12,8 +16,9 @@ use std::time::Duration;
 use anyhow::{bail, ensure};
 use waterwheel::net::datagram::{
     DatagramGroup, DatagramProtocol, DatagramSender, DatagramSocket, DatagramStats, Received, Request,
+    SocketEnded,
 };
-use waterwheel::reactor::{Address, DatagramOptions};
+use waterwheel::reactor::{Address, DatagramOptions, Outgoing};
 use waterwheel::runtime::{Config, OnFailure, RunError, Runtime, StartError, Stopper, Supervision};
 use waterwheel::shard::Shard;
 use waterwheel::steer::{Mode, owner};
@@ -503,7 +508,8 @@ async fn answer_or_panic(mut socket: DatagramSocket, shard: u8) -> anyhow::Resul
     }
 }
 
-/// With the way by which other shards hand over what is its own; also if a sender outlives the task.
+/// With the way by which other shards hand over what is its own; also if a sender outlives the task, which is answered with
+/// an error from then on.
 fn a_task_that_panics_with_its_socket_leaves_it_to_the_next_one(reactor: &str) {
     const SHARDS: usize = 2;
     const NEXT: usize = 10;
@@ -515,9 +521,9 @@ fn a_task_that_panics_with_its_socket_leaves_it_to_the_next_one(reactor: &str) {
             let sender = outlived.then(|| socket.sender());
             let ended = shard.spawn("receiver", answer_or_panic(socket, own as u8)).await;
             ensure!(ended.is_err(), "it was to panic: {ended:?}");
-            drop(sender);
             let next = Named { shard: (NEXT + own) as u8, handled: 0 };
             shard.datagrams_on(&group)?.serve(next).await;
+            ensure!(sender.iter().all(has_ended), "the old one sends through the new one's socket");
             Ok(())
         });
         let clients: Vec<UdpSocket> = (1..=40).map(|host| client_from(host, server.at)).collect();
@@ -537,6 +543,17 @@ fn a_task_that_panics_with_its_socket_leaves_it_to_the_next_one(reactor: &str) {
         }
         server.stop();
     }
+}
+
+/// Whether this sender tells that its socket has ended.
+fn has_ended(sender: &DatagramSender) -> bool {
+    is_ended(sender.try_send(&Outgoing::new(b"?", sender.local()))) && sender.has_ended()
+}
+
+fn is_ended(sent: std::io::Result<()>) -> bool {
+    let Err(error) = sent else { return false };
+    let inner = error.get_ref().is_some_and(|inner| inner.is::<SocketEnded>());
+    inner && error.kind() == ErrorKind::BrokenPipe
 }
 
 fn an_answer_leaves_from_where_the_question_came(reactor: &str) {
