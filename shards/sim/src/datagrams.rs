@@ -36,6 +36,8 @@ pub(crate) struct Outlet {
     users: usize,
     queue: VecDeque<Packet>,
     queued: usize,
+    /// Datagrams that found no room here.
+    pub(crate) discarded: u32,
     /// Of a connected one: what came back of what it sent.
     error: Option<i32>,
     /// Before then nothing that it sent arrives, unless it is shuffled.
@@ -215,6 +217,7 @@ impl State {
             users: 1,
             queue,
             queued: 0,
+            discarded: 0,
             error: None,
             arrival: Time::ZERO,
             readers,
@@ -492,6 +495,7 @@ impl State {
         let (host, bytes) = (outlet.host, packet.bytes.len());
         let most = outlet.options.receive_buffer.unwrap_or(RECEIVE_BUFFER);
         if outlet.queued > most {
+            outlet.discarded = outlet.discarded.wrapping_add(1);
             return self.lose(host, id, bytes);
         }
         // What keeping it takes beside its bytes.
