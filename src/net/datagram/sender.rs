@@ -1,19 +1,20 @@
 //! Sending datagrams, from any task of the shard.
 
 use std::array;
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::fmt;
 use std::future::poll_fn;
 use std::io::{self, ErrorKind};
 use std::net::IpAddr;
 use std::rc::Rc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll, Waker};
 
 use waterwheel_reactor::{self as seam, Address, Outgoing, Via};
 
 use super::group::DatagramGroup;
-use super::hand_over::DatagramStats;
 use super::socket::Received;
+use super::stats::{CountedBy, Counters, DatagramStats};
 use crate::net::quota::Taken;
 use crate::shard::Shard;
 use crate::shard::waiters::Waiters;
@@ -55,7 +56,7 @@ pub(super) struct Shared {
     local: Address,
     /// Whose part it is.
     group: Option<DatagramGroup>,
-    counted: Cell<DatagramStats>,
+    pub(super) counters: Rc<Counters>,
 }
 
 struct Open {
@@ -73,14 +74,39 @@ impl Shared {
     ) -> io::Result<Rc<Shared>> {
         let local = socket.local()?;
         let open = RefCell::new(Some(Open { socket, _places: places }));
-        let (shard, waiters, counted) = (shard.clone(), RefCell::default(), Cell::default());
-        Ok(Rc::new(Shared { shard, open, waiters, local, group, counted }))
+        let own = shard.id().index();
+        let told = group.as_ref().and_then(|group| group.discarded(own));
+        let discarded = told.map_or(0, |told| told.load(Relaxed));
+        let counters = Counters::new(shard, group.as_ref().and_then(DatagramGroup::traffic), discarded);
+        let (shard, waiters) = (shard.clone(), RefCell::default());
+        let shared = Rc::new(Shared { shard, open, waiters, local, group, counters });
+        if let Some(group) = &shared.group {
+            CountedBy::of(&shared.shard).add(&shared, group.traffic());
+        }
+        Ok(shared)
+    }
+
+    pub(super) fn local(&self) -> &Address {
+        &self.local
+    }
+
+    /// Counts what the kernel has thrown away since it was asked last.
+    pub(super) fn ask_discarded(&self) {
+        let own = self.shard.id().index();
+        let told = self.group.as_ref().map(|group| group.discarded(own));
+        if let Some(None) = told {
+            return;
+        }
+        let Some(now) = self.with(|socket| socket.discarded()).flatten() else { return };
+        self.counters.discarded(now);
+        told.flatten().iter().for_each(|told| told.store(now, Relaxed));
     }
 
     /// Nobody receives here any more. A group's socket ends with that: the kernel would go on placing peers at it, whom
     /// nobody would hear.
     pub(super) fn receiver_ends(&self) {
         let Some(group) = &self.group else { return };
+        self.ask_discarded();
         let Some(Open { socket, .. }) = self.open.take() else { return };
         let own = self.shard.id().index();
         // Who fails may come again, and its part is kept for that.
@@ -101,18 +127,22 @@ impl Shared {
         io::Error::new(ErrorKind::BrokenPipe, SocketEnded { local: self.local.clone() })
     }
 
-    pub(super) fn count(&self, which: impl FnOnce(&mut DatagramStats) -> &mut u64) {
-        let mut counted = self.counted.get();
-        *which(&mut counted) += 1;
-        self.counted.set(counted);
-    }
-
     pub(super) fn with<T>(&self, use_it: impl FnOnce(&mut dyn seam::DatagramSocket) -> T) -> Option<T> {
         self.open.borrow_mut().as_mut().map(|open| use_it(&mut *open.socket))
     }
 
     fn poll_send(&self, cx: &mut Context<'_>, outgoing: &[Outgoing<'_>]) -> Poll<io::Result<usize>> {
-        self.with(|socket| socket.poll_send(cx, outgoing)).unwrap_or_else(|| Poll::Ready(Err(self.ended())))
+        let Some(polled) = self.with(|socket| socket.poll_send(cx, outgoing)) else {
+            return Poll::Ready(Err(self.ended()));
+        };
+        match &polled {
+            Poll::Ready(Ok(count)) => self.counters.sent(&outgoing[..*count]),
+            // That is how the reactor says that segments have to go one by one.
+            Poll::Ready(Err(error)) if error.kind() == ErrorKind::Unsupported => {}
+            Poll::Ready(Err(_)) => self.counters.count(|counted| counted.send_errors += 1),
+            Poll::Pending => {}
+        }
+        polled
     }
 
     /// Where an answer comes from: needed only where the socket has several addresses.
@@ -163,9 +193,10 @@ impl DatagramSender {
         self.shared.open.borrow().is_none()
     }
 
-    /// What was handed over to other shards and taken over from them.
+    /// What this socket has received and sent, what of it went to other shards, and what got lost.
     pub fn stats(&self) -> DatagramStats {
-        self.shared.counted.get()
+        self.shared.ask_discarded();
+        self.shared.counters.copy()
     }
 
     /// Sends one datagram.
