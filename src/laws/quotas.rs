@@ -58,7 +58,10 @@ fn datagram_sockets_and_children_count_among_descriptors(reactor: &str) {
                 matches!(&refused, SpawnError::System(error) if error.kind() == ErrorKind::QuotaExceeded),
                 "{refused}"
             );
+            // A sender that is left has no descriptor.
+            let left = sockets[2].sender();
             sockets.pop();
+            assert!(left.has_ended());
             let mut child = shard.spawn_process(&child).await?;
             assert_eq!(bind().unwrap_err().kind(), ErrorKind::QuotaExceeded);
             child.wait().await?;

@@ -18,6 +18,7 @@
 //! | connections accepted for a shard and not yet served | 128, 256 if others have room | | accepting rests; those beyond are reset |
 //! | connections handed over and on the way, from one shard to one other | 64; in mode `source` 128 more wait | | another shard serves them; in mode `source` they are reset |
 //! | datagrams handed over and on the way, from one shard to one other; kept for a shard between two lives | 128; 128 | | they are lost, and counted ([`stats`](crate::net::datagram::DatagramSender::stats)) |
+//! | bytes of them that are held for one shard of a group | 2 MiB; an eighth of its quota, or one datagram of the largest | `WATERWHEEL_MAX_BUFFERED_BYTES` | the same |
 //! | connections waiting in the kernel, per socket | 4 096 | [`ListenOptions`](crate::reactor::ListenOptions), `net.core.somaxconn` | as the kernel does |
 //! | descriptors | the hard limit of the process | `ulimit -n`, `LimitNOFILE` | new connections are reset at once, open ones work on |
 //! | bytes moved in one direction of a forwarded connection per turn | 256 KiB | | others get their turn |

@@ -58,6 +58,7 @@
 
 pub(crate) mod admin;
 mod cells;
+mod datagrams;
 mod distribution;
 mod family;
 mod own;

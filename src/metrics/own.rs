@@ -4,6 +4,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::cells::{Counter, Gauge, Histogram};
+use super::datagrams::{DatagramCells, DatagramFamilies};
 use super::family::{Family, FamilyError, FamilyOptions, Unit};
 use super::process::thread_cpu;
 use super::registry::Declaring;
@@ -13,7 +14,7 @@ use crate::net::{AcceptStats, AcceptedBy};
 use crate::shard::{GroupStats, Shard, ShardStats};
 
 /// A counter's name, what it is, and where it comes from.
-type Row<S> = (&'static str, &'static str, fn(&S) -> u64);
+pub(super) type Row<S> = (&'static str, &'static str, fn(&S) -> u64);
 
 const TURNS: [Row<ShardStats>; 5] = [
     ("waterwheel_turns_total", "Turns of the shard's root.", |stats| stats.turns),
@@ -77,6 +78,7 @@ pub(super) struct Own {
     messages: Vec<Family<Counter>>,
     ports: Vec<Family<Counter, 1>>,
     accepts: Vec<Family<Counter, 1>>,
+    datagrams: DatagramFamilies,
     groups: Vec<Family<Counter, 1>>,
     tasks: Family<Gauge>,
     timers: Family<Gauge>,
@@ -108,6 +110,7 @@ impl Own {
                 .iter()
                 .map(|(name, help, _)| labelled(name, help, "listener"))
                 .collect::<Result<_, _>>()?,
+            datagrams: DatagramFamilies::declare(on, many)?,
             groups: GROUPS
                 .iter()
                 .map(|(name, help, _)| labelled(name, help, "group"))
@@ -174,6 +177,7 @@ struct Watching {
     accepts: Vec<Children<Counter, 1>>,
     /// Held here, since what is kept for a shard goes before its last word.
     listeners: Rc<AcceptedBy>,
+    datagrams: DatagramCells,
     groups: Vec<Children<Counter, 1>>,
     tasks: Gauge,
     timers: Gauge,
@@ -202,6 +206,7 @@ impl Watching {
             ports: parts(&own.ports),
             accepts: parts(&own.accepts),
             listeners: AcceptedBy::of(store.shard()),
+            datagrams: DatagramCells::new(&own.datagrams, store),
             groups: parts(&own.groups),
             tasks: level(&own.tasks),
             timers: level(&own.timers),
@@ -233,6 +238,7 @@ impl Watching {
         for (listener, stats) in self.listeners.stats() {
             raise_child(&self.accepts, &ACCEPTS, &listener, &stats);
         }
+        self.datagrams.copy();
         if let Some(before) = self.cpu_before
             && let Some(now) = thread_cpu()
         {
@@ -254,6 +260,6 @@ fn raise<S>(counters: &[Counter], rows: &[Row<S>], stats: &S) {
     counters.iter().zip(rows).for_each(|(counter, (_, _, read))| counter.raise_to(read(stats)));
 }
 
-fn raise_child<S>(counters: &[Children<Counter, 1>], rows: &[Row<S>], of: &str, stats: &S) {
+pub(super) fn raise_child<S>(counters: &[Children<Counter, 1>], rows: &[Row<S>], of: &str, stats: &S) {
     counters.iter().zip(rows).for_each(|(children, (_, _, read))| children.with([of]).raise_to(read(stats)));
 }

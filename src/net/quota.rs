@@ -85,6 +85,13 @@ impl Quota {
         }
     }
 
+    /// Fewer bytes may be held for this shard by others: tells who waits for that.
+    pub(super) fn look_again(shard: &Shard) {
+        if let Some(buffered) = Quota::of(shard).and_then(|quota| quota.buffered.clone()) {
+            buffered.look_again();
+        }
+    }
+
     /// Ready when one that was accepted may be served.
     pub(super) fn poll_left(&self, cx: &Context<'_>) -> Poll<()> {
         let pending = self.all().filter(|places| places.poll_left(cx).is_pending()).count();
@@ -135,8 +142,8 @@ pub(super) fn buffered(shard: &Shard) -> Rc<Buffered> {
 
 impl Shard {
     /// How many bytes its connections hold outside the kernel: memory for what was received and not consumed, or taken to
-    /// be sent and not in the kernel's hands. What a reactor does not tell ([`Reactor::buffered`]) is not among them, nor is
-    /// what a program keeps itself.
+    /// be sent and not in the kernel's hands; and what other shards have [handed over](crate::net::datagram) of datagrams. What
+    /// a reactor does not tell ([`Reactor::buffered`]) is not among them, nor is what a program keeps itself.
     ///
     /// [`Reactor::buffered`]: crate::reactor::Reactor::buffered
     pub fn buffered_bytes(&self) -> usize {

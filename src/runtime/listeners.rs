@@ -39,6 +39,8 @@ struct Inner {
     program: bool,
     /// The CPU of each shard.
     cpus: Vec<Option<usize>>,
+    /// The quota of each.
+    buffered_bytes: Option<usize>,
     /// The spare descriptors of all listeners; taken with the first.
     reserve: OnceLock<Arc<Reserve>>,
     /// Every listener that was not closed, so that the parts of shards that end are given up.
@@ -98,6 +100,7 @@ impl Listeners {
             seed,
             program: config.steer_program,
             cpus: plan.shards.clone(),
+            buffered_bytes: config.quotas.buffered_bytes,
             reserve,
             all,
             spare,
@@ -284,7 +287,8 @@ impl Listeners {
         }
         let number = self.inner.datagrams.fetch_add(1, Relaxed);
         let name = || &*format!("hand-over of {endpoint} #{local} #{number}").leak();
-        Ok(HandingOver::declare(&self.inner.mesh, name, self.inner.mode, self.inner.seed)?)
+        let Inner { mesh, mode, seed, buffered_bytes, .. } = &*self.inner;
+        Ok(HandingOver::declare(mesh, name, (*mode, *seed), *buffered_bytes)?)
     }
 
     /// Lets the kernel place connections where they belong, and says whether it does. If not, shards hand them over.

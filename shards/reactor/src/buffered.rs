@@ -1,6 +1,8 @@
 //! How much memory the connections of one reactor hold.
 
 use std::cell::{Cell, RefCell};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::task::{Context, Poll, Waker};
 
 /// Counts the memory that connections of one shard hold outside the kernel: what was received and nobody has consumed, and what
@@ -19,6 +21,10 @@ pub struct Buffered {
     waits: Cell<bool>,
     /// Who waits for less: one for each that accepts.
     waiters: RefCell<Vec<Waker>>,
+    /// Whether there is anything in `elsewhere`: mostly there is not, and it is asked for often.
+    counts_elsewhere: Cell<bool>,
+    /// What other threads hold for this one: one for each group of datagram sockets.
+    elsewhere: RefCell<Vec<Arc<AtomicUsize>>>,
 }
 
 impl Default for Buffered {
@@ -30,6 +36,8 @@ impl Default for Buffered {
             ceiling: Cell::new(usize::MAX),
             waits: Cell::new(false),
             waiters: RefCell::default(),
+            counts_elsewhere: Cell::new(false),
+            elsewhere: RefCell::default(),
         }
     }
 }
@@ -51,8 +59,24 @@ impl Buffered {
     }
 
     /// How many bytes are held.
+    #[inline]
     pub fn bytes(&self) -> usize {
-        self.bytes.get()
+        self.bytes.get() + if self.counts_elsewhere.get() { self.bytes_elsewhere() } else { 0 }
+    }
+
+    #[cold]
+    fn bytes_elsewhere(&self) -> usize {
+        self.elsewhere.borrow().iter().map(|bytes| bytes.load(Relaxed)).sum()
+    }
+
+    /// From now on what is counted there is held here, too: memory that other threads have taken for this one. Whoever
+    /// makes it less on this thread says so ([`look_again`](Buffered::look_again)).
+    pub fn count_also(&self, elsewhere: &Arc<AtomicUsize>) {
+        let mut known = self.elsewhere.borrow_mut();
+        if !known.iter().any(|other| Arc::ptr_eq(other, elsewhere)) {
+            known.push(elsewhere.clone());
+        }
+        self.counts_elsewhere.set(true);
     }
 
     /// So many more are held.
@@ -68,6 +92,12 @@ impl Buffered {
     #[inline]
     pub fn give_back(&self, bytes: usize) {
         self.bytes.set(self.bytes.get() - bytes);
+        self.look_again();
+    }
+
+    /// Fewer may be held than before. May wake who waits, so borrow nothing meanwhile.
+    #[inline]
+    pub fn look_again(&self) {
         if self.waits.get() {
             self.wake();
         }
@@ -82,19 +112,21 @@ impl Buffered {
 
     /// How many more may be held.
     pub fn left(&self) -> usize {
-        self.most.get().saturating_sub(self.bytes.get())
+        self.most.get().saturating_sub(self.bytes())
     }
 
     /// Whether so many more may be held.
     #[inline]
     pub fn has_room_for(&self, bytes: usize) -> bool {
-        self.bytes.get() + bytes <= self.ceiling.get()
+        let most = self.ceiling.get();
+        most == usize::MAX || self.bytes() + bytes <= most
     }
 
     /// Whether as many are held as may be.
     #[inline]
     pub fn is_full(&self) -> bool {
-        self.bytes.get() >= self.most.get()
+        let most = self.most.get();
+        most < usize::MAX && self.bytes() >= most
     }
 
     /// Ready when fewer are held than may be.
@@ -165,6 +197,33 @@ mod tests {
         assert!(buffered.poll_room(&cx).is_pending());
         buffered.set_limit(None);
         assert_eq!(counts.0.load(SeqCst), 2, "a wider limit makes room");
+    }
+
+    #[test]
+    fn what_others_hold_for_this_thread_is_held_here_too() {
+        let (buffered, counts) = (Buffered::default(), Arc::new(Counts::default()));
+        let waker = Waker::from(counts.clone());
+        let cx = Context::from_waker(&waker);
+        let (one, other) = (Arc::<AtomicUsize>::default(), Arc::<AtomicUsize>::default());
+        // Whoever says so twice is one.
+        [&one, &other, &one].into_iter().for_each(|elsewhere| buffered.count_also(elsewhere));
+        one.store(30, SeqCst);
+        other.store(1 << 40, SeqCst);
+        assert!(buffered.has_room_for(1 << 62) && !buffered.is_full(), "there is no limit");
+        buffered.set_limit(Some(100));
+        assert!(buffered.is_full() && !buffered.has_room_for(0) && buffered.left() == 0);
+        other.store(40, SeqCst);
+        buffered.take(20);
+        assert_eq!((buffered.bytes(), buffered.left()), (90, 10));
+        assert!(buffered.has_room_for(10) && !buffered.has_room_for(11));
+        buffered.take(10);
+        assert!(buffered.poll_room(&cx).is_pending());
+        other.store(39, SeqCst);
+        assert_eq!(counts.0.load(SeqCst), 0, "nobody has said so");
+        buffered.look_again();
+        assert_eq!(counts.0.load(SeqCst), 1);
+        buffered.give_back(30);
+        assert_eq!(buffered.bytes(), 69);
     }
 
     #[test]

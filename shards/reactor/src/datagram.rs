@@ -80,6 +80,12 @@ pub trait DatagramSocket: fmt::Debug {
     /// whole.
     fn merge(&mut self, on: bool) -> bool;
 
+    /// How many datagrams that came for it were thrown away since it was bound, over all who served it: for want of room in its
+    /// buffer, or since they were damaged. Begins at 0 again after `u32::MAX`. `None`: nobody knows.
+    fn discarded(&self) -> Option<u32> {
+        None
+    }
+
     /// Where it is bound.
     ///
     /// # Errors

@@ -36,13 +36,15 @@ pub(crate) struct Outlet {
     users: usize,
     queue: VecDeque<Packet>,
     queued: usize,
+    /// Datagrams that found no room here.
+    pub(crate) discarded: u32,
     /// Of a connected one: what came back of what it sent.
     error: Option<i32>,
     /// Before then nothing that it sent arrives, unless it is shuffled.
     arrival: Time,
     /// Who waits for a datagram, by the number of the socket at work.
     readers: BTreeMap<Id, Waker>,
-    /// Over Unix names: who waits for room here.
+    /// Over Unix names: who waits for room here. Else: who waits for room to send.
     writers: BTreeMap<Id, Waker>,
 }
 
@@ -215,6 +217,7 @@ impl State {
             users: 1,
             queue,
             queued: 0,
+            discarded: 0,
             error: None,
             arrival: Time::ZERO,
             readers,
@@ -332,6 +335,9 @@ impl State {
             },
             _ => return Poll::Ready(Err(errno::INVAL)),
         };
+        if self.chance(|options| options.datagram_waits) {
+            return self.wait_to_send(id, user, cx);
+        }
         let from = Address::Inet(from);
         let packet = |bytes: &[u8]| Packet {
             sender: id,
@@ -345,6 +351,22 @@ impl State {
         }
         one.bytes.chunks(segment).for_each(|bytes| self.set_off(host, packet(bytes)));
         Poll::Ready(Ok(()))
+    }
+
+    /// The queue towards the network is full for a moment.
+    fn wait_to_send(&mut self, id: Id, user: Id, cx: &Context<'_>) -> Poll<Result<(), i32>> {
+        let Some(outlet) = self.outlets.get_mut(&id) else { return Poll::Ready(Err(errno::NOTCONN)) };
+        let (host, before) = (outlet.host, outlet.writers.insert(user, cx.waker().clone()));
+        self.old.extend(before);
+        let moment = self.latency(host, host);
+        self.after(moment, Occurrence::OutletRoom { socket: id });
+        Poll::Pending
+    }
+
+    /// There is room again.
+    pub(crate) fn outlet_room(&mut self, id: Id) {
+        let Some(outlet) = self.outlets.get_mut(&id) else { return };
+        self.wakes.extend(std::mem::take(&mut outlet.writers).into_values());
     }
 
     /// Where a datagram comes from and goes to.
@@ -473,6 +495,7 @@ impl State {
         let (host, bytes) = (outlet.host, packet.bytes.len());
         let most = outlet.options.receive_buffer.unwrap_or(RECEIVE_BUFFER);
         if outlet.queued > most {
+            outlet.discarded = outlet.discarded.wrapping_add(1);
             return self.lose(host, id, bytes);
         }
         // What keeping it takes beside its bytes.

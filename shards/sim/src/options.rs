@@ -53,6 +53,8 @@ pub struct Options {
     pub datagram_doubled: f64,
     /// The probability that a datagram may overtake others of its socket, or be overtaken. Default 0.
     pub datagram_shuffled: f64,
+    /// The probability that there is no room to send a datagram, for as long as one takes to its own host. Default 0.
+    pub datagram_waits: f64,
     /// What the receiving side buffers, in bytes, where a socket does not say. Default 64 KiB.
     pub receive_buffer: usize,
     /// What the sending side buffers. Default 64 KiB.
@@ -89,6 +91,7 @@ impl Default for Options {
             datagram_lost: 0.0,
             datagram_doubled: 0.0,
             datagram_shuffled: 0.0,
+            datagram_waits: 0.0,
             receive_buffer: 64 << 10,
             send_buffer: 64 << 10,
             descriptors: 20_000,
@@ -174,6 +177,7 @@ impl Options {
             datagram_lost: now_and_then(0.1),
             datagram_doubled: now_and_then(0.1),
             datagram_shuffled: now_and_then(0.5),
+            datagram_waits: now_and_then(0.3),
             ..drawn
         }
     }

@@ -140,6 +140,10 @@ impl DatagramSocket for SimDatagrams {
         false
     }
 
+    fn discarded(&self) -> Option<u32> {
+        self.reactor.shared.with(|state| state.outlets.get(&self.socket).map(|outlet| outlet.discarded))
+    }
+
     fn local(&self) -> io::Result<Address> {
         let known = self.reactor.shared.with(|state| state.outlet(self.socket));
         known.map(|(local, _)| local).ok_or_else(|| errno::error(errno::NOTCONN))

@@ -186,6 +186,8 @@ pub(crate) enum Occurrence {
     Datagram { there: usize, packet: Packet },
     /// A socket learns that nobody is where it sent a datagram.
     Unreachable { socket: Id },
+    /// There is room to send a datagram again.
+    OutletRoom { socket: Id },
 }
 
 /// When something is to happen; equal times in the order in which they were set.
@@ -355,6 +357,7 @@ impl State {
             Occurrence::Found { lookup } => self.found(lookup),
             Occurrence::Datagram { there, packet } => self.datagram(there, packet),
             Occurrence::Unreachable { socket } => self.unreachable(socket),
+            Occurrence::OutletRoom { socket } => self.outlet_room(socket),
         }
     }
 

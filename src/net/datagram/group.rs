@@ -2,12 +2,16 @@
 
 use std::fmt;
 use std::io;
+use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use waterwheel_reactor::{Address, BoundDatagrams};
 
-use super::hand_over::{Handed, HandingOver};
+use super::hand_over::HandingOver;
+use super::handed::{Handed, Traffic};
 use super::socket::DatagramSocket;
+#[cfg(doc)]
+use super::stats::DatagramStats;
 use crate::net::quota::Quota;
 use crate::shard::{Shard, ShardId};
 
@@ -22,9 +26,10 @@ const WAITING_MAX: usize = 128;
 /// sees to it where it takes the program, and what comes to another shard's socket all the same is handed over.
 ///
 /// The part of a shard that fails stays, and what came meanwhile waits for its next life; also that of a task that panics with
-/// its socket, once the last [`DatagramSender`](super::DatagramSender) is gone, for who opens it next. A part that was opened
-/// closes with its socket, one that was not when the shard ends for good; then the next shard by number whose part is open
-/// takes the place of the owner, and nobody else's peers move.
+/// its socket, for who opens it next. A part that was opened closes with its [`DatagramSocket`], one that was not when the
+/// shard ends for good; then the next shard by number whose part is open takes the place of the owner, and nobody else's peers
+/// move. Either way a [`DatagramSender`](super::DatagramSender) that is left sends no more
+/// ([`SocketEnded`](super::SocketEnded)): it would keep peers at a socket that nobody reads.
 #[derive(Clone)]
 pub struct DatagramGroup {
     shared: Arc<Shared>,
@@ -36,6 +41,10 @@ struct Shared {
     /// `None`: a peer has no owner, but whoever the kernel chooses.
     handing_over: Option<HandingOver>,
     parts: Mutex<Vec<Part>>,
+    /// By shard: datagrams that the kernel has thrown away, as its sockets have last told.
+    discarded: Box<[AtomicU32]>,
+    /// All receive from one socket.
+    is_one_socket: bool,
 }
 
 /// How one shard's part stands.
@@ -55,7 +64,9 @@ pub(super) enum Instead {
     Shard(ShardId, Box<Handed>),
     /// The owner's next life.
     Waits,
-    /// Nobody: too many wait.
+    /// Nobody: too many wait for its next life, or too many bytes.
+    Crowded,
+    /// Nobody is left.
     Nobody,
 }
 
@@ -65,10 +76,13 @@ impl DatagramGroup {
         steered: bool,
         handing_over: Option<HandingOver>,
     ) -> Option<DatagramGroup> {
-        let local = unopened.first()?.local.clone();
+        let BoundDatagrams { local, options, .. } = unopened.first()?;
+        let (local, is_one_socket) = (local.clone(), local.inet().is_none() || !options.reuse_port);
         let part = |bound| Part::Unopened(bound, Vec::new());
+        let discarded = unopened.iter().map(|_| AtomicU32::new(0)).collect();
         let parts = Mutex::new(unopened.into_iter().map(part).collect());
-        Some(DatagramGroup { shared: Arc::new(Shared { local, steered, handing_over, parts }) })
+        let shared = Shared { local, steered, handing_over, parts, discarded, is_one_socket };
+        Some(DatagramGroup { shared: Arc::new(shared) })
     }
 
     /// Where it is bound, port 0 resolved.
@@ -82,8 +96,25 @@ impl DatagramGroup {
         self.shared.steered
     }
 
+    /// Datagrams that a shard handed over to another which ended before it received them, and that are lost: over all
+    /// shards, of merged ones each, complete once all shards have ended. So many were [handed over](DatagramStats::handed_over)
+    /// and not taken over.
+    pub fn undelivered(&self) -> u64 {
+        self.traffic().map_or(0, |traffic| traffic.all_undelivered())
+    }
+
     pub(super) fn handing_over(&self) -> Option<&HandingOver> {
         self.shared.handing_over.as_ref()
+    }
+
+    pub(super) fn traffic(&self) -> Option<&Arc<Traffic>> {
+        self.handing_over().map(|handing_over| &handing_over.traffic)
+    }
+
+    /// How many datagrams the kernel has thrown away of a shard's, as was last told. `None`: another shard tells, which has
+    /// the same socket.
+    pub(super) fn discarded(&self, shard: usize) -> Option<&AtomicU32> {
+        self.shared.discarded.get(shard).filter(|_| shard == 0 || !self.shared.is_one_socket)
     }
 
     /// Closes a shard's part: the shard has ended, or receives no more.
@@ -100,20 +131,24 @@ impl DatagramGroup {
     }
 
     /// Who is to have a datagram that the shard which should have it does not take now.
-    pub(super) fn instead_of(&self, owner: ShardId, handed: Box<Handed>) -> Instead {
+    pub(super) fn instead_of(&self, owner: ShardId, mut handed: Box<Handed>) -> Instead {
         let mut parts = self.parts();
         let count = parts.len();
         for shard in (owner.index()..owner.index() + count).map(|shard| shard % count) {
             match &mut parts[shard] {
-                Part::Unopened(_, waiting) if waiting.len() < WAITING_MAX => {
+                Part::Unopened(_, waiting) if waiting.len() < WAITING_MAX && handed.goes_to(shard) => {
                     waiting.push(*handed);
                     return Instead::Waits;
                 }
-                Part::Unopened(..) => return Instead::Nobody,
+                Part::Unopened(..) => {
+                    handed.stays();
+                    return Instead::Crowded;
+                }
                 Part::Opened => return Instead::Shard(ShardId::new(shard), handed),
                 Part::Closed => {}
             }
         }
+        handed.stays();
         Instead::Nobody
     }
 
@@ -170,6 +205,7 @@ pub(super) fn not_offered() -> io::Error {
 #[cfg(test)]
 mod tests {
     use std::net::UdpSocket;
+    use std::sync::atomic::Ordering::Relaxed;
 
     use waterwheel_reactor::{Datagram, DatagramOptions, Handle};
 
@@ -186,7 +222,12 @@ mod tests {
     }
 
     fn one(byte: u8) -> Box<Handed> {
-        Box::new(Handed { datagram: Datagram { size: 1, ..Datagram::default() }, bytes: [byte].into() })
+        of_bytes(&Traffic::new(4, None), &[byte])
+    }
+
+    fn of_bytes(traffic: &Arc<Traffic>, bytes: &[u8]) -> Box<Handed> {
+        let datagram = Datagram { size: bytes.len(), ..Datagram::default() };
+        Box::new(Handed::new(traffic, (0, 0), &datagram, bytes).expect("there is room"))
     }
 
     /// Who is asked to take what shard `owner` does not; `None`: it waits.
@@ -197,7 +238,7 @@ mod tests {
                 Some(shard.index())
             }
             Instead::Waits => None,
-            Instead::Nobody => panic!("somebody is there"),
+            Instead::Crowded | Instead::Nobody => panic!("somebody is there, with room"),
         }
     }
 
@@ -226,10 +267,38 @@ mod tests {
         let waits =
             |number: usize| matches!(group.instead_of(ShardId::new(1), one(number as u8)), Instead::Waits);
         assert!((0..WAITING_MAX).all(waits));
-        assert!(matches!(group.instead_of(ShardId::new(1), one(0)), Instead::Nobody));
+        assert!(matches!(group.instead_of(ShardId::new(1), one(0)), Instead::Crowded));
         let (_bound, waiting) = group.open(1).unwrap();
         let order: Vec<u8> = waiting.iter().map(|handed| handed.bytes[0]).collect();
         assert_eq!(order, (0..WAITING_MAX as u8).collect::<Vec<_>>());
         assert!(group.open(1).is_none(), "opened once");
+    }
+
+    #[test]
+    fn one_shard_tells_what_is_thrown_away_of_a_socket_that_all_have() {
+        let tell = |group: &DatagramGroup| [0, 1, 2].map(|shard| group.discarded(shard).is_some());
+        assert_eq!(tell(&group(2)), [true, true, false]);
+        let shared = || BoundDatagrams {
+            options: DatagramOptions { reuse_port: false, ..bound().options },
+            ..bound()
+        };
+        let group = DatagramGroup::new(vec![shared(), shared()], false, None).unwrap();
+        assert_eq!(tell(&group), [true, false, false]);
+    }
+
+    #[test]
+    fn so_many_bytes_wait_and_no_more() {
+        let group = group(2);
+        let traffic = Traffic::new(2, Some(0));
+        let waits =
+            || matches!(group.instead_of(ShardId::new(1), of_bytes(&traffic, &[0; 40_000])), Instead::Waits);
+        assert!(waits() && !waits());
+        drop(group.open(1));
+        assert_eq!(traffic.bytes_for(1).load(Relaxed), 0);
+        group.put_back(1, bound());
+        assert!(waits());
+        group.give_up(1);
+        assert_eq!(traffic.bytes_for(1).load(Relaxed), 0, "what waited for nobody is gone");
+        assert_eq!(traffic.all_undelivered(), 2, "and counted, as is what was not received");
     }
 }

@@ -2,43 +2,24 @@
 
 use std::fmt;
 use std::io;
+use std::sync::Arc;
 
 use waterwheel_reactor::Datagram;
 
 use super::group::{DatagramGroup, Instead};
-use super::sender::Shared;
+use super::handed::{Handed, Traffic};
+use super::stats::{Counters, number_in};
 use crate::mesh::{DeclareError, Mailbox, Mesh, Port, PortOptions, TrySendError};
+use crate::net::quota::buffered;
 use crate::shard::{Shard, ShardId};
 use crate::steer::{Mode, owner};
 
-/// The limits of the port over which datagrams go to their owners: four times what a shard receives in a call at most. What
-/// finds no room is lost, as in the kernel's buffer.
+/// The limits of the port over which datagrams go to their owners: four times what a shard receives in a call at most, besides
+/// that of their [bytes](Traffic). What finds no room is lost, as in the kernel's buffer.
 const HAND_OVER: PortOptions = PortOptions { capacity: 128 };
 /// Shards that are asked, one after the other, before a datagram is lost: the owner, whoever is there instead, and once
 /// more, since that one may end as well.
 const ATTEMPTS_MAX: usize = 3;
-
-/// What became of datagrams, merged ones counted as one, whose peer another shard owns. Of one socket of a
-/// [`DatagramGroup`].
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct DatagramStats {
-    /// Came to this shard's socket, and went to their owner.
-    pub handed_over: u64,
-    /// Came to another shard's socket, and were received here.
-    pub taken_over: u64,
-    /// Received here, since this shard has taken the place of an owner that is gone.
-    pub kept: u64,
-    /// Lost, since their owner had no room for them, or was gone in just that moment.
-    pub lost: u64,
-}
-
-/// A datagram, or several that the kernel merged, on the way to who owns their peer.
-#[derive(Debug)]
-pub(crate) struct Handed {
-    pub(super) datagram: Datagram,
-    /// As much of it as the shard that received it has room for.
-    pub(super) bytes: Box<[u8]>,
-}
 
 /// How the datagrams of a port find their owners.
 #[derive(Clone, Debug)]
@@ -46,22 +27,34 @@ pub(crate) struct HandingOver {
     port: Port<Box<Handed>>,
     mode: Mode,
     seed: u32,
+    pub(super) traffic: Arc<Traffic>,
 }
 
 impl HandingOver {
     /// Of a port with this name; `None` where there is nobody to hand anything to, or a peer's address does not say to whom.
+    /// `quota` is each shard's of buffered bytes.
     pub(crate) fn declare(
         mesh: &Mesh,
         name: impl FnOnce() -> &'static str,
-        mode: Mode,
-        seed: u32,
+        (mode, seed): (Mode, u32),
+        quota: Option<usize>,
     ) -> Result<Option<HandingOver>, DeclareError> {
         let (Mode::Flow | Mode::Source) = mode else { return Ok(None) };
         if mesh.shards() < 2 {
             return Ok(None);
         }
-        Ok(Some(HandingOver { port: Port::declare(mesh, name(), HAND_OVER)?, mode, seed }))
+        let (port, traffic) = (Port::declare(mesh, name(), HAND_OVER)?, Traffic::new(mesh.shards(), quota));
+        Ok(Some(HandingOver { port, mode, seed, traffic }))
     }
+}
+
+/// What becomes of a datagram that another shard owns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    Goes,
+    Stays,
+    Crowded,
+    Ownerless,
 }
 
 /// One shard's part in it. Dropped when nobody receives here any more, so that others do not wait for this shard.
@@ -73,19 +66,21 @@ pub(super) struct Way {
     shard: Shard,
     mode: Mode,
     seed: u32,
+    traffic: Arc<Traffic>,
 }
 
 impl Way {
     pub(super) fn open(shard: &Shard, group: &DatagramGroup) -> io::Result<Option<Way>> {
-        let Some(HandingOver { port, mode, seed }) = group.handing_over() else { return Ok(None) };
+        let Some(HandingOver { port, mode, seed, traffic }) = group.handing_over() else { return Ok(None) };
         // Again, if the one before failed and its part was put back. What comes late is of the same port, and as welcome.
         let mailbox = shard.open_again(port).map_err(io::Error::other)?;
-        let (group, shard) = (group.clone(), shard.clone());
-        Ok(Some(Way { mailbox, others_first: false, group, shard, mode: *mode, seed: *seed }))
+        buffered(shard).count_also(traffic.bytes_for(shard.id().index()));
+        let (group, shard, traffic) = (group.clone(), shard.clone(), traffic.clone());
+        Ok(Some(Way { mailbox, others_first: false, group, shard, mode: *mode, seed: *seed, traffic }))
     }
 
     /// Gives a datagram to who owns its peer; false: that is this shard, or it has taken the place of who did.
-    pub(super) fn passes_on(&self, datagram: &Datagram, bytes: &[u8], shared: &Shared) -> bool {
+    pub(super) fn passes_on(&self, datagram: &Datagram, bytes: &[u8], counters: &Counters) -> bool {
         let own = self.shard.id();
         let Some(owner) = owner(&datagram.from, self.mode, self.seed, self.shard.count()) else {
             return false;
@@ -93,48 +88,48 @@ impl Way {
         if owner == own.index() {
             return false;
         }
-        let bytes = bytes[..datagram.size.min(bytes.len())].into();
-        let mut handed = Box::new(Handed { datagram: datagram.clone(), bytes });
-        let mut to = ShardId::new(owner);
+        let fate = match Handed::new(&self.traffic, (own.index(), owner), datagram, bytes) {
+            Some(handed) => self.hand_over(ShardId::new(owner), Box::new(handed)),
+            None => Fate::Crowded,
+        };
+        let number = number_in(datagram);
+        counters.count(|counted| match fate {
+            Fate::Goes => counted.handed_over += number,
+            Fate::Stays => counted.kept += number,
+            Fate::Crowded => counted.crowded += number,
+            Fate::Ownerless => counted.ownerless += number,
+        });
+        fate != Fate::Stays
+    }
+
+    fn hand_over(&self, owner: ShardId, mut handed: Box<Handed>) -> Fate {
+        let mut to = owner;
         for _ in 0..ATTEMPTS_MAX {
             handed = match self.mailbox.try_send(to, handed) {
-                Ok(()) => {
-                    shared.count(|counted| &mut counted.handed_over);
-                    return true;
+                Ok(()) => return Fate::Goes,
+                Err(TrySendError::Full(mut handed)) => {
+                    handed.stays();
+                    return Fate::Crowded;
                 }
-                Err(TrySendError::Full(_)) => break,
                 Err(TrySendError::Closed(handed)) => handed,
             };
-            (to, handed) = match self.group.instead_of(ShardId::new(owner), handed) {
-                Instead::Shard(shard, _) if shard == own => {
-                    shared.count(|counted| &mut counted.kept);
-                    return false;
+            (to, handed) = match self.group.instead_of(owner, handed) {
+                Instead::Shard(shard, mut handed) if shard == self.shard.id() => {
+                    handed.stays();
+                    return Fate::Stays;
                 }
                 Instead::Shard(shard, handed) => (shard, handed),
-                Instead::Waits => {
-                    shared.count(|counted| &mut counted.handed_over);
-                    return true;
-                }
-                Instead::Nobody => break,
+                Instead::Waits => return Fate::Goes,
+                Instead::Crowded => return Fate::Crowded,
+                Instead::Nobody => return Fate::Ownerless,
             };
+            if !handed.goes_to(to.index()) {
+                return Fate::Crowded;
+            }
         }
-        shared.count(|counted| &mut counted.lost);
-        true
+        handed.stays();
+        Fate::Ownerless
     }
-}
-
-impl Drop for Way {
-    fn drop(&mut self) {
-        // Who fails may come again, and its socket is kept for that.
-        if !fails(&self.shard) {
-            self.group.give_up(self.shard.id().index());
-        }
-    }
-}
-
-/// Whether what is dropped now goes with a shard or a task that fails.
-pub(super) fn fails(shard: &Shard) -> bool {
-    shard.is_clearing() || std::thread::panicking()
 }
 
 impl fmt::Debug for Way {

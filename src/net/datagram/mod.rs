@@ -22,12 +22,25 @@
 //! In `flow` and `source` that holds whatever the kernel does. The shard that receives a datagram from the kernel computes the
 //! owner, and hands it over if that is another one: where the kernel was given no program, would not take it, or does not see
 //! the port behind IPv6 headers that it walks over; and when a socket of the group was closed, after which the kernel counts
-//! the others anew. It costs a message and a copy; [`DatagramSender::stats`] counts them.
+//! the others anew. It costs a message and a copy; [`DatagramSender::stats`] counts them. What others hold for a shard is part of
+//! its quota of buffered bytes ([`Quotas`](crate::runtime::Quotas)), and bounded: 128 datagrams on the way from each of them,
+//! together 2 MiB or an eighth of that quota.
 //!
 //! A shard that fails keeps its part of the port. What comes to its socket meanwhile, and up to 128 datagrams that others would
 //! hand over to it, are received by its next life. What it had received is lost with it. If it has no next life, or drops its
-//! socket, its part is closed: its peers have another owner, the next shard by number that receives, and nobody else's peers
-//! move.
+//! [`DatagramSocket`], its part is closed, whoever has a sender left ([`SocketEnded`]): its peers have another owner, the next
+//! shard by number that receives, and nobody else's peers move.
+//!
+//! Nothing gets lost silently here: what was received and given to no program is in [`DatagramStats::lost`], by the reason.
+//! For groups it is told by shard at the admin endpoint ([`crate::metrics`]), with a label `socket`, as in `udp:0.0.0.0:53`:
+//!
+//! | `waterwheel_datagrams_…` | counts |
+//! |---|---|
+//! | `received_total`, `received_bytes_total`, `cut_total`, `receive_errors_total` | what the kernel gave; datagrams, bytes, datagrams, attempts |
+//! | `discarded_total` | datagrams that the kernel threw away: no room in the socket's buffer, or damaged |
+//! | `sent_total`, `sent_bytes_total`, `send_errors_total` | what the kernel took; datagrams, bytes, attempts |
+//! | `handed_over_total`, `taken_over_total`, `kept_total` | datagrams that came to another shard than their owner |
+//! | `lost_total`, with a label `reason` | datagrams that came to no program: `crowded`, `ownerless`, `undelivered`, `unread` |
 //!
 //! An error concerns one datagram or one peer, never the socket: receive or send again. A peer that is not there is
 //! `ConnectionRefused`, on connected sockets only; what is too large for the way is `EMSGSIZE`.
@@ -37,21 +50,25 @@
 //!
 //! Limits: a socket receives at most 16 datagrams, merged ones of up to 64 KiB, at once, into memory that it keeps
 //! ([`DatagramSocket::with_room`]); it takes memory as far as it was ever used. What waits beyond that is in the kernel's
-//! buffer ([`DatagramOptions`](waterwheel_reactor::DatagramOptions)), and what finds no room there is lost.
+//! buffer ([`DatagramOptions`](waterwheel_reactor::DatagramOptions)), and what finds no room there is lost, and
+//! [counted](DatagramStats::discarded).
 
 mod endpoint;
 mod group;
 mod hand_over;
+mod handed;
 mod protocol;
 mod sender;
 mod socket;
+mod stats;
 
 #[cfg(doc)]
 use crate::shard::Shard;
 pub use endpoint::DatagramEndpoint;
 pub use group::DatagramGroup;
-pub use hand_over::DatagramStats;
 pub(crate) use hand_over::HandingOver;
 pub use protocol::{DatagramProtocol, Request};
-pub use sender::DatagramSender;
+pub use sender::{DatagramSender, SocketEnded};
 pub use socket::{Batch, DatagramSocket, Received};
+pub(crate) use stats::CountedBy;
+pub use stats::DatagramStats;

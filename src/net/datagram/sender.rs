@@ -1,19 +1,20 @@
 //! Sending datagrams, from any task of the shard.
 
 use std::array;
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::fmt;
 use std::future::poll_fn;
 use std::io::{self, ErrorKind};
 use std::net::IpAddr;
 use std::rc::Rc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll, Waker};
 
 use waterwheel_reactor::{self as seam, Address, Outgoing, Via};
 
 use super::group::DatagramGroup;
-use super::hand_over::DatagramStats;
 use super::socket::Received;
+use super::stats::{CountedBy, Counters, DatagramStats};
 use crate::net::quota::Taken;
 use crate::shard::Shard;
 use crate::shard::waiters::Waiters;
@@ -23,28 +24,43 @@ const SEGMENTED_BYTES_MAX: usize = 65_507;
 /// Segments that are sent one by one go so many to a call.
 const SINGLES: usize = 16;
 
-/// Sends datagrams through a socket, from any task of its shard. The socket stays open until the last sender is dropped.
+/// Sends datagrams through a socket, from any task of its shard.
 ///
 /// Each datagram goes whole or not at all, and is with the network when the call is back; whether it arrives nobody says.
 /// Sending waits while the socket's buffer is full.
+///
+/// A socket of one shard alone stays open until its last sender is dropped. One of a [`DatagramGroup`] closes with the
+/// [`DatagramSocket`](super::DatagramSocket) that receives there, since the kernel goes on placing peers at it as long as it
+/// is open: who sends then, or waits for room, is answered with [`SocketEnded`].
 #[derive(Clone)]
 pub struct DatagramSender {
     pub(super) shared: Rc<Shared>,
 }
 
-/// A socket, until its last user is gone.
+/// Why a sender sends no more: who received through its socket, which was one of a [`DatagramGroup`], has ended, and the
+/// socket with it. Inside an [`io::Error`] of the kind `BrokenPipe`; nothing of what was to be sent then has gone.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the datagram socket at {local} has ended with who received there")]
+pub struct SocketEnded {
+    /// Where it was bound.
+    pub local: Address,
+}
+
+/// What a socket's senders and who receives through it share.
 pub(super) struct Shared {
     pub(super) shard: Shard,
-    /// `None` only while it is dropped.
-    socket: RefCell<Option<Box<dyn seam::DatagramSocket>>>,
+    /// `None` once it has ended.
+    open: RefCell<Option<Open>>,
     /// Who waits for room. The socket wakes the latest alone, who wakes the others.
     waiters: RefCell<Waiters>,
     local: Address,
     /// Whose part it is.
     group: Option<DatagramGroup>,
-    /// Who received here has failed, and may come again: senders may outlive it.
-    pub(super) failed: Cell<bool>,
-    counted: Cell<DatagramStats>,
+    pub(super) counters: Rc<Counters>,
+}
+
+struct Open {
+    socket: Box<dyn seam::DatagramSocket>,
     /// Of the shard's quota of descriptors.
     _places: Vec<Taken>,
 }
@@ -57,33 +73,76 @@ impl Shared {
         places: Vec<Taken>,
     ) -> io::Result<Rc<Shared>> {
         let local = socket.local()?;
-        let (socket, waiters) = (RefCell::new(Some(socket)), RefCell::default());
-        let (failed, counted) = Default::default();
-        Ok(Rc::new(Shared {
-            shard: shard.clone(),
-            socket,
-            waiters,
-            local,
-            group,
-            failed,
-            counted,
-            _places: places,
-        }))
+        let open = RefCell::new(Some(Open { socket, _places: places }));
+        let own = shard.id().index();
+        let told = group.as_ref().and_then(|group| group.discarded(own));
+        let discarded = told.map_or(0, |told| told.load(Relaxed));
+        let counters = Counters::new(shard, group.as_ref().and_then(DatagramGroup::traffic), discarded);
+        let (shard, waiters) = (shard.clone(), RefCell::default());
+        let shared = Rc::new(Shared { shard, open, waiters, local, group, counters });
+        if let Some(group) = &shared.group {
+            CountedBy::of(&shared.shard).add(&shared, group.traffic());
+        }
+        Ok(shared)
     }
 
-    pub(super) fn count(&self, which: impl FnOnce(&mut DatagramStats) -> &mut u64) {
-        let mut counted = self.counted.get();
-        *which(&mut counted) += 1;
-        self.counted.set(counted);
+    pub(super) fn local(&self) -> &Address {
+        &self.local
+    }
+
+    /// Counts what the kernel has thrown away since it was asked last.
+    pub(super) fn ask_discarded(&self) {
+        let own = self.shard.id().index();
+        let told = self.group.as_ref().map(|group| group.discarded(own));
+        if let Some(None) = told {
+            return;
+        }
+        let Some(now) = self.with(|socket| socket.discarded()).flatten() else { return };
+        self.counters.discarded(now);
+        told.flatten().iter().for_each(|told| told.store(now, Relaxed));
+    }
+
+    /// Nobody receives here any more. A group's socket ends with that: the kernel would go on placing peers at it, whom
+    /// nobody would hear.
+    pub(super) fn receiver_ends(&self) {
+        let Some(group) = &self.group else { return };
+        self.ask_discarded();
+        let Some(Open { socket, .. }) = self.open.take() else { return };
+        let own = self.shard.id().index();
+        // Who fails may come again, and its part is kept for that.
+        match fails(&self.shard) {
+            true => match socket.release() {
+                Ok(bound) => group.put_back(own, bound),
+                Err(_) => group.give_up(own),
+            },
+            false => {
+                group.give_up(own);
+                drop(socket);
+            }
+        }
+        self.waiters.borrow_mut().wake_all();
+    }
+
+    pub(super) fn ended(&self) -> io::Error {
+        io::Error::new(ErrorKind::BrokenPipe, SocketEnded { local: self.local.clone() })
     }
 
     pub(super) fn with<T>(&self, use_it: impl FnOnce(&mut dyn seam::DatagramSocket) -> T) -> Option<T> {
-        self.socket.borrow_mut().as_mut().map(|socket| use_it(&mut **socket))
+        self.open.borrow_mut().as_mut().map(|open| use_it(&mut *open.socket))
     }
 
     fn poll_send(&self, cx: &mut Context<'_>, outgoing: &[Outgoing<'_>]) -> Poll<io::Result<usize>> {
-        self.with(|socket| socket.poll_send(cx, outgoing))
-            .unwrap_or_else(|| Poll::Ready(Err(ErrorKind::NotConnected.into())))
+        let Some(polled) = self.with(|socket| socket.poll_send(cx, outgoing)) else {
+            return Poll::Ready(Err(self.ended()));
+        };
+        match &polled {
+            Poll::Ready(Ok(count)) => self.counters.sent(&outgoing[..*count]),
+            // That is how the reactor says that segments have to go one by one.
+            Poll::Ready(Err(error)) if error.kind() == ErrorKind::Unsupported => {}
+            Poll::Ready(Err(_)) => self.counters.count(|counted| counted.send_errors += 1),
+            Poll::Pending => {}
+        }
+        polled
     }
 
     /// Where an answer comes from: needed only where the socket has several addresses.
@@ -101,17 +160,9 @@ impl Shared {
     }
 }
 
-impl Drop for Shared {
-    fn drop(&mut self) {
-        let (Some(socket), Some(group)) = (self.socket.take(), &self.group) else { return };
-        let own = self.shard.id().index();
-        // A sender that panics says nothing of who receives, and that one may have ended before its shard failed.
-        let stays = self.failed.get() || self.shard.is_clearing();
-        match stays.then(|| socket.release()) {
-            Some(Ok(bound)) => group.put_back(own, bound),
-            Some(Err(_)) | None => group.give_up(own),
-        }
-    }
+/// Whether what is dropped now goes with a shard or a task that fails.
+fn fails(shard: &Shard) -> bool {
+    shard.is_clearing() || std::thread::panicking()
 }
 
 /// A place among those who wait for room; leaves it, and wakes the others, when it is dropped.
@@ -136,16 +187,24 @@ impl DatagramSender {
         &self.shared.local
     }
 
-    /// What was handed over to other shards and taken over from them.
+    /// Whether the socket has ended with who received there ([`SocketEnded`]): a group's may, another never does before its
+    /// last sender.
+    pub fn has_ended(&self) -> bool {
+        self.shared.open.borrow().is_none()
+    }
+
+    /// What this socket has received and sent, what of it went to other shards, and what got lost.
     pub fn stats(&self) -> DatagramStats {
-        self.shared.counted.get()
+        self.shared.ask_discarded();
+        self.shared.counters.copy()
     }
 
     /// Sends one datagram.
     ///
     /// # Errors
     /// As sendmsg(2): too large for one (`EMSGSIZE`), no way there (`NetworkUnreachable`), forbidden here
-    /// (`PermissionDenied`); over Unix names nobody there, or no room there (`ResourceBusy`).
+    /// (`PermissionDenied`); over Unix names nobody there, or no room there (`ResourceBusy`). `BrokenPipe`: the socket has
+    /// ended ([`SocketEnded`]).
     pub async fn send_to(&self, bytes: &[u8], to: &Address) -> io::Result<()> {
         self.send_some(&[Outgoing::new(bytes, to)]).await.map(drop)
     }

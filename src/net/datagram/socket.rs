@@ -13,8 +13,10 @@ use waterwheel_reactor::{
 };
 
 use super::group::{DatagramGroup, not_offered};
-use super::hand_over::{Handed, Way, fails};
+use super::hand_over::Way;
+use super::handed::Handed;
 use super::sender::{DatagramSender, Shared};
+use super::stats::number_in;
 use crate::mesh::Receive;
 use crate::net::quota::{Quota, Taken};
 use crate::shard::Shard;
@@ -46,7 +48,8 @@ impl Received<'_> {
     }
 }
 
-/// A datagram socket of one shard: receives, and sends as its [`DatagramSender`] does.
+/// A datagram socket of one shard: receives, and sends as its [`DatagramSender`] does. Dropped, it receives no more; one of a
+/// [`DatagramGroup`] is closed then, or left to who receives next there.
 ///
 /// Receiving gives way to other tasks when the turn has used up its time, so a flood starves nobody.
 pub struct DatagramSocket {
@@ -156,8 +159,9 @@ impl DatagramSocket {
     ) -> io::Result<DatagramSocket> {
         let mut opened = DatagramSocket::new(shard, socket, Some(group.clone()), places)?;
         opened.way = Way::open(shard, group)?;
-        waiting.iter().for_each(|_| opened.sender.shared.count(|counted| &mut counted.taken_over));
-        (opened.next, opened.handed) = (Next { received: waiting.len(), ..Next::default() }, waiting);
+        opened.handed = waiting;
+        opened.sender.shared.take_over(&mut opened.handed);
+        opened.next = Next { received: opened.handed.len(), ..Next::default() };
         Ok(opened)
     }
 
@@ -168,12 +172,24 @@ impl DatagramSocket {
     pub fn with_room(mut self, count: usize, bytes: usize) -> DatagramSocket {
         self.room = bytes.clamp(1, DATAGRAM_BYTES_MAX);
         self.sender.shared.with(|socket| socket.merge(self.room == DATAGRAM_BYTES_MAX));
-        (self.buffers, self.found) = memory(count.clamp(1, ROOM_MAX), self.room);
         // What others had kept for this shard is elsewhere.
         if self.handed.is_empty() {
-            self.next = Next::default();
+            self.forget_unread();
         }
+        (self.buffers, self.found) = memory(count.clamp(1, ROOM_MAX), self.room);
         self
+    }
+
+    /// Counts what was received and will not be given out.
+    fn forget_unread(&mut self) {
+        let Next { datagram: at, offset, received } = std::mem::take(&mut self.next);
+        if at == received {
+            return;
+        }
+        let one = |at: usize| self.handed.get(at).map_or(&self.found[at], |handed| &handed.datagram);
+        let numbers: u64 = (at..received).map(|at| number_in(one(at))).sum();
+        let given_out = one(at).segment.map_or(0, |segment| offset / segment.max(1)) as u64;
+        self.sender.shared.counters.count(|counted| counted.unread += numbers - given_out);
     }
 
     /// The sending side, for other tasks of this shard.
@@ -239,7 +255,7 @@ impl DatagramSocket {
             Some(count) => way.keep_own(count, buffers, found, shared),
             None => handed.len(),
         };
-        handed.iter().for_each(|_| shared.count(|counted| &mut counted.taken_over));
+        shared.take_over(handed);
         Ok(())
     }
 }
@@ -272,7 +288,7 @@ impl Way {
     ) -> usize {
         let mut own = 0;
         for at in 0..count {
-            if !self.passes_on(&found[at], &buffers[at], shared) {
+            if !self.passes_on(&found[at], &buffers[at], &shared.counters) {
                 buffers.swap(own, at);
                 found.swap(own, at);
                 own += 1;
@@ -293,8 +309,25 @@ impl Shared {
         let mut rest = buffers.iter_mut();
         let mut slices: [IoSliceMut<'_>; ROOM_MAX] =
             array::from_fn(|_| IoSliceMut::new(rest.next().map_or(&mut [], |buffer| &mut **buffer)));
-        self.with(|socket| socket.poll_receive(cx, &mut slices[..count], found))
-            .unwrap_or_else(|| Poll::Ready(Err(ErrorKind::NotConnected.into())))
+        let Some(polled) = self.with(|socket| socket.poll_receive(cx, &mut slices[..count], found)) else {
+            return Poll::Ready(Err(self.ended()));
+        };
+        match &polled {
+            Poll::Ready(Ok(count)) => self.counters.received(&found[..*count], slices[0].len()),
+            Poll::Ready(Err(_)) => self.counters.count(|counted| counted.receive_errors += 1),
+            Poll::Pending => {}
+        }
+        polled
+    }
+
+    /// These have come from other shards.
+    fn take_over(&self, handed: &mut [Handed]) {
+        if handed.is_empty() {
+            return;
+        }
+        handed.iter_mut().for_each(Handed::arrives);
+        let number: u64 = handed.iter().map(|handed| number_in(&handed.datagram)).sum();
+        self.counters.count(|counted| counted.taken_over += number);
     }
 }
 
@@ -306,8 +339,8 @@ fn memory(count: usize, bytes: usize) -> (Vec<Box<[u8]>>, Vec<Datagram>) {
 
 impl Drop for DatagramSocket {
     fn drop(&mut self) {
-        // The socket goes with its last sender, which may not fail.
-        self.sender.shared.failed.set(fails(&self.sender.shared.shard));
+        self.forget_unread();
+        self.sender.shared.receiver_ends();
     }
 }
 

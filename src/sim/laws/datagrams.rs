@@ -8,9 +8,12 @@ use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
 use futures_util::future::try_join_all;
-use waterwheel::net::datagram::{DatagramProtocol, DatagramSender, Received};
+use waterwheel::net::datagram::{
+    DatagramGroup, DatagramProtocol, DatagramSender, DatagramStats, Received, SocketEnded,
+};
 use waterwheel::reactor::{Address, DatagramOptions};
 use waterwheel::runtime::{Config, OnFailure, Supervision};
+use waterwheel::shard::Shard;
 use waterwheel::sim::{Check, Rule, Verdict, World};
 use waterwheel::steer::{Mode, owner};
 
@@ -22,6 +25,30 @@ const WORK: Duration = Duration::from_secs(2);
 
 /// Which shards each client came to.
 type Book = Arc<Mutex<BTreeMap<Address, Vec<usize>>>>;
+
+/// What the sockets of all lives of all shards have counted, each told of when it goes.
+type Sums = Arc<Mutex<DatagramStats>>;
+
+struct Tells(DatagramSender, Sums);
+
+impl Drop for Tells {
+    fn drop(&mut self) {
+        *self.1.lock().unwrap_or_else(PoisonError::into_inner) += self.0.stats();
+    }
+}
+
+/// Every datagram that came was given to the program, or is counted as lost for one reason.
+fn check_sums(sums: &Sums, group: &DatagramGroup, given: usize) -> anyhow::Result<()> {
+    let sums = *sums.lock().unwrap_or_else(PoisonError::into_inner);
+    let undelivered = group.undelivered();
+    ensure!(
+        sums.handed_over == sums.taken_over + undelivered && sums.undelivered <= undelivered,
+        "{sums:?}, {undelivered} undelivered"
+    );
+    let lost = sums.crowded + sums.ownerless + undelivered + sums.unread;
+    ensure!(sums.received == given as u64 + lost, "{sums:?}, {given} given, {undelivered} undelivered");
+    Ok(())
+}
 
 /// Answers with the question; panics at one that says so.
 struct Answers {
@@ -100,13 +127,15 @@ async fn scene(world: World) -> anyhow::Result<()> {
         Rule::new(Verdict::Panic).to(("server", dies)).with(0.01).at_most(3).between(Duration::ZERO..=WORK),
     );
     world.rule(Rule::new(Verdict::Refuse).to("server").with(0.05).between(Duration::ZERO..=WORK));
-    let book = Book::default();
-    let inside = book.clone();
+    let (book, sums, counted) = (Book::default(), Sums::default(), group.clone());
+    let (inside, told) = (book.clone(), sums.clone());
     let running = host.start(runtime, move |shard| {
-        let (group, book) = (group.clone(), inside.clone());
+        let (group, book, told) = (group.clone(), inside.clone(), told.clone());
         async move {
             let answers = Answers { shard: shard.id().index(), book };
-            shard.datagrams_on(&group)?.serve(answers).await;
+            let socket = shard.datagrams_on(&group)?;
+            let _tells = Tells(socket.sender(), told);
+            socket.serve(answers).await;
             Ok(())
         }
     });
@@ -117,6 +146,7 @@ async fn scene(world: World) -> anyhow::Result<()> {
     let ended = world.shard().timeout(Duration::from_secs(60), running).await.context("a shard hangs")?;
     ensure!(ended.is_ok(), "{ended:?}");
     let book = book.lock().unwrap_or_else(PoisonError::into_inner);
+    check_sums(&sums, &counted, book.values().map(Vec::len).sum())?;
     ensure!(book.len() == CLIENTS, "{} of {CLIENTS} came", book.len());
     for (client, came) in &*book {
         let owner = owner(client, mode, SEED, shards).context("an internet address")?;
@@ -136,13 +166,15 @@ async fn one_goes(world: World) -> anyhow::Result<()> {
     let group = runtime.datagrams(&format!("udp:{}", host.at(PORT)))?;
     let (to, goes) = (group.local().clone(), world.below(shards as u64) as usize);
     let (after, stays) = (Duration::from_millis(world.below(2_000)), world.chance(0.5));
-    let book = Book::default();
-    let inside = book.clone();
+    let (book, sums, counted) = (Book::default(), Sums::default(), group.clone());
+    let (inside, told) = (book.clone(), sums.clone());
     let running = host.start(runtime, move |shard| {
-        let (group, book) = (group.clone(), inside.clone());
+        let (group, book, told) = (group.clone(), inside.clone(), told.clone());
         async move {
             let own = shard.id().index();
-            let serving = shard.datagrams_on(&group)?.serve(Answers { shard: own, book });
+            let socket = shard.datagrams_on(&group)?;
+            let _tells = Tells(socket.sender(), told);
+            let serving = socket.serve(Answers { shard: own, book });
             if own != goes {
                 serving.await;
                 return Ok(());
@@ -158,6 +190,7 @@ async fn one_goes(world: World) -> anyhow::Result<()> {
     running.stop(Duration::from_millis(50));
     world.shard().timeout(Duration::from_secs(60), running).await.context("a shard hangs")??;
     let book = book.lock().unwrap_or_else(PoisonError::into_inner);
+    check_sums(&sums, &counted, book.values().map(Vec::len).sum())?;
     for (client, came) in &*book {
         let owner = owner(client, mode, SEED, shards).context("an internet address")?;
         let heir = if owner == goes { (goes + 1) % shards } else { owner };
@@ -168,6 +201,53 @@ async fn one_goes(world: World) -> anyhow::Result<()> {
         );
     }
     Ok(())
+}
+
+/// Tasks send through the sockets of shards whose receivers go at some moment, mostly in the middle of waiting for room.
+async fn senders_are_left(world: World) -> anyhow::Result<()> {
+    let host = world.host("server");
+    let shards = 1 + world.below(3) as usize;
+    let runtime = host.runtime_with(Config::default().cores(shards).steer_seed(SEED))?;
+    let group = runtime.datagrams(&format!("udp:{}", host.at(PORT)))?;
+    // Where nobody is.
+    let to = Address::Inet(host.at(PORT + 1));
+    let moments: Vec<_> = (0..shards).map(|_| Duration::from_micros(world.below(20_000))).collect();
+    let running = host.start(runtime, move |shard| {
+        let (group, to, moment) = (group.clone(), to.clone(), moments[shard.id().index()]);
+        async move {
+            let socket = shard.datagrams_on(&group)?;
+            let send = |_| shard.spawn("sends", sends_on(shard.clone(), socket.sender(), to.clone()));
+            let sending: Vec<_> = (0..3).map(send).collect();
+            let serving = socket.serve(Answers { shard: 0, book: Book::default() });
+            ensure!(shard.timeout(moment, serving).await.is_err(), "nobody asked it to stop");
+            for task in sending {
+                let learnt = shard.timeout(Duration::from_secs(1), task).await;
+                learnt.context("a sender was left waiting")???;
+            }
+            Ok(())
+        }
+    });
+    world.shard().timeout(Duration::from_secs(60), running).await.context("a shard hangs")??;
+    Ok(())
+}
+
+/// Until it is told that the socket has ended.
+async fn sends_on(shard: Shard, sender: DatagramSender, to: Address) -> anyhow::Result<()> {
+    loop {
+        match sender.send_to(&[7; 100], &to).await {
+            Ok(()) => shard.sleep(Duration::from_micros(50)).await,
+            Err(error) => {
+                let ended = error.get_ref().is_some_and(|inner| inner.is::<SocketEnded>());
+                ensure!(ended && sender.has_ended(), error);
+                return Ok(());
+            }
+        }
+    }
+}
+
+#[test]
+fn whoever_sends_through_a_socket_that_ends_learns_of_it() {
+    Check::new().seeds(200).run(senders_are_left);
 }
 
 #[test]

@@ -3,12 +3,17 @@
 use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::time::Duration;
 
-use waterwheel_reactor::{Address, Backend, Congestion, DATAGRAM_BYTES_MAX, Outgoing, Reactor, Via};
+use waterwheel_reactor::{
+    Address, Backend, Congestion, DATAGRAM_BYTES_MAX, DatagramOptions, Outgoing, Reactor, Via,
+};
 
-use super::{LOOPBACK, bind, connect, name, offered, pattern, receive_now, receive_one, send, send_one, six};
+use super::{
+    LOOPBACK, bind, connect, datagrams, name, offered, pattern, receive_now, receive_one, send, send_one, six,
+};
 use crate::Outcome;
-use crate::kit::on_one;
+use crate::kit::{on_one, sleep};
 
 pub(super) fn law(backend: &dyn Backend) -> Outcome {
     offered(backend, |backend| {
@@ -16,6 +21,7 @@ pub(super) fn law(backend: &dyn Backend) -> Outcome {
             on_one(backend, |reactor| whole(reactor, at));
         }
         on_one(backend, cut);
+        on_one(backend, thrown_away);
         on_one(backend, refused);
         on_one(backend, too_large);
         on_one(backend, answered_from_where_it_came);
@@ -57,6 +63,30 @@ async fn cut(reactor: Rc<dyn Reactor>) {
     let (datagram, got) = receive_one(&reactor, &mut *there, 2_000).await.expect("it comes");
     assert_eq!(datagram.size, 1_200);
     assert!(got == bytes, "the next one is whole");
+}
+
+/// What finds no room is gone, and the others are whole; whoever tells how many those are tells the truth.
+async fn thrown_away(reactor: Rc<dyn Reactor>) {
+    const ALL: u32 = 100;
+    let options = DatagramOptions { receive_buffer: Some(8_000), ..DatagramOptions::default() };
+    let mut there = datagrams(&reactor).bind(&LOOPBACK, &options).expect("a socket");
+    let mut here = bind(&reactor, &LOOPBACK);
+    let (to, bytes) = (there.local().expect("bound"), pattern(5, 1_000));
+    for _ in 0..ALL {
+        send_one(&reactor, &mut *here, &bytes, &to).await.expect("it goes");
+    }
+    // Until all are there, or gone.
+    sleep(&reactor, Duration::from_millis(20)).await;
+    let Some(gone) = there.discarded() else { return };
+    assert!((1..ALL).contains(&gone), "{gone} of {ALL} are gone");
+    for _ in gone..ALL {
+        assert!(receive_one(&reactor, &mut *there, 2_000).await.expect("it comes").1 == bytes);
+    }
+    assert!(receive_now(&mut *there).await.is_pending() && there.discarded() == Some(gone));
+    // It is the socket's, whoever serves it.
+    let bound = there.release().expect("given back");
+    let there = datagrams(&reactor).serve(bound).expect("served");
+    assert_eq!((there.discarded(), here.discarded()), (Some(gone), Some(0)));
 }
 
 /// Nobody is at the peer's address: a connected socket is told, and goes on.

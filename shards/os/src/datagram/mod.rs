@@ -200,6 +200,25 @@ fn tell_all(socket: BorrowedFd<'_>) {
     }
 }
 
+/// How many datagrams the kernel has thrown away that were for this socket (`SO_MEMINFO`, Linux 4.12).
+fn discarded(socket: BorrowedFd<'_>) -> Option<u32> {
+    const DROPS: usize = libc::SK_MEMINFO_DROPS as usize;
+    let mut numbers = [0_u32; DROPS + 1];
+    let mut length = size_of_val(&numbers) as libc::socklen_t;
+    // SAFETY: the descriptor is open for as long as it is borrowed; the kernel writes at most `length` bytes to `numbers`,
+    // which has as many, and to `length` how many those were.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_MEMINFO,
+            numbers.as_mut_ptr().cast(),
+            &raw mut length,
+        )
+    };
+    (result == 0 && length as usize == size_of_val(&numbers)).then_some(numbers[DROPS])
+}
+
 /// Sets an option that is a number.
 fn set(socket: BorrowedFd<'_>, level: libc::c_int, name: libc::c_int, value: libc::c_int) -> io::Result<()> {
     // SAFETY: the descriptor is open for as long as it is borrowed, and the option's value is read from `value`, whose

@@ -9,7 +9,7 @@ use waterwheel_reactor::{
 };
 
 use super::messages::{Messages, Traits, is_about_segments};
-use super::set;
+use super::{discarded, set};
 use crate::address::invalid;
 use crate::local;
 
@@ -113,6 +113,10 @@ impl DatagramSocket for WatchedDatagrams {
     fn merge(&mut self, on: bool) -> bool {
         let set = set(self.watched.descriptor(), libc::SOL_UDP, libc::UDP_GRO, on.into());
         self.traits.internet && on && set.is_ok()
+    }
+
+    fn discarded(&self) -> Option<u32> {
+        discarded(self.watched.descriptor())
     }
 
     fn local(&self) -> io::Result<Address> {

@@ -1,8 +1,13 @@
 //! Datagrams on real sockets: every shard answers, keeps its peers, and outlives handlers that fail.
 
+mod counted;
+mod ended;
+
+use std::cell::Cell;
 use std::future::pending;
 use std::io::ErrorKind;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::mpsc::channel;
@@ -12,8 +17,9 @@ use std::time::Duration;
 use anyhow::{bail, ensure};
 use waterwheel::net::datagram::{
     DatagramGroup, DatagramProtocol, DatagramSender, DatagramSocket, DatagramStats, Received, Request,
+    SocketEnded,
 };
-use waterwheel::reactor::{Address, DatagramOptions};
+use waterwheel::reactor::{Address, DatagramOptions, Outgoing};
 use waterwheel::runtime::{Config, OnFailure, RunError, Runtime, StartError, Stopper, Supervision};
 use waterwheel::shard::Shard;
 use waterwheel::steer::{Mode, owner};
@@ -162,7 +168,7 @@ fn shards_hand_over_what_the_kernel_does_not_place(reactor: &str) {
         let counted = server.stop();
         let sum = |which: fn(&DatagramStats) -> u64| counted.iter().map(which).sum::<u64>();
         let (handed, taken) = (sum(|one| one.handed_over), sum(|one| one.taken_over));
-        assert_eq!((handed, sum(|one| one.kept), sum(|one| one.lost)), (taken, 0, 0), "{counted:?}");
+        assert_eq!((handed, sum(|one| one.kept), sum(DatagramStats::lost)), (taken, 0, 0), "{counted:?}");
         // The kernel places by another hash, and two thirds of them wrong.
         let all = EACH * clients.len() as u64;
         assert!((all / 3..all * 9 / 10).contains(&handed), "{counted:?} of {all}");
@@ -208,7 +214,7 @@ fn segments_that_are_handed_over_are_datagrams_there(reactor: &str) {
     let server = start(config, "udp:127.0.0.1:0", move |shard, group| main(shard, group, counted.clone()));
     eventually("all are answered", || (done.load(SeqCst) == 2).then_some(()));
     let counted = server.stop();
-    assert!(counted.iter().all(|one| one.lost == 0), "{counted:?}");
+    assert!(counted.iter().all(|one| one.lost() == 0), "{counted:?}");
     let handed: u64 = counted.iter().map(|one| one.handed_over).sum();
     assert!(handed > 10, "{counted:?}");
 }
@@ -503,7 +509,8 @@ async fn answer_or_panic(mut socket: DatagramSocket, shard: u8) -> anyhow::Resul
     }
 }
 
-/// With the way by which other shards hand over what is its own; also if a sender outlives the task.
+/// With the way by which other shards hand over what is its own; also if a sender outlives the task, which is answered with
+/// an error from then on.
 fn a_task_that_panics_with_its_socket_leaves_it_to_the_next_one(reactor: &str) {
     const SHARDS: usize = 2;
     const NEXT: usize = 10;
@@ -515,9 +522,9 @@ fn a_task_that_panics_with_its_socket_leaves_it_to_the_next_one(reactor: &str) {
             let sender = outlived.then(|| socket.sender());
             let ended = shard.spawn("receiver", answer_or_panic(socket, own as u8)).await;
             ensure!(ended.is_err(), "it was to panic: {ended:?}");
-            drop(sender);
             let next = Named { shard: (NEXT + own) as u8, handled: 0 };
             shard.datagrams_on(&group)?.serve(next).await;
+            ensure!(sender.iter().all(has_ended), "the old one sends through the new one's socket");
             Ok(())
         });
         let clients: Vec<UdpSocket> = (1..=40).map(|host| client_from(host, server.at)).collect();
@@ -537,6 +544,17 @@ fn a_task_that_panics_with_its_socket_leaves_it_to_the_next_one(reactor: &str) {
         }
         server.stop();
     }
+}
+
+/// Whether this sender tells that its socket has ended.
+fn has_ended(sender: &DatagramSender) -> bool {
+    is_ended(sender.try_send(&Outgoing::new(b"?", sender.local()))) && sender.has_ended()
+}
+
+fn is_ended(sent: std::io::Result<()>) -> bool {
+    let Err(error) = sent else { return false };
+    let inner = error.get_ref().is_some_and(|inner| inner.is::<SocketEnded>());
+    inner && error.kind() == ErrorKind::BrokenPipe
 }
 
 fn an_answer_leaves_from_where_the_question_came(reactor: &str) {
