@@ -176,16 +176,18 @@ impl Bell {
         let word = AcqRel;
         #[cfg(loom)]
         let word = order(Break::StopReleaseOnly, Release, order(Break::StopAcquireOnly, Acquire, word));
-        self.word.0.fetch_or(STOPPED, word);
+        let vital = Release;
+        #[cfg(loom)]
+        let vital = order(Break::EndedStoreRelaxed, Relaxed, vital);
         // A life may end before it was reopened: then it never was one to others.
-        if !self.life().is_over {
-            self.next_vital(Release);
+        if self.word.0.fetch_or(STOPPED, word) & STOPPED == 0 {
+            self.next_vital(vital);
         }
     }
 
     // Only the owner writes it: the end of a life, and the beginning of the next.
     fn next_vital(&self, ordering: Ordering) {
-        self.vital.0.store(self.vital.0.load(Relaxed) + 1, ordering);
+        self.vital.0.fetch_add(1, ordering);
     }
 
     /// The owner, in a new life, once everybody else has learned of the end of the one before: it can be rung again. What
@@ -209,7 +211,10 @@ impl Bell {
 
     /// Anybody: which life the owner is in, and whether it ended, as in [`has_ended`](Bell::has_ended).
     pub(super) fn life(&self) -> Life {
-        let vital = self.vital.0.load(Acquire);
+        let ordering = Acquire;
+        #[cfg(loom)]
+        let ordering = order(Break::EndedLoadRelaxed, Relaxed, ordering);
+        let vital = self.vital.0.load(ordering);
         Life { number: vital / 2, is_over: vital % 2 == 1 }
     }
 }

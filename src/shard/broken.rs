@@ -106,6 +106,10 @@ breaks! {
     EndedSeenLate,
     /// Calls to a peer that ended fail before its replies are taken.
     CallsFailedFirst,
+    /// The end is published with `Relaxed`.
+    EndedStoreRelaxed,
+    /// The end is read with `Relaxed`.
+    EndedLoadRelaxed,
 
     // ---- the next life
 

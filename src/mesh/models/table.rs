@@ -46,6 +46,8 @@
 //! | `PeerNeverSwept` | `both_end` | a message vanished |
 //! | `EndedSeenLate` | `call` | a reply was sent |
 //! | `CallsFailedFirst` | `call` | a reply was sent |
+//! | `EndedStoreRelaxed` | `call` | a reply was sent |
+//! | `EndedLoadRelaxed` | `call` | a reply was sent |
 //! | the next life | | |
 //! | `ReopenUnheard` | `target_returns` | a life that it was not sent to |
 //! | `GoneAtOnce` | `late_answer` | deadlock |
