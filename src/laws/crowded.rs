@@ -13,7 +13,7 @@ use waterwheel::reactor::Address;
 use waterwheel::runtime::{Config, RunError, Runtime, Stopper};
 use waterwheel::steer::{Mode, owner};
 
-use super::kit::{LONG, Server, Watch, client, config, end_of, on_each_reactor, pause, spawn};
+use super::kit::{LONG, Server, Watch, client, config, end_of, eventually, on_each_reactor, pause, spawn};
 use super::steering::{client_from, try_client_from};
 
 on_each_reactor![
@@ -198,9 +198,10 @@ fn a_client_of_a_crowded_shard_keeps_nobody_else_waiting_in_mode_source(reactor:
 
 fn who_was_accepted_before_a_stop_is_served(reactor: &str) {
     const CLIENTS: u64 = 20;
-    let (blocks, blocked) = channel();
-    let (blocks, served) = (Arc::new(Mutex::new(Some(blocks))), Arc::new(AtomicU64::new(0)));
-    let count = served.clone();
+    let ((blocks, blocked), (let_go, go)) = (channel(), channel::<()>());
+    let (blocks, served) = (Arc::new(Mutex::new(Some((blocks, go)))), Arc::new(AtomicU64::new(0)));
+    let (count, handed_over) = (served.clone(), Arc::new(AtomicU64::new(0)));
+    let tells = handed_over.clone();
     let config = config(reactor, 2).steer(Mode::Source).steer_seed(SEED).steer_program(false);
     let (tell, told) = channel();
     let running = spawn(move || {
@@ -210,22 +211,31 @@ fn who_was_accepted_before_a_stop_is_served(reactor: &str) {
         let handed = listening.clone();
         let counted = runtime.run(move |shard| {
             let (listening, blocks, served) = (listening.clone(), blocks.clone(), served.clone());
+            let tells = tells.clone();
             async move {
                 let acceptor = shard.accept_on(&listening)?;
                 let counters = acceptor.counters();
+                let (own, looks) = (shard.clone(), counters.clone());
+                let telling = shard.spawn("tells", async move {
+                    loop {
+                        tells.fetch_max(looks.copy().handed_over, SeqCst);
+                        own.sleep(Duration::from_millis(1)).await;
+                    }
+                });
                 let serve = move |mut connection: Connection| {
                     let (blocks, served) = (blocks.clone(), served.clone());
                     async move {
                         served.fetch_add(1, SeqCst);
-                        if let Some(blocks) = blocks.lock().unwrap().take() {
+                        if let Some((blocks, go)) = blocks.lock().unwrap().take() {
                             blocks.send(())?;
                             // Blocks the shard itself, while the other one hands connections over to it.
-                            pause(Duration::from_secs(2));
+                            let _ = go.recv_timeout(LONG);
                         }
                         Ok(connection.write_all(b".").await?)
                     }
                 };
                 acceptor.serve(usize::MAX, serve).await;
+                telling.cancel();
                 Ok(counters.copy())
             }
         });
@@ -235,8 +245,13 @@ fn who_was_accepted_before_a_stop_is_served(reactor: &str) {
     let first = client_from(host_of(1), at);
     blocked.recv_timeout(LONG).unwrap();
     let others: Vec<TcpStream> = (0..CLIENTS).map(|_| client_from(host_of(1), at)).collect();
-    pause(Duration::from_millis(300));
+    eventually("the kernel to give some to the shard that is free", || {
+        (handed_over.load(SeqCst) > 0).then_some(())
+    });
     stopper.stop(LONG);
+    // Time for that shard to end before the one that owns them looks at them.
+    pause(Duration::from_millis(300));
+    drop(let_go);
     let (counted, undelivered) = running.join().unwrap();
     let counted = sum(&counted.unwrap());
     // The kernel gave about half of them to the shard that was free.

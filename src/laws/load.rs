@@ -75,8 +75,8 @@ fn a_load_on_a_target_that_hangs_reports_when_it_is_interrupted_twice_or_its_dra
         (0..2).for_each(|_| was_asked.recv_timeout(LONG).unwrap());
         process.signal(Signal::INT);
         if signals == 2 {
-            // Two signals at the same time are one.
-            pause(Duration::from_millis(200));
+            // Two signals at the same time are one, also where it takes the process a while to look at the first.
+            pause(Duration::from_secs(1));
             process.signal(Signal::INT);
         }
         let ended = process.wait();

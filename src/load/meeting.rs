@@ -158,19 +158,13 @@ mod tests {
 
     #[test]
     fn wakers_of_other_threads_are_woken() {
-        struct Count(std::sync::atomic::AtomicUsize);
-        impl std::task::Wake for Count {
-            fn wake(self: std::sync::Arc<Self>) {
-                self.0.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
-            }
-        }
-        let count = std::sync::Arc::new(Count(0.into()));
-        let waker = Waker::from(count.clone());
+        let wakes = crate::shard::wakes::Wakes::default();
+        let waker = wakes.waker(0);
         let meeting = Meeting::default();
         let (mut a, mut b) = (meeting.join(2), meeting.join(2));
         let mut waits = Box::pin(a.meet(at(1, 1)));
         assert!(waits.poll_unpin(&mut std::task::Context::from_waker(&waker)).is_pending());
         std::thread::scope(|scope| scope.spawn(|| b.meet(at(1, 1)).now_or_never()).join().unwrap());
-        assert_eq!(count.0.load(std::sync::atomic::Ordering::SeqCst), 1);
+        assert_eq!(wakes.take().len(), 1);
     }
 }

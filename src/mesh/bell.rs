@@ -176,16 +176,19 @@ impl Bell {
         let word = AcqRel;
         #[cfg(loom)]
         let word = order(Break::StopReleaseOnly, Release, order(Break::StopAcquireOnly, Acquire, word));
-        self.word.0.fetch_or(STOPPED, word);
+        let vital = Release;
+        #[cfg(loom)]
+        let vital = order(Break::EndedStoreRelaxed, Relaxed, vital);
         // A life may end before it was reopened: then it never was one to others.
-        if !self.life().is_over {
-            self.next_vital(Release);
+        if self.word.0.fetch_or(STOPPED, word) & STOPPED == 0 {
+            self.next_vital(vital);
         }
     }
 
-    // Only the owner writes it: the end of a life, and the beginning of the next.
+    // Only the owner writes it: the end of a life, and the beginning of the next. In one step, and asked nothing before: a
+    // load here would hide from loom who loads it meanwhile (see `models`).
     fn next_vital(&self, ordering: Ordering) {
-        self.vital.0.store(self.vital.0.load(Relaxed) + 1, ordering);
+        self.vital.0.fetch_add(1, ordering);
     }
 
     /// The owner, in a new life, once everybody else has learned of the end of the one before: it can be rung again. What
@@ -209,7 +212,10 @@ impl Bell {
 
     /// Anybody: which life the owner is in, and whether it ended, as in [`has_ended`](Bell::has_ended).
     pub(super) fn life(&self) -> Life {
-        let vital = self.vital.0.load(Acquire);
+        let ordering = Acquire;
+        #[cfg(loom)]
+        let ordering = order(Break::EndedLoadRelaxed, Relaxed, ordering);
+        let vital = self.vital.0.load(ordering);
         Life { number: vital / 2, is_over: vital % 2 == 1 }
     }
 }
@@ -243,27 +249,17 @@ impl fmt::Debug for Bell {
 #[cfg(not(loom))]
 mod tests {
     use super::*;
-    use std::sync::Arc;
-    use std::sync::atomic::AtomicUsize;
-    use std::task::Wake;
+    use crate::shard::wakes::Wakes;
 
-    #[derive(Default)]
-    struct Count(AtomicUsize);
-    impl Wake for Count {
-        fn wake(self: Arc<Self>) {
-            self.0.fetch_add(1, Relaxed);
-        }
-    }
-
-    fn belled() -> (Bell, Arc<Count>) {
-        let (bell, count) = (Bell::new(), Arc::new(Count::default()));
-        bell.set_waker(&Waker::from(count.clone()));
-        (bell, count)
+    fn belled() -> (Bell, Wakes) {
+        let (bell, wakes) = (Bell::new(), Wakes::default());
+        bell.set_waker(&wakes.waker(0));
+        (bell, wakes)
     }
 
     #[test]
     fn only_the_first_ring_of_a_park_wakes() {
-        let (bell, count) = belled();
+        let (bell, wakes) = belled();
         assert_eq!(bell.ring(3), Answer { stopped: false, woke: false });
         assert!(!bell.park(), "rung: look again");
         assert_eq!(bell.take().sources(), 1 << 3);
@@ -272,25 +268,25 @@ mod tests {
         assert!(!bell.ring(1).woke && !bell.ring_foreign().woke);
         let rung = bell.take();
         assert_eq!((rung.sources(), rung.foreign()), (0b11, true));
-        assert_eq!(count.0.load(Relaxed), 1);
+        assert_eq!(wakes.take().len(), 1);
     }
 
     #[test]
     fn a_shard_that_woke_by_itself_is_not_woken() {
-        let (bell, count) = belled();
+        let (bell, wakes) = belled();
         assert!(bell.park());
         assert_eq!(bell.take().sources(), 0);
         assert!(!bell.ring(1).woke);
-        assert_eq!(count.0.load(Relaxed), 0);
+        assert_eq!(wakes.take().len(), 0);
     }
 
     #[test]
     fn the_end_is_answered_and_never_woken() {
-        let (bell, count) = belled();
+        let (bell, wakes) = belled();
         bell.stop();
         assert!(bell.has_ended());
         assert_eq!(bell.ring(1), Answer { stopped: true, woke: false });
-        assert_eq!(count.0.load(Relaxed), 0);
+        assert_eq!(wakes.take().len(), 0);
     }
 
     #[test]

@@ -59,6 +59,8 @@ pub(super) trait AnyPort: Any + Send + Sync + fmt::Debug {
     fn name(&self) -> &'static str;
     /// Fails what is left in the lanes to a shard that ended.
     fn sweep_to(&self, target: usize);
+    /// The same of the lane from one source.
+    fn sweep_between(&self, source: usize, target: usize);
     /// A shard that ended begins a new life, in which nobody has opened the port yet.
     fn reopen(&self, _shard: usize) {}
     /// Messages that were accepted and never received, and of which no sender was told.
@@ -154,7 +156,8 @@ impl Mesh {
     pub(super) fn reopen(&self, shard: usize) {
         self.copy_ports().iter().for_each(|port| port.reopen(shard));
         let bell = self.bell(shard);
-        bell.reopen();
+        // Else a thread that left a job for the life before might take out those of the new one.
+        self.jobs(shard).undisturbed(|| bell.reopen());
         // What was asked of it meanwhile, it has not heard.
         bell.ring_foreign();
         #[cfg(loom)]
@@ -235,7 +238,7 @@ impl Mesh {
         ports.all.values().map(|port| (port.name(), port.lost())).filter(|(_, lost)| *lost > 0).collect()
     }
 
-    /// After `shard` set STOPPED: fails everything that was sent to it and nobody received.
+    /// After `shard` set STOPPED, by itself: fails everything that was sent to it and nobody received.
     pub(super) fn sweep_to(&self, shard: usize) {
         self.copy_ports().iter().for_each(|port| port.sweep_to(shard));
         #[cfg(loom)]
@@ -243,6 +246,17 @@ impl Mesh {
             return;
         }
         self.jobs(shard).sweep();
+    }
+
+    /// By a shard `source` that ends and found that another ended before: fails what it sent there and nobody received. What
+    /// others sent is theirs to fail, and may be for the next life of that shard, which waits only for those who have not
+    /// heard of the end.
+    pub(super) fn sweep_between(&self, source: usize, shard: usize) {
+        #[cfg(loom)]
+        if broken(Break::PeerSweepsAll) {
+            return self.sweep_to(shard);
+        }
+        self.copy_ports().iter().for_each(|port| port.sweep_between(source, shard));
     }
 }
 

@@ -1,10 +1,11 @@
 //! What outside threads leave for a shard: closures, in a bounded queue.
 
+use std::sync::PoisonError;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use super::bell::Bell;
 use super::hub::drop_contained;
-use super::sync::Queue;
+use super::sync::{Mutex, Queue};
 use crate::shard::Shard;
 #[cfg(loom)]
 use crate::shard::broken::{Break, broken};
@@ -16,6 +17,9 @@ pub type Job = Box<dyn FnOnce(&Shard) + Send>;
 #[derive(Debug)]
 pub(super) struct Jobs<T> {
     queue: Queue<T>,
+    /// Held by who left a job for a shard that ended and takes out what nobody will run, and by the shard in the moment in
+    /// which it is back: what is left from then on is for its new life.
+    sweeping: Mutex<()>,
     /// Jobs that were accepted and never run, because the shard ended.
     lost: AtomicU64,
 }
@@ -29,7 +33,7 @@ pub(super) enum Refused<T> {
 
 impl<T> Jobs<T> {
     pub(super) fn new(capacity: usize) -> Jobs<T> {
-        Jobs { queue: Queue::new(capacity), lost: AtomicU64::new(0) }
+        Jobs { queue: Queue::new(capacity), sweeping: Mutex::new(()), lost: AtomicU64::new(0) }
     }
 
     /// From any thread: leaves a job for the shard whose bell this is. Never waits.
@@ -49,14 +53,33 @@ impl<T> Jobs<T> {
             if broken(Break::JobsNeverSwept) {
                 return Ok(());
             }
-            // Unless a new life of it has begun meanwhile, which has what was left for the one before.
-            if bell.has_ended() {
-                self.sweep();
-            } else {
+            self.sweep_unless_back(bell);
+        }
+        Ok(())
+    }
+
+    // A shard that is back has what was left for its life before.
+    fn sweep_unless_back(&self, bell: &Bell) {
+        let left = self.undisturbed(|| {
+            bell.has_ended().then(|| std::iter::from_fn(|| self.queue.pop()).collect::<Vec<T>>())
+        });
+        match left {
+            // Only now: dropping a job may run anything, and leave another.
+            Some(left) => left.into_iter().for_each(|job| self.lose(job)),
+            None => {
                 bell.ring_foreign();
             }
         }
-        Ok(())
+    }
+
+    /// Does something while no other thread takes out what is left: comes back, for one.
+    pub(super) fn undisturbed<R>(&self, work: impl FnOnce() -> R) -> R {
+        #[cfg(loom)]
+        if broken(Break::SweepUnheld) {
+            return work();
+        }
+        let _held = self.sweeping.lock().unwrap_or_else(PoisonError::into_inner);
+        work()
     }
 
     /// The shard: the next job.
@@ -68,12 +91,16 @@ impl<T> Jobs<T> {
         self.queue.is_empty()
     }
 
-    /// After the shard's end, by whoever finds out: drops what is left, and counts it.
+    /// After the shard's end, by itself: drops what is left, and counts it.
     pub(super) fn sweep(&self) {
         while let Some(job) = self.queue.pop() {
-            self.lost.fetch_add(1, Relaxed);
-            drop_contained(job);
+            self.lose(job);
         }
+    }
+
+    fn lose(&self, job: T) {
+        self.lost.fetch_add(1, Relaxed);
+        drop_contained(job);
     }
 
     /// Jobs that were accepted and never run.

@@ -169,6 +169,10 @@ impl<M: Send + 'static> AnyPort for PortShared<M> {
         self.fail(self.lanes.sweep_to(target));
     }
 
+    fn sweep_between(&self, source: usize, target: usize) {
+        self.fail(self.lanes.between(source, target).sweep());
+    }
+
     fn reopen(&self, shard: usize) {
         self.open(shard);
     }

@@ -100,7 +100,7 @@ fn ring_others(mesh: &Mesh, me: usize) {
         #[cfg(loom)]
         let stopped = stopped && !broken(Break::PeerNeverSwept);
         if stopped {
-            mesh.sweep_to(shard);
+            mesh.sweep_between(me, shard);
         }
     }
     // Only now: another that ended is not to be back before what was sent to its life before is swept.

@@ -124,62 +124,44 @@ mod tests {
     use crate::shard::wakes::Wakes;
     use proptest::prelude::*;
     use std::collections::VecDeque;
-    use std::sync::Arc;
-    use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-    use std::task::Wake;
 
-    #[derive(Default)]
-    struct Count(AtomicUsize);
-    impl Wake for Count {
-        fn wake(self: Arc<Self>) {
-            self.0.fetch_add(1, Relaxed);
+    fn three(waiters: &mut Waiters) -> (Wakes, [Option<Place>; 3]) {
+        let (wakes, mut places) = (Wakes::default(), [None, None, None]);
+        for (task, place) in places.iter_mut().enumerate() {
+            waiters.wait(place, &wakes.waker(task));
         }
-    }
-
-    struct Task {
-        count: Arc<Count>,
-        place: Option<Place>,
-    }
-
-    fn three(waiters: &mut Waiters) -> Vec<Task> {
-        let mut tasks: Vec<_> = (0..3).map(|_| Task { count: Arc::default(), place: None }).collect();
-        for task in &mut tasks {
-            waiters.wait(&mut task.place, &Waker::from(task.count.clone()));
-        }
-        tasks
-    }
-
-    fn woken(tasks: &[Task]) -> Vec<usize> {
-        tasks.iter().map(|task| task.count.0.load(Relaxed)).collect()
+        (wakes, places)
     }
 
     #[test]
     fn the_first_goes_on_and_a_newcomer_waits_behind() {
         let mut waiters = Waiters::new();
         assert!(waiters.is_first(None));
-        let mut tasks = three(&mut waiters);
-        assert!(!waiters.is_first(None) && waiters.is_first(tasks[0].place.as_ref()));
+        let (wakes, mut places) = three(&mut waiters);
+        assert!(!waiters.is_first(None) && waiters.is_first(places[0].as_ref()));
         waiters.wake_first();
-        assert_eq!(woken(&tasks), [1, 0, 0]);
-        waiters.leave(&mut tasks[0].place);
-        assert_eq!(woken(&tasks), [1, 1, 0], "who leaves wakes the next");
-        assert!(waiters.is_first(tasks[1].place.as_ref()));
+        assert_eq!(wakes.take(), [0]);
+        waiters.leave(&mut places[0]);
+        assert_eq!(wakes.take(), [1], "who leaves wakes the next");
+        assert!(waiters.is_first(places[1].as_ref()));
     }
 
     #[test]
     fn leaving_from_the_middle_wakes_nobody_and_keeps_the_order() {
         let mut waiters = Waiters::new();
-        let mut tasks = three(&mut waiters);
-        waiters.leave(&mut tasks[1].place);
-        assert_eq!(woken(&tasks), [0, 0, 0]);
-        waiters.leave(&mut tasks[0].place);
-        assert_eq!(woken(&tasks), [0, 0, 1]);
-        waiters.leave(&mut tasks[2].place);
+        let (wakes, mut places) = three(&mut waiters);
+        waiters.leave(&mut places[1]);
+        assert!(wakes.take().is_empty());
+        waiters.leave(&mut places[0]);
+        assert_eq!(wakes.take(), [2]);
+        waiters.leave(&mut places[2]);
         assert!(waiters.is_empty());
-        let again = three(&mut waiters);
+        let (again, _) = three(&mut waiters);
         assert_eq!(waiters.entries.len(), 3, "places are used again");
         waiters.wake_all();
-        assert_eq!(woken(&again), [1, 1, 1]);
+        let mut woken = again.take();
+        woken.sort_unstable();
+        assert_eq!(woken, [0, 1, 2]);
     }
 
     proptest! {

@@ -102,8 +102,14 @@ breaks! {
     PeerRingFirst,
     /// A stopping shard that finds a peer ended leaves alone what it sent there.
     PeerNeverSwept,
+    /// A stopping shard that finds a peer ended fails what anybody sent there.
+    PeerSweepsAll,
     /// A shard looks whether its peer ended after it drained the peer's lanes.
     EndedSeenLate,
+    /// The end is published with `Relaxed`.
+    EndedStoreRelaxed,
+    /// The end is read with `Relaxed`.
+    EndedLoadRelaxed,
     /// Calls to a peer that ended fail before its replies are taken.
     CallsFailedFirst,
 
@@ -138,6 +144,8 @@ breaks! {
     JobAfterRing,
     /// A thread that found `STOPPED` leaves the queue of jobs alone.
     JobsNeverSwept,
+    /// A thread that found `STOPPED` takes jobs out while the shard comes back.
+    SweepUnheld,
     /// The stopping shard leaves the queue of jobs alone.
     StopperLeavesJobs,
 

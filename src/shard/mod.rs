@@ -30,6 +30,8 @@ pub(crate) mod waiters;
 mod wheel;
 
 #[cfg(test)]
+pub(crate) mod hand;
+#[cfg(test)]
 #[cfg(not(loom))]
 mod tests;
 #[cfg(test)]

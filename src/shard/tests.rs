@@ -2,7 +2,6 @@
 
 use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
-use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
@@ -10,48 +9,14 @@ use std::sync::atomic::Ordering::SeqCst;
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
-use waterwheel_reactor::{
-    Address, Alarm, Bound, ConnectOptions, Incoming, Listener, Reactor, Root, Time, Transport,
-};
+use waterwheel_reactor::{Root, Time};
 
 use super::between::{Between, RingForeign, Taken};
 use super::core::Core;
+use super::hand::Hand;
 use super::root::RootFuture;
 use super::task::{Foreign, StopWish};
 use super::*;
-
-/// A reactor without I/O whose clock stands still until it is moved.
-#[derive(Debug, Default)]
-pub(super) struct Hand {
-    pub(super) now: Cell<Time>,
-    /// How far each look at the clock moves it.
-    pub(super) step: Cell<Duration>,
-    pub(super) alarm: Alarm,
-}
-
-impl Reactor for Hand {
-    fn now(&self) -> Time {
-        self.now.replace(self.now.get() + self.step.get())
-    }
-    fn unix_time(&self) -> Duration {
-        Duration::ZERO
-    }
-    fn seed(&self) -> u64 {
-        0
-    }
-    fn poll_until(&self, cx: &mut Context<'_>, deadline: Time) -> Poll<()> {
-        self.alarm.poll_until(self.now(), cx, deadline)
-    }
-    fn listen(&self, _: Bound) -> io::Result<Box<dyn Listener>> {
-        Err(io::ErrorKind::Unsupported.into())
-    }
-    fn connect(&self, _: &Address, _: &ConnectOptions) -> io::Result<Transport> {
-        Err(io::ErrorKind::Unsupported.into())
-    }
-    fn adopt(&self, _: Incoming) -> io::Result<Transport> {
-        Err(io::ErrorKind::Unsupported.into())
-    }
-}
 
 /// No other shards: only the foreign flag, and how often the shard parked.
 #[derive(Default)]

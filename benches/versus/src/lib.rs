@@ -90,6 +90,7 @@
 pub mod asked;
 pub mod cost;
 pub mod cpus;
+pub mod flow;
 pub mod latency;
 pub mod load;
 pub mod memory;

@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use rustix::event::epoll::{Event, EventFlags};
@@ -127,8 +127,7 @@ impl Core {
             descriptor.writer.forget();
         }
         // The root's waker holds a descriptor.
-        let nobody = &mut Context::from_waker(Waker::noop());
-        let _ = self.alarm.poll_until(Time::ZERO, nobody, Time::NEVER);
+        self.alarm.forget();
         self.pool.clear();
         self.pipe.close();
         self.poller.close();
@@ -149,6 +148,8 @@ impl EpollReactor {
         }
     }
 }
+
+waterwheel_os::datagrams_by_watching!(EpollReactor);
 
 impl Reactor for EpollReactor {
     fn now(&self) -> Time {

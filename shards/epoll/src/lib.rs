@@ -12,7 +12,7 @@
 //! | `poller` | the epoll instance; deadlines with `epoll_pwait2`, or a timerfd where there is none |
 //! | `core` | what one reactor owns; the seam's [`Reactor`](waterwheel_reactor::Reactor) |
 //! | `descriptor`, `slots` | a descriptor's readiness, and who gets an event |
-//! | `source`, `sink`, `listener`, `watched`, `datagrams` | the seam's objects |
+//! | `source`, `sink`, `listener`, `watched` | the seam's objects |
 //! | `pool` | buffers that are lent to sources |
 //!
 //! Memory: about 200 bytes per idle connection, and a buffer of 64 KiB only while received bytes are not consumed, or of
@@ -24,7 +24,6 @@
 compile_error!("epoll is Linux only");
 
 mod core;
-mod datagrams;
 mod descriptor;
 mod life;
 mod listener;
@@ -40,10 +39,7 @@ mod watched;
 use std::io;
 use std::time::Duration;
 
-use waterwheel_reactor::{
-    Address, Backend, Bound, BoundDatagrams, Clock, DatagramOptions, Ended, Launch, ListenOptions, Program,
-    Unavailable, on_threads,
-};
+use waterwheel_reactor::{Backend, Clock, Ended, Launch, Unavailable, on_threads};
 
 use crate::poller::Poller;
 
@@ -66,26 +62,7 @@ impl Backend for Epoll {
         once().map_err(|error| Unavailable::new(format!("epoll: {error}")))
     }
 
-    fn bind(&self, at: &Address, options: &ListenOptions, count: usize) -> io::Result<Vec<Bound>> {
-        waterwheel_os::bind_group(at, options, count)
-    }
-
-    fn steer(&self, group: &[Bound], program: &Program) -> io::Result<()> {
-        waterwheel_os::steer(group, program)
-    }
-
-    fn bind_datagrams(
-        &self,
-        at: &Address,
-        options: &DatagramOptions,
-        count: usize,
-    ) -> io::Result<Vec<BoundDatagrams>> {
-        waterwheel_os::bind_datagrams(at, options, count)
-    }
-
-    fn steer_datagrams(&self, group: &[BoundDatagrams], program: &Program) -> io::Result<()> {
-        waterwheel_os::steer_datagrams(group, program)
-    }
+    waterwheel_os::bind_by_the_kernel!();
 
     fn run(&self, launches: Vec<Launch>) -> Result<(), Vec<Ended>> {
         let clock = Clock::start();

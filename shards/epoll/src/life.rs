@@ -73,11 +73,7 @@ pub(crate) fn drive(core: &Core, bell: &Arc<Bell>, mut root: Root) -> io::Result
             return Ok(());
         }
         // The clock is read once per turn, and an alarm that is due by now rings the bell.
-        let until_alarm = core.alarm.deadline().map(|deadline| {
-            let now = core.clock.now();
-            core.alarm.fire(now);
-            deadline.since(now)
-        });
+        let until_alarm = core.alarm.fire_by(&core.clock);
         let sleeps = bell.door.may_sleep();
         core.poller.wait(&mut events, if sleeps { until_alarm } else { Some(Duration::ZERO) })?;
         // From here on a wake, such as those by the events, need not interrupt anything: the root is polled next.

@@ -10,8 +10,8 @@ use std::time::Duration;
 use rustix::io::Errno;
 use waterwheel_os::Progress;
 use waterwheel_reactor::{
-    Address, Alarm, Bound, Buffered, Clock, ConnectOptions, Datagrams, Incoming, Listener, Reactor, Time,
-    Transport, Watched,
+    Address, Alarm, Bound, Buffered, Chunks, Clock, ConnectOptions, Datagrams, Incoming, Listener, Reactor,
+    Time, Transport, Watched,
 };
 
 use crate::link::{Fault, Link, Stage};
@@ -34,8 +34,8 @@ pub(crate) struct Core {
     pub(crate) clock: Clock,
     pub(crate) alarm: Alarm,
     seed: u64,
-    /// Chunks that no source holds now, the latest used on top, where the cache still has it.
-    chunks: RefCell<Vec<Box<[u8]>>>,
+    /// Chunks that no source holds now.
+    chunks: Chunks<CHUNK, CHUNKS_KEPT_MAX>,
     /// What sources hold. A chunk is no more than each may hold anyway, so nobody is held back here.
     pub(crate) buffered: Rc<Buffered>,
     /// Connections whose sink went before they were established: at most those that are being made.
@@ -50,34 +50,21 @@ impl Core {
             clock,
             alarm: Alarm::default(),
             seed: waterwheel_os::random_seed()?,
-            chunks: RefCell::default(),
+            chunks: Chunks::default(),
             buffered: Rc::default(),
             fins_owed: RefCell::default(),
             ended: Cell::new(false),
         }))
     }
 
-    /// Wakes whoever waits on the alarm if it is due.
-    pub(crate) fn fire_alarm(&self) {
-        // The clock costs more than a look.
-        if self.alarm.deadline().is_some() {
-            self.alarm.fire(self.clock.now());
-        }
-    }
-
     /// A chunk, with whatever bytes it held last.
     pub(crate) fn take_chunk(&self) -> Box<[u8]> {
-        self.buffered.take(CHUNK);
-        self.chunks.borrow_mut().pop().unwrap_or_else(|| vec![0; CHUNK].into_boxed_slice())
+        self.chunks.take(&self.buffered)
     }
 
-    /// Takes a chunk back. What is of another size, such as bytes that came with a connection, is freed.
+    /// Takes a chunk back, or bytes that came with a connection.
     pub(crate) fn give_back(&self, chunk: Box<[u8]>) {
-        self.buffered.give_back(chunk.len());
-        let mut chunks = self.chunks.borrow_mut();
-        if chunk.len() == CHUNK && chunks.len() < CHUNKS_KEPT_MAX {
-            chunks.push(chunk);
-        }
+        self.chunks.give_back(&self.buffered, chunk);
     }
 
     /// Sends FIN on `link` as soon as it is established, if anybody still has it then.
@@ -100,7 +87,7 @@ impl Core {
     /// The reactor is over; what somebody still holds of it answers with errors.
     pub(crate) fn end(&self) {
         self.ended.set(true);
-        self.chunks.take();
+        self.chunks.clear();
         self.fins_owed.take();
     }
 
@@ -126,6 +113,8 @@ impl GlommioReactor {
         }
     }
 }
+
+waterwheel_os::datagrams_by_watching!(GlommioReactor);
 
 impl Reactor for GlommioReactor {
     fn now(&self) -> Time {
@@ -182,28 +171,5 @@ impl Reactor for GlommioReactor {
 
     fn datagrams(&self) -> Option<&dyn Datagrams> {
         Some(self)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn chunks_are_reused_and_what_is_kept_is_bounded() {
-        let core = Core::new(Clock::start()).unwrap();
-        let chunk = core.take_chunk();
-        let at = chunk.as_ptr();
-        core.give_back(chunk);
-        let again = core.take_chunk();
-        assert_eq!(again.as_ptr(), at, "the latest used comes first");
-        core.buffered.take(3);
-        core.give_back(vec![0; 3].into_boxed_slice());
-        let many: Vec<_> = (0..2 * CHUNKS_KEPT_MAX).map(|_| core.take_chunk()).collect();
-        many.into_iter().for_each(|chunk| core.give_back(chunk));
-        assert_eq!(core.buffered.bytes(), CHUNK, "of the one that is in use");
-        let chunks = core.chunks.borrow();
-        assert_eq!(chunks.len(), CHUNKS_KEPT_MAX);
-        assert!(chunks.iter().all(|chunk| chunk.len() == CHUNK));
     }
 }

@@ -62,7 +62,7 @@ impl Future for Drive {
         }
         let began = this.core.clock.now();
         for _ in 0..POLLS_MAX {
-            this.core.fire_alarm();
+            let _ = this.core.alarm.fire_by(&this.core.clock);
             if this.bell.door.awake() {
                 let as_root = &mut Context::from_waker(&this.waker);
                 if this.root.as_mut().poll(as_root).is_ready() {

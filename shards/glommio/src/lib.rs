@@ -25,7 +25,7 @@
 //! | `drive`, `bell` | when the root is polled and when the thread sleeps; the waker |
 //! | `core` | what one reactor owns; the seam's [`Reactor`](waterwheel_reactor::Reactor) |
 //! | `link`, `source`, `sink` | a connection: glommio's stream receives and waits, we send |
-//! | `wait`, `listener`, `watched`, `datagrams` | readiness of what is not a connection |
+//! | `wait`, `listener`, `watched` | readiness of what is not a connection |
 //! | `probe` | whether io_uring is here |
 //! | `leak` | a defect kept from the program |
 //!
@@ -60,7 +60,6 @@ compile_error!("glommio is Linux only");
 
 mod bell;
 mod core;
-mod datagrams;
 mod drive;
 mod leak;
 mod life;
@@ -74,10 +73,7 @@ mod watched;
 
 use std::io;
 
-use waterwheel_reactor::{
-    Address, Backend, Bound, BoundDatagrams, Clock, DatagramOptions, Ended, Launch, ListenOptions, Program,
-    Unavailable, on_threads,
-};
+use waterwheel_reactor::{Backend, Clock, Ended, Launch, Unavailable, on_threads};
 
 /// Runs each shard on a thread with a glommio executor of its own.
 #[derive(Clone, Copy, Debug, Default)]
@@ -94,26 +90,7 @@ impl Backend for Glommio {
         leak::apart(|| life::make().map(drop)).map_err(|error| Unavailable::new(format!("glommio: {error}")))
     }
 
-    fn bind(&self, at: &Address, options: &ListenOptions, count: usize) -> io::Result<Vec<Bound>> {
-        waterwheel_os::bind_group(at, options, count)
-    }
-
-    fn steer(&self, group: &[Bound], program: &Program) -> io::Result<()> {
-        waterwheel_os::steer(group, program)
-    }
-
-    fn bind_datagrams(
-        &self,
-        at: &Address,
-        options: &DatagramOptions,
-        count: usize,
-    ) -> io::Result<Vec<BoundDatagrams>> {
-        waterwheel_os::bind_datagrams(at, options, count)
-    }
-
-    fn steer_datagrams(&self, group: &[BoundDatagrams], program: &Program) -> io::Result<()> {
-        waterwheel_os::steer_datagrams(group, program)
-    }
+    waterwheel_os::bind_by_the_kernel!();
 
     fn run(&self, launches: Vec<Launch>) -> Result<(), Vec<Ended>> {
         let clock = Clock::start();

@@ -117,9 +117,9 @@ fn a_deadline_centuries_away_neither_panics_nor_delays_a_wake() {
                 }
             })
             .unwrap();
-        let before = reactor.now();
+        let mut times = Vec::new();
         for _ in 0..100 {
-            let mut rung = false;
+            let (before, mut rung) = (reactor.now(), false);
             poll_fn(|cx| {
                 assert!(reactor.poll_until(cx, Time::NEVER).is_pending());
                 if rung {
@@ -130,8 +130,11 @@ fn a_deadline_centuries_away_neither_panics_nor_delays_a_wake() {
                 Poll::Pending
             })
             .await;
+            times.push(reactor.now().since(before));
         }
-        assert!(reactor.now().since(before) < Duration::from_secs(1));
+        // A busy machine holds threads up, and not each time.
+        times.sort_unstable();
+        assert!(times[50] < Duration::from_millis(10), "{times:?}");
         drop(waker);
         ringer.join().unwrap();
     });

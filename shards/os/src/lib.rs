@@ -8,6 +8,7 @@
 //! | a connection | [`receive`], [`send`], [`send_last`], [`send_vectored`], [`shutdown_write`], [`unacknowledged`], [`abort`], [`Fault`] |
 //! | from one connection to another | [`StreamPipe`], [`Pipe`], [`Gulp`], [`never_waits`], [`is_refusal`] |
 //! | datagrams | [`bind_datagrams`], [`steer_datagrams`], [`serve_datagrams`], [`bind_datagram_socket`], [`connect_datagrams`] |
+//! | all of that, said of a reactor | [`bind_by_the_kernel`], [`datagrams_by_watching`] |
 //! | names | [`local`], [`peer`], [`is_internet`] |
 //! | waking a sleeping thread | [`Interrupt`] |
 //! | descriptors | [`open`], [`duplicate`], [`reset`], [`can_be_polled`], [`raise_descriptor_limit`] |
@@ -44,6 +45,7 @@ mod pipe;
 mod place;
 mod plain;
 mod process;
+mod said;
 mod seed;
 mod sigpipe;
 mod stream;

@@ -13,6 +13,7 @@
 //! | [`Incoming`] | a connection between two shards: it may cross, and is adopted on the other side |
 //! | [`Datagrams`], [`DatagramSocket`] | datagrams, several in one call; a reactor need not have them |
 //! | [`Buffered`] | how much memory connections hold; a reactor need not tell |
+//! | [`Chunks`] | memory that one connection after the other receives into |
 //! | [`Doorbell`] | the sleep and wake protocol that a backend's waker needs, model-checked once for all |
 //! | [`Waiter`] | the one who waits at a source or a sink |
 //!
@@ -100,6 +101,7 @@ compile_error!("Waterwheel runs on Linux only: its reactors are built on epoll a
 mod address;
 mod backend;
 mod buffered;
+mod chunks;
 mod datagram;
 mod doorbell;
 mod options;
@@ -115,6 +117,7 @@ pub use backend::{
     Backend, Bound, Ended, Handle, Launch, Root, Start, Unavailable, Virtual, VirtualSocket, Why,
 };
 pub use buffered::Buffered;
+pub use chunks::Chunks;
 pub use datagram::{
     BoundDatagrams, Congestion, DATAGRAM_BYTES_MAX, Datagram, DatagramSocket, Datagrams, Outgoing, Via,
 };

@@ -123,6 +123,21 @@ impl Alarm {
             self.waiter.wake();
         }
     }
+
+    /// The same by a clock, which costs more than a look and is read only if somebody waits. Answers how long the backend may
+    /// sleep: until the deadline that it found, zero if that has come; `None` if nobody waited.
+    pub fn fire_by(&self, clock: &Clock) -> Option<Duration> {
+        let deadline = self.deadline.get()?;
+        let now = clock.now();
+        self.fire(now);
+        Some(deadline.since(now))
+    }
+
+    /// Forgets who waited: for the end of a reactor, since the root's waker may hold what is to be let go.
+    pub fn forget(&self) {
+        self.deadline.set(None);
+        self.waiter.forget();
+    }
 }
 
 #[cfg(test)]
@@ -149,5 +164,35 @@ mod tests {
         alarm.fire(Time::from_nanos(20));
         assert_eq!(alarm.deadline(), None);
         assert!(alarm.poll_until(Time::from_nanos(20), &mut cx, Time::from_nanos(20)).is_ready());
+    }
+
+    #[test]
+    fn an_alarm_goes_off_by_the_clock_once_and_says_how_long_it_is_until_then() {
+        let (alarm, clock) = (Alarm::default(), Clock::start());
+        let mut cx = Context::from_waker(Waker::noop());
+        assert_eq!(alarm.fire_by(&clock), None);
+        let hour = Duration::from_secs(3600);
+        assert!(alarm.poll_until(Time::ZERO, &mut cx, Time::ZERO + hour).is_pending());
+        assert!(alarm.fire_by(&clock).is_some_and(|left| !left.is_zero() && left <= hour));
+        assert_eq!(alarm.deadline(), Some(Time::ZERO + hour), "not yet");
+        assert!(alarm.poll_until(Time::ZERO, &mut cx, Time::from_nanos(1)).is_pending());
+        while clock.now() < Time::from_nanos(1) {}
+        assert_eq!(alarm.fire_by(&clock), Some(Duration::ZERO));
+        assert_eq!((alarm.deadline(), alarm.fire_by(&clock)), (None, None));
+    }
+
+    #[test]
+    fn an_alarm_that_forgets_keeps_no_waker() {
+        struct Held;
+        impl std::task::Wake for Held {
+            fn wake(self: std::sync::Arc<Self>) {}
+        }
+        let (alarm, held) = (Alarm::default(), std::sync::Arc::new(Held));
+        let waker = Waker::from(held.clone());
+        assert!(alarm.poll_until(Time::ZERO, &mut Context::from_waker(&waker), Time::NEVER).is_pending());
+        drop(waker);
+        assert_eq!(std::sync::Arc::strong_count(&held), 2);
+        alarm.forget();
+        assert_eq!((std::sync::Arc::strong_count(&held), alarm.deadline()), (1, None));
     }
 }

@@ -6,7 +6,7 @@ use std::mem;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use io_uring::opcode;
@@ -409,8 +409,7 @@ impl Core {
             }
         }
         // The root's waker holds a descriptor.
-        let nobody = &mut Context::from_waker(Waker::noop());
-        let _ = self.alarm.poll_until(Time::ZERO, nobody, Time::NEVER);
+        self.alarm.forget();
         // What may not have gone out: a wake too many does no harm.
         for way in self.rung.take().iter().chain(&self.called.take()) {
             way.interrupt.raise();
@@ -468,6 +467,8 @@ impl UringReactor {
         if self.core.ended.get() { Err(Errno::NOTCONN.into()) } else { Ok(()) }
     }
 }
+
+waterwheel_os::datagrams_by_watching!(UringReactor);
 
 impl Reactor for UringReactor {
     fn now(&self) -> Time {

@@ -10,7 +10,7 @@
 //! | `buffers`, `pool`, `chunk`, `chain` | memory: what the kernel fills, ours, and bytes in either |
 //! | `core`, `table` | what one reactor owns, the seam's [`Reactor`](waterwheel_reactor::Reactor); who a completion is for |
 //! | `socket`, `inbox`, `outbox` | a connection, and both its directions |
-//! | `source`, `sink`, `listener`, `watched`, `waited`, `datagrams` | the seam's objects |
+//! | `source`, `sink`, `listener`, `watched`, `waited` | the seam's objects |
 //! | `features`, `probe`, `wakes` | what can be done without, what works here, and how shards wake each other faster |
 //! | `memory`, `seldom` | how much of what may be locked each shard takes; what the log is told, and how often |
 //!
@@ -72,7 +72,6 @@ mod buffers;
 mod chain;
 mod chunk;
 mod core;
-mod datagrams;
 mod enter;
 mod features;
 mod inbox;
@@ -98,10 +97,7 @@ mod watched;
 
 use std::io;
 
-use waterwheel_reactor::{
-    Address, Backend, Bound, BoundDatagrams, Clock, DatagramOptions, Ended, Launch, ListenOptions, Program,
-    Unavailable, on_threads,
-};
+use waterwheel_reactor::{Backend, Clock, Ended, Launch, Unavailable, on_threads};
 
 use memory::Share;
 
@@ -149,26 +145,7 @@ impl Backend for Uring {
         probe::probe(self.off).map(drop)
     }
 
-    fn bind(&self, at: &Address, options: &ListenOptions, count: usize) -> io::Result<Vec<Bound>> {
-        waterwheel_os::bind_group(at, options, count)
-    }
-
-    fn steer(&self, group: &[Bound], program: &Program) -> io::Result<()> {
-        waterwheel_os::steer(group, program)
-    }
-
-    fn bind_datagrams(
-        &self,
-        at: &Address,
-        options: &DatagramOptions,
-        count: usize,
-    ) -> io::Result<Vec<BoundDatagrams>> {
-        waterwheel_os::bind_datagrams(at, options, count)
-    }
-
-    fn steer_datagrams(&self, group: &[BoundDatagrams], program: &Program) -> io::Result<()> {
-        waterwheel_os::steer_datagrams(group, program)
-    }
+    waterwheel_os::bind_by_the_kernel!();
 
     fn run(&self, launches: Vec<Launch>) -> Result<(), Vec<Ended>> {
         let clock = Clock::start();

@@ -57,11 +57,7 @@ fn drive(end: &End, bell: &Arc<Bell>, mut root: Root) -> io::Result<()> {
             return Ok(());
         }
         // The clock is read once per turn, and an alarm that is due by now rings the bell.
-        let until_alarm = core.alarm.deadline().map(|deadline| {
-            let now = core.clock.now();
-            core.alarm.fire(now);
-            deadline.since(now)
-        });
+        let until_alarm = core.alarm.fire_by(&core.clock);
         let sleeps = bell.door.may_sleep();
         core.enter(u32::from(sleeps), until_alarm)?;
         // From here on a wake, such as those by completions, need not interrupt anything.

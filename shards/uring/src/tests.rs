@@ -3,14 +3,13 @@
 
 use std::future::poll_fn;
 use std::io::{ErrorKind, Read};
-use std::mem;
 use std::os::unix::net::UnixStream;
 use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use waterwheel_conformance::kit::{shard, sleep, try_each, with_deadline};
+use waterwheel_conformance::kit::{shard, sleep, try_each, turn, with_deadline};
 use waterwheel_reactor::{Backend, Handle, Incoming, Reactor, Transport};
 
 use crate::Uring;
@@ -82,17 +81,4 @@ fn a_peer_that_never_reads_keeps_nothing_for_ever_and_a_late_one_loses_nothing()
         }
     });
     try_each(&Uring::new(), vec![root]).1.unwrap();
-}
-
-/// One turn of the loop.
-async fn turn() {
-    let mut returned = false;
-    poll_fn(|cx| {
-        if mem::replace(&mut returned, true) {
-            return Poll::Ready(());
-        }
-        cx.waker().wake_by_ref();
-        Poll::Pending
-    })
-    .await;
 }

@@ -154,6 +154,11 @@ impl<Q: Send + 'static, R: Send + 'static> AnyPort for CallShared<Q, R> {
         self.fail(self.requests.sweep_to(target));
         self.fail(self.replies.sweep_to(target));
     }
+
+    fn sweep_between(&self, source: usize, target: usize) {
+        self.fail(self.requests.between(source, target).sweep());
+        self.fail(self.replies.between(source, target).sweep());
+    }
 }
 
 impl<Q, R> Clone for CallPort<Q, R> {

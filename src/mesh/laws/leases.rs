@@ -166,15 +166,15 @@ fn who_waits_for_a_keeper_that_ends_is_told(bench: &Bench) {
 fn a_task_that_gives_up_waiting_takes_nothing(bench: &Bench) {
     let mesh = bench.mesh(2);
     let lease = count_lease(&mesh, 0, 1);
-    let (held, over) = (Meeting::of(2), Meeting::of(2));
+    let (held, gave_up, over) = (Meeting::of(2), Meeting::of(2), Meeting::of(2));
     bench.run(&mesh, move |shard| {
-        let (lease, held, over) = (lease.clone(), held.clone(), over.clone());
+        let (lease, held, gave_up, over) = (lease.clone(), held.clone(), gave_up.clone(), over.clone());
         async move {
             let limiter = shard.count_limiter(&lease).unwrap();
             if shard.id() == id(1) {
                 let permit = limiter.take().await.unwrap();
                 held.wait().await;
-                shard.sleep(Duration::from_millis(2)).await;
+                gave_up.wait().await;
                 drop(permit);
                 // What the other gave up comes back, although nobody there returns it by a drop.
                 drop(limiter.take().await.unwrap());
@@ -182,6 +182,7 @@ fn a_task_that_gives_up_waiting_takes_nothing(bench: &Bench) {
                 held.wait().await;
                 let waits = shard.timeout(Duration::from_micros(300), limiter.take());
                 assert!(waits.await.is_err(), "two of one");
+                gave_up.wait().await;
                 // Its place is nobody's, and the grant that comes later stays to spare.
                 assert_eq!(limiter.taken(), 0);
                 drop(limiter.take().await.unwrap());

@@ -23,6 +23,22 @@ const PER_SECOND: u64 = 10_000;
 const STRETCH: Duration = Duration::from_millis(500);
 
 fn a_rate_is_kept_and_reached_wherever_the_demand_is(bench: &Bench) {
+    let allowed = PER_SECOND / 2;
+    // A busy machine takes the processor away for longer than a bucket lasts, and not each time; a simulated one does not.
+    let tries = if bench.backend.name() == "sim" { 1 } else { 10 };
+    let reached = (0..tries).any(|_| {
+        let (taken, messages) = three_stretches(bench);
+        println!("{taken:?} taken, with {messages} messages");
+        assert!(taken.iter().sum::<u64>() <= 3 * allowed * 103 / 100 + allowed / 10, "too many: {taken:?}");
+        assert!(messages <= 250, "{messages} messages in a second and a half");
+        taken.iter().all(|taken| *taken > allowed / 3)
+    });
+    assert!(reached, "too few, each time");
+}
+
+/// What is taken in each stretch of which all the demand is one shard's, then another's, then everybody's; and how many
+/// messages that takes.
+fn three_stretches(bench: &Bench) -> ([u64; 3], u64) {
     let mesh = bench.mesh(4);
     let lease = RateLease::declare(&mesh, "rate", PER_SECOND).unwrap();
     let (here, over) = (Meeting::of(4), Meeting::of(4));
@@ -55,12 +71,7 @@ fn a_rate_is_kept_and_reached_wherever_the_demand_is(bench: &Bench) {
         }
     });
     let [first, second, third, messages] = seen.map(|total| total.load(SeqCst));
-    let taken = [first, second, third];
-    let allowed = PER_SECOND / 2;
-    // A busy machine takes the processor away for longer than a bucket lasts.
-    assert!(taken.iter().all(|taken| *taken > allowed / 3), "too few: {taken:?}");
-    assert!(taken.iter().sum::<u64>() <= 3 * allowed * 103 / 100 + allowed / 10, "too many: {taken:?}");
-    assert!(messages <= 250, "{messages} messages in a second and a half");
+    ([first, second, third], messages)
 }
 
 fn a_rate_is_asked_for_by_whoever_tries_and_a_small_one_is_shared_too(bench: &Bench) {

@@ -1,6 +1,7 @@
 //! Instances: one per shard, started and stopped together, asked by closures, and never left hanging.
 
 use std::cell::{Cell, RefCell};
+use std::future::{Ready, ready};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
@@ -55,6 +56,15 @@ impl Drop for Counter {
     }
 }
 
+/// Makes counters, on whichever shard.
+fn maker(
+    alive: &Arc<AtomicUsize>,
+    stopped: &Arc<AtomicUsize>,
+) -> impl Fn(Shard) -> Ready<Result<Counter, ()>> + Clone + Send + 'static {
+    let (alive, stopped) = (alive.clone(), stopped.clone());
+    move |there| ready(Ok(Counter::of(&there, &alive, &stopped)))
+}
+
 fn counters(mesh: &crate::mesh::Mesh) -> Sharded<Counter> {
     Sharded::declare(mesh, "counters", CallOptions::default()).unwrap()
 }
@@ -78,11 +88,7 @@ fn an_instance_is_asked_on_its_own_shard_and_answers(bench: &Bench) {
             assert!(matches!(counters.local(), Err(InvokeError::NotRunning { .. })), "nobody started it");
             let refused = InvokeError::NotRunning { name: "counters", shard: id(2) };
             assert_eq!(counters.invoke_on(id(2), |_| async {}).await, Err(refused));
-            let (live, ended) = (alive.clone(), stopped.clone());
-            let make = move |there: Shard| {
-                let made = Counter::of(&there, &live, &ended);
-                async move { Ok::<_, ()>(made) }
-            };
+            let make = maker(&alive, &stopped);
             counters.start(make.clone()).await.unwrap();
             assert_eq!(alive.load(SeqCst), 3);
             let again = counters.start(make).await;
@@ -148,12 +154,7 @@ fn a_constructor_that_fails_stops_the_others_and_says_which_shard(bench: &Bench)
             }
             assert_eq!(stopped.load(SeqCst), 4, "they were not stopped but dropped");
             waiting.await.unwrap().ok();
-            let (live, ended) = (alive.clone(), stopped.clone());
-            let make = move |there: Shard| {
-                let made = Counter::of(&there, &live, &ended);
-                async move { Ok::<_, ()>(made) }
-            };
-            counters.start(make).await.expect("all is as before the first start");
+            counters.start(maker(&alive, &stopped)).await.expect("all is as before the first start");
             counters.stop().await.unwrap();
             over.wait().await;
         }
@@ -172,12 +173,7 @@ fn a_stop_waits_for_whoever_uses_the_instance_and_refuses_whoever_comes(bench: &
             if shard.id() != id(0) {
                 return over.wait().await;
             }
-            let (live, ended) = (alive.clone(), stopped.clone());
-            let make = move |there: Shard| {
-                let made = Counter::of(&there, &live, &ended);
-                async move { Ok::<_, ()>(made) }
-            };
-            counters.start(make).await.unwrap();
+            counters.start(maker(&alive, &stopped)).await.unwrap();
             let (go, gone) = deferred::<()>();
             let local = counters.local().unwrap();
             let user = shard.spawn("uses", async move {
@@ -218,10 +214,7 @@ fn a_closure_that_panics_or_a_shard_that_ended_is_told_and_nobody_hangs(bench: &
                 _ => {}
             }
             let counters = shard.instances(&declared).unwrap();
-            let make = move |there: Shard| {
-                let made = Counter::of(&there, &alive, &stopped);
-                async move { Ok::<_, ()>(made) }
-            };
+            let make = maker(&alive, &stopped);
             counters.start(make.clone()).await.unwrap();
             let failed = |shard, error| InvokeError::Call { name: "counters", shard, error };
             let outcome = counters
@@ -264,11 +257,7 @@ fn kinds_ask_each_other_and_a_kind_that_asks_itself_is_told(bench: &Bench) {
         async move {
             let (counters, listed) = (shard.instances(&declared).unwrap(), shard.instances(&names).unwrap());
             if shard.id() == id(0) {
-                let make = move |there: Shard| {
-                    let made = Counter::of(&there, &alive, &stopped);
-                    async move { Ok::<_, ()>(made) }
-                };
-                counters.start(make).await.unwrap();
+                counters.start(maker(&alive, &stopped)).await.unwrap();
                 listed.start(|_| async { Ok::<_, ()>(Names(RefCell::default())) }).await.unwrap();
                 let counted = listed.invoke_on(id(1), move |own| async move {
                     own.0.borrow_mut().push("mill");

@@ -18,6 +18,7 @@ use crate::mesh::ended::ShardEnd;
 use crate::mesh::hub::Mesh;
 use crate::mesh::port::{Port, PortOptions};
 use crate::mesh::stop::StopGuard;
+use crate::shard::Shard;
 
 /// Shard `id` in its next life, back once the others know of the end of the one before: as
 /// [`reopened`](crate::mesh::stop::reopened), whose pauses are another thread's turn here.
@@ -365,4 +366,54 @@ pub(super) fn late_answer() {
 #[test]
 fn a_late_answer_reaches_no_life_that_did_not_ask() {
     explore(2, late_answer);
+}
+
+/// Shard 1 hears of the end of shard 0 and ends itself, while shard 0 is back and sends itself a message. That one is for
+/// nobody else to fail.
+pub(super) fn beside_a_return() {
+    let mesh = Mesh::new(2, 64);
+    let port = Port::<usize>::declare(&mesh, "model", PortOptions { capacity: 1 }).unwrap();
+    let [first, other] = [0, 1].map(|id| StopGuard::new(&mesh, id));
+    let thread = thread::spawn(move || {
+        let other = Actor::mortal(other);
+        other.block_on(ended(&other, 0));
+    });
+    drop(Actor::mortal(first));
+    let shard = back(&mesh, 0);
+    let ends = shard.ends(&port);
+    let found = shard.block_on(async {
+        assert!(send(&ends, 0, 7, Time::ZERO).await, "a shard that is back refuses its own message");
+        receive(&ends).await
+    });
+    assert_eq!(found, (0, 7));
+    thread.join().unwrap();
+}
+
+#[test]
+fn what_was_sent_to_the_next_life_of_a_shard_is_not_failed_by_one_that_ends() {
+    explore(3, beside_a_return);
+}
+
+/// Another thread leaves a job for shard 0, that ends and is back; this one leaves another for the next life, which has it.
+pub(super) fn jobs_return() {
+    let mesh = Mesh::new(1, 64);
+    let first = StopGuard::new(&mesh, 0);
+    let their_mesh = mesh.clone();
+    let thread = thread::spawn(move || {
+        // It may know already that nobody is there.
+        let _ = their_mesh.jobs(0).leave(their_mesh.bell(0), Box::new(|_: &Shard| ()));
+    });
+    drop(Actor::mortal(first));
+    let _shard = back(&mesh, 0);
+    let ours = Arc::new(());
+    let theirs = ours.clone();
+    let left = mesh.jobs(0).leave(mesh.bell(0), Box::new(move |_: &Shard| drop(theirs)));
+    assert!(left.is_ok(), "a shard that is back refuses a job");
+    thread.join().unwrap();
+    assert_eq!(Arc::strong_count(&ours), 2, "a job of the next life was lost");
+}
+
+#[test]
+fn a_job_for_the_next_life_of_a_shard_is_not_swept_with_those_of_the_one_before() {
+    explore(4, jobs_return);
 }

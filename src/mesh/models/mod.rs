@@ -9,6 +9,11 @@
 //! reactor (no I/O, a clock that stands still). Counts of references (`Arc`) are trusted. loom treats `SeqCst` as
 //! `AcqRel`; nothing here uses it.
 //!
+//! loom 0.7 remembers the latest access of each atomic, and looks for races with that one only. A thread that loads what it
+//! is about to store hides with its load those of others, and orders of these with the store may not be explored: so a
+//! store of an end by `Relaxed` was found by no model as long as the end asked first which life it was. What several
+//! threads load is written without a look, or by one exchange.
+//!
 //! Lanes are made inside the models, at their first use: so that races with the target's look
 //! (`the_first_message_of_a_lane_finds_it_made`), with the target's end, and with the end of one that never took a turn.
 //!

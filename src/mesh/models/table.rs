@@ -44,7 +44,10 @@
 //! | `NoPeerRing` | `call` | deadlock |
 //! | `PeerRingFirst` | `call` | deadlock |
 //! | `PeerNeverSwept` | `both_end` | a message vanished |
+//! | `PeerSweepsAll` | `beside_a_return` | deadlock |
 //! | `EndedSeenLate` | `call` | a reply was sent |
+//! | `EndedStoreRelaxed` | `call` | a reply was sent |
+//! | `EndedLoadRelaxed` | `call` | a reply was sent |
 //! | `CallsFailedFirst` | `call` | a reply was sent |
 //! | the next life | | |
 //! | `ReopenUnheard` | `target_returns` | a life that it was not sent to |
@@ -61,6 +64,7 @@
 //! | jobs from outside | | |
 //! | `JobAfterRing` | `jobs_wake` | deadlock |
 //! | `JobsNeverSwept` | `stop_jobs` | a job vanished |
+//! | `SweepUnheld` | `jobs_return` | a job of the next life was lost |
 //! | `StopperLeavesJobs` | `jobs_at_the_end` | a job vanished |
 //! | tasks that other threads wake | | |
 //! | `OneFlag` | `one_writer_and_itself` | deadlock |
@@ -103,6 +107,8 @@ const MODELS: &[(&str, usize, fn())] = &[
     ("served_meanwhile", 2, lives::served_meanwhile),
     ("served_after_both", 2, lives::served_after_both),
     ("late_answer", 2, lives::late_answer),
+    ("beside_a_return", 2, lives::beside_a_return),
+    ("jobs_return", 2, lives::jobs_return),
     ("jobs_at_the_end", 2, tasks::jobs_at_the_end),
     ("one_writer", 2, tasks::one_writer),
     ("one_writer_and_itself", 2, tasks::one_writer_and_itself),

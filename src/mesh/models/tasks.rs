@@ -2,7 +2,6 @@
 
 use std::cell::Cell;
 use std::future::{Future, pending, poll_fn};
-use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize as Count;
@@ -12,9 +11,7 @@ use std::time::Duration;
 
 use loom::sync::atomic::AtomicUsize;
 use loom::thread;
-use waterwheel_reactor::{
-    Address, Bound, ConnectOptions, Incoming, Listener, Reactor, Root, Time, Transport,
-};
+use waterwheel_reactor::Root;
 
 use super::actor::Token;
 use super::explore;
@@ -25,37 +22,10 @@ use crate::mesh::remote::{Remote, TryRunError, run_jobs};
 use crate::mesh::stop::StopGuard;
 use crate::shard::between::RingForeign;
 use crate::shard::core::Core;
+use crate::shard::hand::Hand;
 use crate::shard::root::RootFuture;
 use crate::shard::task::{Foreign, StopWish};
 use crate::shard::{Budgets, Shard, ShardId};
-
-/// A reactor without I/O whose clock stands still.
-#[derive(Debug)]
-struct Still;
-
-impl Reactor for Still {
-    fn now(&self) -> Time {
-        Time::ZERO
-    }
-    fn unix_time(&self) -> Duration {
-        Duration::ZERO
-    }
-    fn seed(&self) -> u64 {
-        0
-    }
-    fn poll_until(&self, _: &mut Context<'_>, _: Time) -> Poll<()> {
-        Poll::Pending
-    }
-    fn listen(&self, _: Bound) -> io::Result<Box<dyn Listener>> {
-        Err(io::ErrorKind::Unsupported.into())
-    }
-    fn connect(&self, _: &Address, _: &ConnectOptions) -> io::Result<Transport> {
-        Err(io::ErrorKind::Unsupported.into())
-    }
-    fn adopt(&self, _: Incoming) -> io::Result<Transport> {
-        Err(io::ErrorKind::Unsupported.into())
-    }
-}
 
 /// The shard's bell, which counts how often other threads left something.
 struct Counted {
@@ -91,7 +61,8 @@ impl Whole {
         let joined = StopGuard::new(mesh, 0).join();
         let member = joined.member().clone();
         let budgets = Budgets { stall: None, ..Budgets::default() };
-        let core = Core::new(ShardId::new(0), 1, Rc::new(Still), member.clone(), foreign.clone(), budgets);
+        let core =
+            Core::new(ShardId::new(0), 1, Rc::new(Hand::default()), member.clone(), foreign.clone(), budgets);
         let shard = Shard::from_core(core.clone());
         let root: Root = Box::pin(RootFuture::new(core, main(shard.clone()), Box::new(joined)));
         Whole { root: Some(root), token: Token::new(), counted, foreign, member, shard, turns: 0 }

@@ -77,37 +77,25 @@ impl Drop for Waiting<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::Arc;
-    use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-    use std::task::Wake;
-
-    #[derive(Default)]
-    struct Count(AtomicUsize);
-
-    impl Wake for Count {
-        fn wake(self: Arc<Self>) {
-            self.0.fetch_add(1, Relaxed);
-        }
-    }
+    use crate::shard::wakes::Wakes;
 
     #[test]
     fn the_first_looks_and_who_leaves_calls_the_next() {
         let line = Line::new(3);
-        let counts = [(); 3].map(|()| Arc::new(Count::default()));
-        let wakers = counts.each_ref().map(|count| Waker::from(count.clone()));
+        let calls = Wakes::default();
+        let wakers = [0, 1, 2].map(|place| calls.waker(place));
         let [first, second, third] = [0, 1, 2].map(|place| {
             let waiting = line.join().unwrap();
             assert_eq!(waiting.is_first(&wakers[place]), place == 0);
             waiting
         });
         assert!(line.join().is_none(), "one too many");
-        let calls = || counts.each_ref().map(|count| count.0.load(Relaxed));
         line.call();
-        assert_eq!(calls(), [1, 0, 0]);
+        assert_eq!(calls.take(), [0]);
         drop(third);
-        assert_eq!(calls(), [1, 0, 0], "who gives up at the end takes nobody's turn");
+        assert!(calls.take().is_empty(), "who gives up at the end takes nobody's turn");
         drop(first);
-        assert_eq!(calls(), [1, 1, 0]);
+        assert_eq!(calls.take(), [1]);
         assert!(second.is_first(&wakers[1]));
         drop(second);
         assert!(line.is_empty() && line.join().is_some());

@@ -10,7 +10,8 @@ use proptest::prelude::*;
 use waterwheel_reactor::Time;
 
 use super::*;
-use crate::shard::tests::{Bench, Hand, ms};
+use crate::shard::hand::Hand;
+use crate::shard::tests::{Bench, ms};
 use crate::shard::{Budgets, yield_waker};
 
 /// What a turn costs besides its tasks.

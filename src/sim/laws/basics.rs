@@ -8,6 +8,8 @@ use waterwheel::net::{Connection, pump};
 use waterwheel::reactor::{Address, ConnectOptions};
 use waterwheel::sim::{self, World};
 
+use crate::started;
+
 async fn echo(connection: Connection) -> anyhow::Result<()> {
     let (mut receiving, mut sending) = connection.split();
     pump(&mut receiving, &mut sending).await?;
@@ -16,15 +18,7 @@ async fn echo(connection: Connection) -> anyhow::Result<()> {
 
 async fn echoes(world: World) -> anyhow::Result<()> {
     let server = world.host("server");
-    let runtime = server.runtime(3);
-    let listening = runtime.listen("tcp:0.0.0.0:7000")?;
-    let running = server.start(runtime, move |shard| {
-        let listening = listening.clone();
-        async move {
-            shard.accept_on(&listening)?.serve(100, echo).await;
-            Ok(())
-        }
-    });
+    let running = started::server(&server, 3, "tcp:0.0.0.0:7000", 100, echo)?;
     let to = Address::Inet(server.at(7000));
     for round in 0..5_u8 {
         let mut connection = world.shard().connect(&to, &ConnectOptions::default()).await?;

@@ -9,6 +9,8 @@ use waterwheel::reactor::{Address, ConnectOptions};
 use waterwheel::shard::ShardId;
 use waterwheel::sim::{Check, Options, Rule, Verdict, World};
 
+use crate::started;
+
 fn failure<F>(test: impl Fn(World) -> F + Send + Sync + 'static) -> String
 where
     F: Future<Output = anyhow::Result<()>> + 'static,
@@ -49,15 +51,7 @@ async fn deadlocked(world: World) -> anyhow::Result<()> {
         }
     });
     let server = world.host("server");
-    let runtime = server.runtime(1);
-    let listening = runtime.listen("tcp:0.0.0.0:7")?;
-    drop(server.start(runtime, move |shard| {
-        let listening = listening.clone();
-        async move {
-            shard.accept_on(&listening)?.serve(10, silent).await;
-            Ok(())
-        }
-    }));
+    drop(started::server(&server, 1, "tcp:0.0.0.0:7", 10, silent)?);
     let mut silent = world.shard().connect(&Address::Inet(server.at(7)), &ConnectOptions::default()).await?;
     let reading = world.shard().spawn("reads", async move { silent.fill().await.map(<[u8]>::len) });
     running.await?;
@@ -141,15 +135,8 @@ fn a_cycle_that_keeps_a_shard_alive_is_told() {
 fn a_timer_and_a_connection_that_are_forgotten_are_told() {
     let leaks = |world: World| async move {
         let host = world.host("leaky");
-        let listening = host.runtime(1);
-        let gate = listening.listen("tcp:0.0.0.0:7")?;
-        drop(host.start(listening, move |shard| {
-            let gate = gate.clone();
-            async move {
-                shard.accept_on(&gate)?.serve(10, |client| async move { Ok(client.close().await?) }).await;
-                Ok(())
-            }
-        }));
+        let close = |client: Connection| async move { Ok(client.close().await?) };
+        drop(started::server(&host, 1, "tcp:0.0.0.0:7", 10, close)?);
         let (shard, to) = (world.shard(), Address::Inet(host.at(7)));
         let mut sleep = Box::pin(shard.sleep(Duration::from_secs(900)));
         assert!(futures_util::poll!(&mut sleep).is_pending());
@@ -247,15 +234,7 @@ fn a_panic_is_told_where_somebody_waits_for_its_task() {
 fn a_partition_heals_when_the_rules_end() {
     Check::new().seeds(60).run(|world: World| async move {
         let host = world.host("server");
-        let runtime = host.runtime(1);
-        let listening = runtime.listen("tcp:0.0.0.0:7")?;
-        drop(host.start(runtime, move |shard| {
-            let listening = listening.clone();
-            async move {
-                shard.accept_on(&listening)?.serve(10, echo).await;
-                Ok(())
-            }
-        }));
+        drop(started::server(&host, 1, "tcp:0.0.0.0:7", 10, echo)?);
         let to = Address::Inet(host.at(7));
         let mut client = world.shard().connect(&to, &ConnectOptions::default()).await?;
         world.rule(Rule::new(Verdict::Hold).from("test").to("server"));

@@ -14,6 +14,8 @@ use waterwheel::reactor::{Address, ConnectOptions, Time};
 use waterwheel::runtime::Config;
 use waterwheel::sim::{Check, Random, World};
 
+use crate::started;
+
 const LIMIT: Duration = Duration::from_secs(5);
 /// More than a turn and the way there and back take in a world without faults.
 const SLACK: Duration = Duration::from_millis(500);
@@ -195,11 +197,7 @@ async fn scene(world: World) -> anyhow::Result<()> {
     };
     let runtime = host.runtime_with(Config::default().cores(SHARDS))?;
     let proxy = Proxy::bind(&runtime, settings)?;
-    let serving = proxy.clone();
-    let running = host.start(runtime, move |shard| {
-        let serving = serving.clone();
-        async move { serving.serve(&shard).await }
-    });
+    let running = started::proxy(&host, runtime, &proxy);
     world.sleep(Duration::from_millis(10)).await;
     let plans: Vec<Plan> = (0..CLIENTS).map(|_| Plan::draw(&world)).collect();
     let to = Address::Inet(host.at(443));

@@ -25,6 +25,7 @@ mod reloaded;
 mod restarted;
 mod short;
 mod spoken;
+mod started;
 mod stepped;
 mod tasked;
 mod traces;

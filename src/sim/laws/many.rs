@@ -9,6 +9,8 @@ use waterwheel::proxy::tcp::{Checks, Proxy, Settings, ShardReport, Upstream, Ups
 use waterwheel::shard::ShardId;
 use waterwheel::sim::{Check, Host, Running, World};
 
+use crate::started;
+
 const SHARDS: usize = 2;
 const MANY: u16 = 2_000;
 /// What was found is told once in 10 µs for each of them, at most.
@@ -64,11 +66,7 @@ async fn scene(world: World) -> anyhow::Result<()> {
     let runtime = host.runtime(SHARDS);
     let named = |settings| vec![(Some("web".to_owned()), settings)];
     let proxy = Proxy::bind_all(&runtime, named(settings(&host, &origins, 1..=MANY)?))?;
-    let serving = proxy.clone();
-    let running = host.start(runtime, move |shard| {
-        let serving = serving.clone();
-        async move { serving.serve(&shard).await }
-    });
+    let running = started::proxy(&host, runtime, &proxy);
     world.sleep(Duration::from_secs(4)).await;
     let reports = look(&world, &proxy, &running).await?;
     all_are_down(&reports, usize::from(MANY))?;

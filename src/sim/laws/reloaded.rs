@@ -16,6 +16,8 @@ use waterwheel::shard::ShardId;
 use waterwheel::sim::{Check, Host, Rule, Running, Verdict, World};
 use waterwheel::steer::Mode;
 
+use crate::started;
+
 const SHARDS: usize = 3;
 /// Where the proxy listens in every version.
 const KEPT: u16 = 80;
@@ -32,24 +34,16 @@ const PATIENCE: Duration = Duration::from_secs(120);
 /// Answers every byte with its own; where it is.
 fn origin(world: &World, tag: u8) -> anyhow::Result<Address> {
     let host = world.host(&format!("origin{tag}"));
-    let runtime = host.runtime(1);
-    let listening = runtime.listen(&format!("tcp:{}", host.at(ORIGIN)))?;
-    drop(host.start(runtime, move |shard| {
-        let listening = listening.clone();
-        async move {
-            let serve = move |mut connection: Connection| async move {
-                let mut buffer = [0; 64];
-                loop {
-                    match connection.read(&mut buffer).await? {
-                        0 => return Ok(connection.close().await?),
-                        count => connection.write_all(&vec![tag; count]).await?,
-                    }
-                }
-            };
-            shard.accept_on(&listening)?.serve(1_000, serve).await;
-            Ok(())
+    let serve = move |mut connection: Connection| async move {
+        let mut buffer = [0; 64];
+        loop {
+            match connection.read(&mut buffer).await? {
+                0 => return Ok(connection.close().await?),
+                count => connection.write_all(&vec![tag; count]).await?,
+            }
         }
-    }));
+    };
+    drop(started::server(&host, 1, &format!("tcp:{}", host.at(ORIGIN)), 1_000, serve)?);
     Ok(Address::Inet(host.at(ORIGIN)))
 }
 
@@ -126,11 +120,7 @@ impl Scene {
     ) -> anyhow::Result<Scene> {
         let runtime = host.runtime_with(config.on_failure(OnFailure::Restart))?;
         let proxy = Proxy::bind_all(&runtime, settings(&host, &origins[0], PLAIN))?;
-        let serving = proxy.clone();
-        let running = host.start(runtime, move |shard| {
-            let serving = serving.clone();
-            async move { serving.serve(&shard).await }
-        });
+        let running = started::proxy(&host, runtime, &proxy);
         let (tags, arrived) = (RefCell::new(vec![0]), Cell::new(0));
         Ok(Scene { world: world.clone(), host, proxy, running, origins, tags, arrived, panics })
     }

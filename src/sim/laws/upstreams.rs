@@ -22,6 +22,8 @@ use waterwheel::runtime::{Config, OnFailure, Supervision};
 use waterwheel::shard::{Shard, ShardId};
 use waterwheel::sim::{Check, Host, Random, Rule, Running, Verdict, World};
 
+use crate::started;
+
 const SHARDS: usize = 3;
 const CLIENTS: u64 = 9;
 const PORT: u16 = 80;
@@ -77,15 +79,7 @@ impl Scene {
         let origins: Vec<Host> =
             (1..=2 + world.below(3)).map(|n| world.host(&format!("origin{n}"))).collect();
         for origin in &origins {
-            let runtime = origin.runtime(1);
-            let listening = runtime.listen(&format!("tcp:{}", origin.at(PORT)))?;
-            drop(origin.start(runtime, move |shard| {
-                let listening = listening.clone();
-                async move {
-                    shard.accept_on(&listening)?.serve(1_000, echo).await;
-                    Ok(())
-                }
-            }));
+            drop(started::server(origin, 1, &format!("tcp:{}", origin.at(PORT)), 1_000, echo)?);
         }
         let listen: Endpoint = format!("tcp:{}", proxy.at(PORT)).parse()?;
         let checks = draw_checks(world);
@@ -137,11 +131,7 @@ impl Scene {
         let config = Config::default().cores(SHARDS).on_failure(policy).supervision(supervision);
         let runtime = self.proxy.runtime_with(config)?;
         let proxy = Proxy::bind(&runtime, self.settings.clone())?;
-        let serving = proxy.clone();
-        let running = self.proxy.start(runtime, move |shard| {
-            let serving = serving.clone();
-            async move { serving.serve(&shard).await }
-        });
+        let running = started::proxy(&self.proxy, runtime, &proxy);
         Ok((proxy, running))
     }
 

@@ -10,7 +10,8 @@ use std::os::fd::{AsRawFd as _, OwnedFd};
 
 use anyhow::bail;
 use rustix::net::Shutdown;
-use waterwheel_versus::ring::{ACCEPTED, Completion, Piece, Ring, Sizes, WAITING_MAX, Wait};
+use waterwheel_versus::flow::{Flow, RECEIVE, Received, SEND};
+use waterwheel_versus::ring::{ACCEPTED, Completion, Ring, Sizes, Wait};
 use waterwheel_versus::server::{self, Role};
 
 fn main() -> anyhow::Result<()> {
@@ -39,17 +40,12 @@ fn main() -> anyhow::Result<()> {
         let fed = echo.starved.len().min(echo.ring.free_buffers());
         for place in echo.starved.drain(..fed).collect::<Vec<_>>() {
             if let Some(client) = &mut echo.clients[place] {
-                client.starved = false;
+                client.flow.starved = false;
             }
             echo.advance(place);
         }
     }
 }
-
-/// What an operation is; its tag holds whose too.
-const RECEIVE: u64 = 0;
-const SEND: u64 = 1;
-const CANCEL: u64 = 2;
 
 const fn tag(kind: u64, place: usize) -> u64 {
     kind | (place as u64) << 8
@@ -66,32 +62,13 @@ struct Echo {
 
 struct Client {
     socket: OwnedFd,
-    /// Received and not yet sent.
-    waiting: VecDeque<Piece>,
-    /// How much of the first of them is sent.
-    sent: usize,
-    sending: bool,
-    receiving: bool,
-    cancelling: bool,
-    starved: bool,
-    /// It sends no more, or something failed.
-    ended: bool,
+    flow: Flow,
     failed: bool,
 }
 
 impl Echo {
     fn accepted(&mut self, socket: OwnedFd) {
-        let client = Client {
-            socket,
-            waiting: VecDeque::new(),
-            sent: 0,
-            sending: false,
-            receiving: false,
-            cancelling: false,
-            starved: false,
-            ended: false,
-            failed: false,
-        };
+        let client = Client { socket, flow: Flow::default(), failed: false };
         let place = self.free.pop().unwrap_or_else(|| {
             self.clients.push(None);
             self.clients.len() - 1
@@ -104,35 +81,17 @@ impl Echo {
         let (kind, place) = (of & 0xff, (of >> 8) as usize);
         let Some(client) = &mut self.clients[place] else { return };
         match kind {
-            RECEIVE => {
-                client.receiving = more;
-                client.waiting.extend(piece);
-                match result {
-                    1.. => {}
-                    0 => client.ended = true,
-                    _ if -result == libc::ENOBUFS => {
-                        client.starved = true;
-                        self.starved.push_back(place);
-                    }
-                    _ if -result == libc::ECANCELED => {}
-                    _ => client.fail(),
-                }
-            }
+            RECEIVE => match client.flow.received(result, more, piece) {
+                Received::Well => {}
+                Received::Starved => self.starved.push_back(place),
+                Received::Failed => client.fail(),
+            },
             SEND => {
-                client.sending = false;
-                match (result, client.waiting.front()) {
-                    (0.., Some(&piece)) => {
-                        client.sent += result as usize;
-                        if client.sent == piece.len() {
-                            self.ring.give_back(piece);
-                            client.waiting.pop_front();
-                            client.sent = 0;
-                        }
-                    }
-                    _ => client.fail(),
+                if !client.flow.sent(result, &mut self.ring) {
+                    client.fail();
                 }
             }
-            _ => client.cancelling = false,
+            _ => client.flow.cancelled(),
         }
         self.advance(place);
     }
@@ -141,23 +100,13 @@ impl Echo {
     fn advance(&mut self, place: usize) {
         let Some(client) = &mut self.clients[place] else { return };
         let socket = client.socket.as_raw_fd();
-        let waiting = client.waiting.len();
-        if let (false, false, Some(&piece)) = (client.failed, client.sending, client.waiting.front()) {
-            self.ring.send_piece(socket, piece, client.sent, tag(SEND, place));
-            client.sending = true;
+        if !client.failed {
+            client.flow.go_on(&mut self.ring, socket, socket, |kind| tag(kind, place));
         }
-        if client.receiving && !client.cancelling && waiting >= WAITING_MAX {
-            self.ring.cancel(tag(RECEIVE, place), tag(CANCEL, place));
-            client.cancelling = true;
-        }
-        let stopped = !client.receiving && !client.cancelling && !client.starved;
-        if stopped && !client.ended && waiting <= WAITING_MAX / 2 {
-            self.ring.receive(socket, tag(RECEIVE, place));
-            client.receiving = true;
-        }
-        let through = stopped && !client.sending && client.ended && (client.failed || waiting == 0);
-        if through && let Some(client) = self.clients[place].take() {
-            client.waiting.into_iter().for_each(|piece| self.ring.give_back(piece));
+        let flow = &client.flow;
+        let through = flow.is_quiet() && flow.ended && (client.failed || flow.is_empty());
+        if through && let Some(mut client) = self.clients[place].take() {
+            client.flow.clear(&mut self.ring);
             self.free.push(place);
         }
     }
@@ -166,7 +115,7 @@ impl Echo {
 impl Client {
     /// Ends all operations under way.
     fn fail(&mut self) {
-        (self.failed, self.ended) = (true, true);
+        (self.failed, self.flow.ended) = (true, true);
         let _not_connected = rustix::net::shutdown(&self.socket, Shutdown::Both);
     }
 }

@@ -5,9 +5,10 @@
 //! its send is complete. No limits on connections, no timeouts, no counters, no log: what a proxy that does
 //! its work has to add.
 //!
-//! A direction whose receiver is slow stops receiving at [`WAITING_MAX`] buffers. The buffers are shared by
-//! all, and one is free again when all that it holds is sent, so some slow receivers may keep the others
-//! waiting: a proxy in earnest would do better.
+//! A direction whose receiver is slow stops receiving at
+//! [`WAITING_MAX`](waterwheel_versus::ring::WAITING_MAX) buffers. The buffers are shared by all, and one is
+//! free again when all that it holds is sent, so some slow receivers may keep the others waiting: a proxy in
+//! earnest would do better.
 #![forbid(unsafe_code)]
 
 use std::collections::VecDeque;
@@ -15,7 +16,8 @@ use std::os::fd::{AsRawFd as _, OwnedFd};
 
 use anyhow::bail;
 use rustix::net::Shutdown;
-use waterwheel_versus::ring::{ACCEPTED, Completion, Piece, Ring, Sizes, WAITING_MAX, Wait};
+use waterwheel_versus::flow::{CANCEL, Flow, RECEIVE, Received, SEND};
+use waterwheel_versus::ring::{ACCEPTED, Completion, Ring, Sizes, Wait};
 use waterwheel_versus::server::{self, Role};
 
 fn main() -> anyhow::Result<()> {
@@ -51,14 +53,10 @@ fn main() -> anyhow::Result<()> {
     }
 }
 
-/// What an operation is; its tag holds the direction and the pair too.
-type Kind = u64;
-const CONNECT: Kind = 0;
-const RECEIVE: Kind = 1;
-const SEND: Kind = 2;
-const CANCEL: Kind = 3;
+/// What an operation is that belongs to no direction; a tag holds the direction and the pair too.
+const CONNECT: u64 = 1 + CANCEL;
 
-const fn tag(kind: Kind, from: usize, pair: usize) -> u64 {
+const fn tag(kind: u64, from: usize, pair: usize) -> u64 {
     kind | (from as u64) << 7 | (pair as u64) << 8
 }
 
@@ -84,17 +82,8 @@ struct Pair {
 
 #[derive(Default)]
 struct Direction {
-    /// Received and not yet sent.
-    waiting: VecDeque<Piece>,
-    /// How much of the first of them is sent.
-    sent: usize,
-    sending: bool,
-    receiving: bool,
-    cancelling: bool,
-    starved: bool,
-    /// The sender has no more.
-    ended: bool,
-    /// The receiver knows.
+    flow: Flow,
+    /// The receiver knows that the sender has no more.
     shut: bool,
 }
 
@@ -122,35 +111,17 @@ impl Proxy {
         pair.operations -= usize::from(!more);
         let direction = &mut pair.directions[from];
         match kind {
-            RECEIVE => {
-                direction.receiving = more;
-                direction.waiting.extend(piece);
-                match result {
-                    1.. => {}
-                    0 => direction.ended = true,
-                    _ if -result == libc::ENOBUFS => {
-                        direction.starved = true;
-                        self.starved.push_back((place, from));
-                    }
-                    _ if -result == libc::ECANCELED => {}
-                    _ => pair.fail(),
-                }
-            }
+            RECEIVE => match direction.flow.received(result, more, piece) {
+                Received::Well => {}
+                Received::Starved => self.starved.push_back((place, from)),
+                Received::Failed => pair.fail(),
+            },
             SEND => {
-                direction.sending = false;
-                match (result, direction.waiting.front()) {
-                    (0.., Some(&piece)) => {
-                        direction.sent += result as usize;
-                        if direction.sent == piece.len() {
-                            self.ring.give_back(piece);
-                            direction.waiting.pop_front();
-                            direction.sent = 0;
-                        }
-                    }
-                    _ => pair.fail(),
+                if !direction.flow.sent(result, &mut self.ring) {
+                    pair.fail();
                 }
             }
-            CANCEL => direction.cancelling = false,
+            CANCEL => direction.flow.cancelled(),
             CONNECT if result < 0 => pair.fail(),
             // CONNECT: both directions begin.
             _ => self.advance(place, 1),
@@ -162,7 +133,7 @@ impl Proxy {
     /// There are buffers again.
     fn fed(&mut self, place: usize, from: usize) {
         if let Some(pair) = &mut self.pairs[place] {
-            pair.directions[from].starved = false;
+            pair.directions[from].flow.starved = false;
             self.advance(place, from);
             self.end(place);
         }
@@ -177,24 +148,9 @@ impl Proxy {
         let sockets = [pair.sockets[from].as_raw_fd(), pair.sockets[1 - from].as_raw_fd()];
         let other_is_shut = pair.directions[1 - from].shut;
         let direction = &mut pair.directions[from];
-        if let (false, Some(&piece)) = (direction.sending, direction.waiting.front()) {
-            self.ring.send_piece(sockets[1], piece, direction.sent, tag(SEND, from, place));
-            direction.sending = true;
-            pair.operations += 1;
-        }
-        let waiting = direction.waiting.len();
-        if direction.receiving && !direction.cancelling && waiting >= WAITING_MAX {
-            self.ring.cancel(tag(RECEIVE, from, place), tag(CANCEL, from, place));
-            direction.cancelling = true;
-            pair.operations += 1;
-        }
-        let stopped = !direction.receiving && !direction.ended && !direction.starved && !direction.cancelling;
-        if stopped && waiting <= WAITING_MAX / 2 {
-            self.ring.receive(sockets[0], tag(RECEIVE, from, place));
-            direction.receiving = true;
-            pair.operations += 1;
-        }
-        if direction.ended && waiting == 0 && !direction.shut {
+        let tag = |kind| tag(kind, from, place);
+        pair.operations += direction.flow.go_on(&mut self.ring, sockets[0], sockets[1], tag);
+        if direction.flow.ended && direction.flow.is_empty() && !direction.shut {
             direction.shut = true;
             // Where the other direction is through too, closing says as much.
             if !other_is_shut {
@@ -209,10 +165,8 @@ impl Proxy {
             let all_shut = pair.directions.iter().all(|direction| direction.shut);
             pair.operations == 0 && (pair.failed || all_shut)
         };
-        if let Some(pair) = self.pairs[place].take_if(|pair| through(pair)) {
-            for piece in pair.directions.into_iter().flat_map(|direction| direction.waiting) {
-                self.ring.give_back(piece);
-            }
+        if let Some(mut pair) = self.pairs[place].take_if(|pair| through(pair)) {
+            pair.directions.iter_mut().for_each(|direction| direction.flow.clear(&mut self.ring));
             self.starved.retain(|(starved, _)| *starved != place);
             self.free.push(place);
         }

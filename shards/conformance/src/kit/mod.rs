@@ -30,6 +30,7 @@ pub use run::{
     Shard, accept, bind_local, close_listener, launch, local, on_each, on_one, shard, sleep, try_each,
     with_deadline,
 };
+pub use stream::turn;
 pub(crate) use surroundings::surround;
 pub use surroundings::{PeerListener, PeerSocket, Surroundings, surroundings};
 pub use thread::{Thread, pause, thread};

@@ -22,7 +22,7 @@ pub(crate) async fn once<T>(mut poll: impl FnMut(&mut Context<'_>) -> Poll<T>) -
 }
 
 /// Lets every other thing of this shard happen once: the root returns to its reactor and asks to be polled again.
-pub(crate) async fn turn() {
+pub async fn turn() {
     let mut returned = false;
     poll_fn(|cx| {
         if std::mem::replace(&mut returned, true) {

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
+use waterwheel_conformance::kit::turn;
 use waterwheel_os::Interrupt;
 use waterwheel_reactor::{
     Address, Backend, Bound, Clock, ConnectOptions, ListenOptions, Reactor, Root, Sink, Source, Transport,
@@ -105,18 +106,4 @@ async fn read(source: &mut dyn Source, count: usize) -> io::Result<Vec<u8>> {
         source.consume(part.len());
     }
     Ok(got)
-}
-
-/// One turn of the loop, which looks at input without sleeping.
-async fn turn() {
-    let mut polled = false;
-    poll_fn(|cx| {
-        if polled {
-            return Poll::Ready(());
-        }
-        polled = true;
-        cx.waker().wake_by_ref();
-        Poll::Pending
-    })
-    .await;
 }

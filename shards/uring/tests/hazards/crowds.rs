@@ -4,7 +4,6 @@
 
 use std::future::poll_fn;
 use std::io::{Read, Write};
-use std::mem;
 use std::ops::Range;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixStream};
@@ -13,7 +12,9 @@ use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
 
-use waterwheel_conformance::kit::{Census, DescriptorLimit, accept, close_listener, on_one, with_deadline};
+use waterwheel_conformance::kit::{
+    Census, DescriptorLimit, accept, close_listener, on_one, turn, with_deadline,
+};
 use waterwheel_conformance::{Law, Outcome};
 use waterwheel_reactor::{Address, Backend, Bound, ListenOptions, Reactor, Transport, UnixName};
 
@@ -124,19 +125,6 @@ impl Crowd {
         source.consume(bytes.len());
         bytes
     }
-}
-
-/// One turn of the loop, which looks at what came without sleeping.
-pub(crate) async fn turn() {
-    let mut returned = false;
-    poll_fn(|cx| {
-        if mem::replace(&mut returned, true) {
-            return Poll::Ready(());
-        }
-        cx.waker().wake_by_ref();
-        Poll::Pending
-    })
-    .await;
 }
 
 /// How long the queue of completions is, as the log says of one that overflew.

@@ -16,11 +16,9 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::sockopt::set_socket_linger;
 use rustix::time::{ClockId, clock_gettime};
-use waterwheel_conformance::kit::{on_one, sleep, with_deadline};
+use waterwheel_conformance::kit::{on_one, sleep, turn, with_deadline};
 use waterwheel_conformance::{Law, Outcome};
 use waterwheel_reactor::{Backend, Handle, Incoming, Reactor, Sink, Source, Transport};
-
-use crate::crowds::turn;
 
 pub(crate) const LAWS: &[Law] = &[
     Law::new("PIECE-1", "each small message that nobody takes holds a buffer", pieces_for_nobody),

@@ -9,11 +9,10 @@ use std::rc::Rc;
 use std::sync::{Arc, mpsc};
 use std::task::{Context, Poll, Wake, Waker};
 
-use waterwheel_conformance::kit::on_one;
+use waterwheel_conformance::kit::{on_one, turn};
 use waterwheel_conformance::{Law, Outcome};
 use waterwheel_reactor::{Address, Backend, Launch, Reactor, Root, Transport};
 
-use crate::crowds::turn;
 use crate::regressions::tcp;
 
 pub(crate) const LAWS: &[Law] = &[
@@ -121,7 +120,8 @@ impl Wake for Asks {
 
 fn asks_while_it_is_woken(backend: &dyn Backend) -> Outcome {
     on_one(backend, |reactor| async move {
-        let nobody = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
+        // Not where others are given a port.
+        let nobody = TcpListener::bind("127.64.0.1:0").and_then(|listener| listener.local_addr());
         let to = Address::Inet(nobody.expect("a free port"));
         let mut transport = reactor.connect(&to, &Default::default()).expect("a socket");
         let waker = Waker::from(Arc::new(Asks));

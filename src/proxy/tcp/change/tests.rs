@@ -104,8 +104,8 @@ fn a_change_that_was_made_is_not_said_to_be_off() {
             let _ = stuck.recv_timeout(LONG);
         });
     });
-    // Long enough for all shards to prepare.
-    let made = running.proxy.change_within(&running.remote, wanted(20), Duration::from_secs(2));
+    // Long enough for all shards to prepare, also where others have the processor.
+    let made = running.proxy.change_within(&running.remote, wanted(20), Duration::from_secs(5));
     assert!(matches!(made, Ok(1)), "{made:?}");
     assert_eq!(running.proxy.version(), 1);
     drop(free);

@@ -23,6 +23,7 @@ use waterwheel::shard::ShardId;
 use waterwheel::sim::{Check, Host, Running, World};
 use waterwheel::steer::Mode;
 
+use crate::started;
 use client::Manners;
 use faults::Faults;
 use ledger::Ledger;
@@ -107,11 +108,7 @@ impl Scene {
     fn start(&self) -> anyhow::Result<(Proxy, Running<ShardReport>)> {
         let runtime = self.proxy.runtime_with(Config::default().cores(SHARDS).steer(self.steer))?;
         let proxy = Proxy::bind(&runtime, self.settings.clone())?;
-        let serving = proxy.clone();
-        let running = self.proxy.start(runtime, move |shard| {
-            let serving = serving.clone();
-            async move { serving.serve(&shard).await }
-        });
+        let running = started::proxy(&self.proxy, runtime, &proxy);
         Ok((proxy, running))
     }
 
