@@ -10,8 +10,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use futures_util::future::{Either, select};
-use waterwheel_os::{AcceptTrouble, is_shortage, may_be_taken_later};
-use waterwheel_reactor::Time;
+use waterwheel_os::{AcceptTrouble, may_be_taken_later};
 
 use super::door::Door;
 use super::listener::{Listening, Steering};
@@ -29,8 +28,6 @@ const REST_MOST: Duration = Duration::from_millis(200);
 /// Connections in a row that were gone before they were accepted, after which accepting rests as well: twice what waits in a
 /// backlog as a rule. A socket that answers so without end is none that can accept.
 const GONE_MOST: u32 = 8_192;
-/// For so long an error that nobody has thought of may be told, and nothing else, before the socket is held to be of no use.
-const UNKNOWN_WITHIN: Duration = Duration::from_secs(60);
 /// Connections reset in one go when descriptors are short, before others get their turn.
 const SHED_AT_ONCE: u64 = 64;
 /// Connections accepted before others get their turn.
@@ -80,15 +77,6 @@ impl Steer {
     }
 }
 
-/// What was wrong since somebody was accepted.
-#[derive(Debug, Default)]
-struct Trouble {
-    /// Connections that were gone.
-    gone: u32,
-    /// Since when there is nothing but errors that no connection is to blame for.
-    unknown_since: Option<Time>,
-}
-
 impl Accepting {
     pub(super) fn new(
         shard: Shard,
@@ -129,7 +117,8 @@ impl Accepting {
     async fn accept(&mut self) -> io::Result<()> {
         self.open().await?;
         let (mut rest, mut in_a_row, mut empty) = (REST, 0, 0);
-        let mut trouble = Trouble::default();
+        // Since somebody was accepted.
+        let mut gone = 0;
         loop {
             self.room().await;
             match self.next().await {
@@ -142,12 +131,12 @@ impl Accepting {
                 }
                 Ok(None) => self.spread(),
                 Ok(Some(incoming)) => {
-                    (rest, empty, trouble) = (REST, 0, Trouble::default());
+                    (rest, empty, gone) = (REST, 0, 0);
                     self.take(incoming);
                 }
                 Err(error) => {
                     self.queue.counters.count(|counted| &mut counted.errors);
-                    if self.rests_after(error, &mut trouble).await? {
+                    if self.rests_after(error, &mut gone).await? {
                         self.shard.sleep(rest).await;
                         rest = (rest * 2).min(REST_MOST);
                     }
@@ -178,26 +167,20 @@ impl Accepting {
     ///
     /// # Errors
     /// Nobody will be accepted any more.
-    async fn rests_after(&mut self, error: io::Error, trouble: &mut Trouble) -> io::Result<bool> {
+    async fn rests_after(&mut self, error: io::Error, gone: &mut u32) -> io::Result<bool> {
         let told = match AcceptTrouble::of(&error) {
             // The connection was gone before it was accepted: the next one may be fine.
             AcceptTrouble::OneConnection => {
-                trouble.gone += 1;
-                if trouble.gone < GONE_MOST {
+                *gone += 1;
+                if *gone < GONE_MOST {
                     return Ok(false);
                 }
                 "those who come are gone before they are accepted"
             }
             AcceptTrouble::NoDescriptor => return Ok(!self.shed(&error).await),
             AcceptTrouble::Broken => return Err(error),
-            AcceptTrouble::Other => {
-                let now = self.shard.now();
-                let since = *trouble.unknown_since.get_or_insert(now);
-                if !is_shortage(&error) && now.since(since) > UNKNOWN_WITHIN {
-                    return Err(error);
-                }
-                "cannot accept, clients wait"
-            }
+            // Also what nobody has thought of: it is told again and again, and what else the shard serves goes on.
+            AcceptTrouble::Other => "cannot accept, clients wait",
         };
         self.queue.counters.complain(&self.shard, told, &error);
         Ok(true)

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll, Waker};
@@ -154,9 +155,10 @@ impl Listeners {
     fn bind(&self, address: &Address, options: &ListenOptions) -> io::Result<Vec<Bound>> {
         let bind = || self.inner.backend.bind(address, options, self.shards());
         let mut all = self.all();
-        all.closing.retain(|(_, sockets)| !sockets.are_closed());
         let in_the_way = all.closing.iter().filter(|(closing, _)| is_in_the_way(closing, address));
         let in_the_way: Vec<Arc<Sockets>> = in_the_way.map(|(_, sockets)| sockets.clone()).collect();
+        // A reactor may have one for a turn more.
+        all.closing.retain(|(_, sockets)| !sockets.are_closed());
         drop(all);
         if in_the_way.is_empty() {
             return bind();
@@ -342,7 +344,11 @@ impl Listeners {
 /// Whether who wants an address cannot have it beside one that is closing. The name of a Unix socket's file is free at once.
 fn is_in_the_way(closing: &Address, wanted: &Address) -> bool {
     match (closing.inet(), wanted.inet()) {
-        (Some(closing), Some(wanted)) => closing.port() == wanted.port(),
+        (Some(closing), Some(wanted)) => {
+            let is_any = |at: &SocketAddr| at.ip().to_canonical().is_unspecified();
+            let is_same = closing.ip().to_canonical() == wanted.ip().to_canonical();
+            closing.port() == wanted.port() && (is_same || is_any(&closing) || is_any(&wanted))
+        }
         (None, None) => closing == wanted && !matches!(wanted, Address::Unix(UnixName::Path(_))),
         _ => false,
     }

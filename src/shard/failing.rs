@@ -40,7 +40,10 @@ impl Core {
         if let Some(failure) = self.failing.failure.take() {
             return Poll::Ready(failure);
         }
-        *self.failing.waiting.borrow_mut() = Some(cx.waker().clone());
+        match &mut *self.failing.waiting.borrow_mut() {
+            Some(waiting) => waiting.clone_from(cx.waker()),
+            waiting => *waiting = Some(cx.waker().clone()),
+        }
         Poll::Pending
     }
 }

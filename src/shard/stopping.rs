@@ -241,6 +241,10 @@ impl Core {
             }
             return now < until;
         }
+        // One that fails while nobody stops it begins again, or is looked at by nobody: it is no end of what it serves.
+        if !stopping.for_good.get() && !late && matches!(self.phase(), Phase::Running) {
+            return false;
+        }
         let until = match self.phase() {
             _ if stopping.hurried.get() => now + HURRIED,
             Phase::Running => now + times.unasked + times.close,

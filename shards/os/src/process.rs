@@ -266,7 +266,8 @@ mod tests {
         assert_eq!(read_pipe(reader.as_fd(), &mut [0; 9]).unwrap(), 3);
         assert!(!is_broken_pipe(writer.as_fd()));
         drop(reader);
-        assert!(is_broken_pipe(writer.as_fd()));
+        // Another test's child has a copy of it, until it executes its program.
+        assert!((0..10_000_000).any(|_| is_broken_pipe(writer.as_fd())));
         assert_eq!(write_pipe(writer.as_fd(), b"abc").unwrap_err().kind(), io::ErrorKind::BrokenPipe);
     }
 }

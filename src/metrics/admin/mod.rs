@@ -28,6 +28,10 @@ const CLIENTS_MAX: usize = 8;
 const REST: Duration = Duration::from_millis(200);
 /// It rests twice as long each time that the socket cannot be served, and no longer than this: so often it is said.
 const REST_MOST: Duration = Duration::from_secs(10);
+/// Clients in a row that were gone before they were accepted, after which accepting rests.
+const GONE_MOST: u32 = 100;
+/// How often it is said that nobody can be accepted.
+const SAID_EACH: Duration = Duration::from_secs(1);
 
 /// The endpoint, bound from the start of the runtime.
 #[derive(Debug)]
@@ -131,19 +135,29 @@ impl Admin {
         })?;
         let mut door = Door { admin: self, listener };
         let places = Places::new(CLIENTS_MAX);
+        let (mut gone, mut said) = (0, None);
         loop {
             poll_fn(|cx| places.poll_left(cx)).await;
             let incoming: Incoming = match poll_fn(|cx| door.listener.poll_accept(cx)).await {
-                Ok(incoming) => incoming,
+                Ok(incoming) => {
+                    gone = 0;
+                    incoming
+                }
                 Err(error) => {
-                    match AcceptTrouble::of(&error) {
-                        AcceptTrouble::OneConnection => shard.yield_now().await,
-                        AcceptTrouble::Broken => return Err(error),
-                        AcceptTrouble::NoDescriptor | AcceptTrouble::Other => {
-                            tracing::debug!("the admin endpoint cannot accept: {error}");
-                            shard.sleep(REST).await;
-                        }
+                    let trouble = AcceptTrouble::of(&error);
+                    if matches!(trouble, AcceptTrouble::Broken) {
+                        return Err(error);
                     }
+                    gone += 1;
+                    if matches!(trouble, AcceptTrouble::OneConnection) && gone < GONE_MOST {
+                        shard.yield_now().await;
+                        continue;
+                    }
+                    if said.is_none_or(|said| shard.now().since(said) > SAID_EACH) {
+                        said = Some(shard.now());
+                        tracing::warn!("the admin endpoint cannot accept: {error}");
+                    }
+                    shard.sleep(REST).await;
                     continue;
                 }
             };

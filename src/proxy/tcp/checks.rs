@@ -67,8 +67,11 @@ pub(super) fn begin(
     health: &Replicated<Down>,
 ) -> Result<Checking, OpenError> {
     let replica = shard.replica(health)?;
-    let following =
-        shard.control().spawn("health, learning", follow(shard.clone(), current.clone(), replica.clone()));
+    // What stands there before these settings may speak of a group by the name that it had. What comes is about these.
+    let (known, down) = (replica.version(), replica.value());
+    current.checked().for_each(|group| group.learn_besides(down.of(group.path()), current.is_first));
+    let follow = follow(shard.clone(), current.clone(), replica.clone(), known);
+    let following = shard.control().spawn("health, learning", follow);
     let hello = current.plan.settings.send_header.map(hello).unwrap_or_default();
     let checker = Rc::new(Checker {
         shard: shard.clone(),
@@ -89,21 +92,23 @@ fn hello(version: HeaderVersion) -> Vec<u8> {
     ProxyHeader::new(version, Subject::Own).encode().unwrap_or_default()
 }
 
-/// Lets this shard's upstreams know what is published.
-async fn follow(shard: Shard, current: Rc<Current>, replica: Replica<Down>) {
-    let mut known = Version::FIRST;
+/// Lets this shard's upstreams know what is published from now on.
+async fn follow(shard: Shard, current: Rc<Current>, replica: Replica<Down>, mut known: Version) {
     loop {
         let (version, down) = replica.newer_than(known).await;
-        // What stood there before these settings may speak of a group by the name that it had. Who checks says more, soon.
-        let is_older = std::mem::replace(&mut known, version) == Version::FIRST;
-        for upstreams in current.checked() {
-            let down = down.of(upstreams.path());
-            if is_older {
-                upstreams.learn_besides(down, current.is_first);
-            } else {
-                upstreams.learn(shard.now(), down);
-            }
-        }
+        known = version;
+        learn(&shard, &current, &down);
+    }
+}
+
+fn learn(shard: &Shard, current: &Current, down: &Down) {
+    current.checked().for_each(|group| group.learn(shard.now(), down.of(group.path())));
+}
+
+/// These settings end: learns what was published under their names, and nobody has looked at yet.
+pub(super) fn end(shard: &Shard, current: &Current, health: &Replicated<Down>) {
+    if let Ok(replica) = shard.replica(health) {
+        learn(shard, current, &replica.value());
     }
 }
 

@@ -119,7 +119,10 @@ impl Part {
             return;
         }
         // Those of before end first.
-        drop(self.checking.take());
+        if let Some(checking) = self.checking.take() {
+            checks::end(shard, &self.current(), health);
+            drop(checking);
+        }
         self.checking.replace(current.begin(shard, health));
         self.places.set_most(shard.part_of(current.plan.settings.connections).len());
         let before = self.current.replace(current);

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use waterwheel_reactor::{Address, ConnectOptions, StreamOptions};
 
-use super::doors::{self, Bound};
+use super::doors::{self, Bound, overlap};
 use super::itself::reaches;
 use super::limits::Limits;
 use super::routes::Routes;
@@ -146,15 +146,18 @@ fn ids(before: &Version, wanted: &[Named], doors: &[Vec<Listening>]) -> Vec<u64>
     // As many as a file has proxies, and more.
     const PROXIES_MAX: u64 = 1 << 20;
     let is_wanted = |plan: &Arc<Plan>| wanted.iter().any(|(name, _)| *name == plan.name);
+    // The first version of all and the one before it have the same number.
+    let first = if before.plans.is_empty() { 0 } else { (before.number + 1) * PROXIES_MAX };
     let mut gone: Vec<&Arc<Plan>> = before.plans.iter().filter(|plan| !is_wanted(plan)).collect();
     let each = wanted.iter().zip(doors).zip(0..);
     let id = |(((name, _), doors), place): ((&Named, &Vec<Listening>), u64)| {
         let had_one = |plan: &&Arc<Plan>| {
-            plan.listeners.iter().any(|listening| doors.iter().any(|door| door.is(listening)))
+            let is_one = |old: &Listening, new: &Listening| old.is(new) || overlap(old.local(), new.local());
+            plan.listeners.iter().any(|old| doors.iter().any(|new| is_one(old, new)))
         };
         let renamed = || Some(gone.swap_remove(gone.iter().position(had_one)?));
         let same = before.plans.iter().find(|plan| plan.name == *name).or_else(renamed);
-        same.map_or((before.number + 1) * PROXIES_MAX + place, |plan| plan.id)
+        same.map_or(first + place, |plan| plan.id)
     };
     each.map(id).collect()
 }

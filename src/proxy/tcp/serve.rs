@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::io;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 
 use waterwheel_reactor::Side;
@@ -16,7 +16,7 @@ use super::part::{Current, Part};
 use super::upstreams::Lease;
 use crate::mesh::{KeyPermit, KeyRefusal};
 use crate::net::proxy_header::ProxyHeader;
-use crate::net::{Connection, End, PeekError};
+use crate::net::{Connection, End, PeekError, Pump};
 
 /// Counts a connection as active, and unless another end was counted as cut short, or as ended by a panic.
 struct Open {
@@ -168,27 +168,30 @@ async fn reach(
     Ok(Reached { upstream, lease, permit })
 }
 
-pub(super) async fn serve_client(part: Rc<Part>, mut client: Connection) -> anyhow::Result<()> {
-    let mut open = Open::new(part.clone(), Some(&client));
-    // To its end, whatever comes meanwhile.
-    let current = part.current();
-    let total = current.plan.settings.total_timeout;
-    let began = client.shard().turn_time();
-    let timer = total.map(|total| (total, client.shard().clone()));
-    // On the heap, and gone when bytes flow: there are many connections, and few of them begin.
-    let reaching = Box::pin(reach(&part, &current, &mut open, &mut client));
-    let reached = match timer {
-        Some((total, shard)) => shard.timeout(total, reaching).await.unwrap_or(Err(Unreached::Expired)),
-        None => reaching.await,
+/// From the first bytes to what goes on between both sides.
+async fn begin(
+    part: &Part,
+    current: &Current,
+    open: &mut Open,
+    mut client: Connection,
+) -> Result<(Pump, Lease), (Unreached, Connection)> {
+    let settings = &current.plan.settings;
+    let (shard, total) = (client.shard().clone(), settings.total_timeout);
+    let began = shard.turn_time();
+    let reached = {
+        let reaching = pin!(reach(part, current, open, &mut client));
+        match total {
+            Some(total) => shard.timeout(total, reaching).await.unwrap_or(Err(Unreached::Expired)),
+            None => reaching.await,
+        }
     };
     let Reached { upstream, lease, permit } = match reached {
         Ok(reached) => reached,
-        Err(unreached) => return unreached.end(open, client),
+        Err(unreached) => return Err((unreached, client)),
     };
     if let Some(permit) = permit {
         client = client.escorted(Rc::new(permit));
     }
-    let settings = &current.plan.settings;
     if settings.throttle.is_set() {
         client = settings.throttle.limit(client);
     }
@@ -196,6 +199,18 @@ pub(super) async fn serve_client(part: Rc<Part>, mut client: Connection) -> anyh
     if let Some(total) = total {
         pump.end_at(began + total);
     }
+    Ok((pump, lease))
+}
+
+pub(super) async fn serve_client(part: Rc<Part>, client: Connection) -> anyhow::Result<()> {
+    let mut open = Open::new(part.clone(), Some(&client));
+    // To its end, whatever comes meanwhile.
+    let current = part.current();
+    // On the heap, and gone when bytes flow: there are many connections, and few of them begin.
+    let (mut pump, lease) = match Box::pin(begin(&part, &current, &mut open, client)).await {
+        Ok(begun) => begun,
+        Err((unreached, client)) => return unreached.end(open, client),
+    };
     let (mut up, mut down) = (0, 0);
     let exchange = std::future::poll_fn(|cx| {
         let polled = Pin::new(&mut pump).poll(cx);

@@ -1,10 +1,11 @@
 //! A shard's part of a lease by keys: what it has of the keys that other shards count.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::pin::pin;
 use std::rc::Rc;
+use std::time::Duration;
 
 use futures_util::future::select;
 
@@ -17,6 +18,11 @@ use crate::shard::{Shard, ShardId, Task, deferred};
 
 /// Changes that are told at once, at most.
 const CHANGES_AT_ONCE: usize = 1_024;
+
+/// A shard that takes longer to answer is stuck, or as good as that: what is here counts then.
+const ALONE_AFTER: Duration = Duration::from_millis(100);
+/// Of takes that one shard has not answered there are so many at once; the next ones do not ask it.
+const ASKING_MOST: usize = 1_024;
 
 /// What comes of a take.
 type Taken<K> = Result<Option<KeyPermit<K>>, KeyRefusal>;
@@ -39,6 +45,8 @@ struct Far<K> {
     untold: RefCell<BTreeMap<K, i64>>,
     tells: Nudge,
     tie: Tie,
+    /// Takes that it has not answered.
+    asking: Cell<usize>,
 }
 
 impl<K: Ord + Copy + Send + 'static> Holder<K> {
@@ -48,6 +56,7 @@ impl<K: Ord + Copy + Send + 'static> Holder<K> {
             untold: RefCell::default(),
             tells: Nudge::default(),
             tie: Tie::new(shard, of),
+            asking: Cell::default(),
         };
         let far = shard.ids().map(far).collect();
         Holder { shard: shard.clone(), caller, home, far, living: RefCell::default() }
@@ -86,7 +95,12 @@ impl<K: Ord + Copy + Send + 'static> Holder<K> {
                 far.tells.wished().await;
                 continue;
             }
+            // More may come than a round trip takes, for ever; that is told as it is at all times.
+            let are_all = far.untold.borrow().is_empty();
             let Ok(Told::Heard) = self.caller.call(home, Ask::Change(changes)).await else { return };
+            if are_all {
+                far.tie.complete();
+            }
         }
     }
 
@@ -111,7 +125,7 @@ impl<K: Ord + Copy + Send + 'static> Holder<K> {
         limits.most.map(|_| KeyPermit { holder: self.clone(), home, key })
     }
 
-    async fn take_far(&self, home: ShardId, key: K, limits: KeyLimits) -> Result<(), KeyRefusal> {
+    async fn take_far(self: &Rc<Self>, home: ShardId, key: K, limits: KeyLimits) -> Result<(), KeyRefusal> {
         let far = &self.far[home.index()];
         // More than are out here alone nobody has to be asked for.
         if limits.most.is_some_and(|most| far.count(key) >= i64::from(most)) {
@@ -119,13 +133,11 @@ impl<K: Ord + Copy + Send + 'static> Holder<K> {
         }
         if !far.tie.is_tied() && !far.tie.is_lost() {
             // At the start. Who never begins is waited for by nobody.
-            select(pin!(far.tie.answered()), self.shard.ended(home)).await;
+            let answered = pin!(far.tie.answered());
+            let _ = self.shard.timeout(ALONE_AFTER, select(answered, self.shard.ended(home))).await;
         }
         let life = far.tie.life();
-        let told = match far.tie.is_tied() {
-            true => self.caller.call(home, Ask::Take(key, limits)).await.ok(),
-            false => None,
-        };
+        let told = if far.tie.is_tied() { self.ask(home, key, limits).await } else { None };
         let is_known = match told {
             Some(Told::Refused(refusal)) => return Err(refusal),
             // It may have ended since, and its next life been told what there was.
@@ -139,6 +151,32 @@ impl<K: Ord + Copy + Send + 'static> Holder<K> {
             far.change(key, 1, is_known);
         }
         Ok(())
+    }
+
+    /// What the home of a key says, unless that takes too long, or too many wait for it already.
+    async fn ask(self: &Rc<Self>, home: ShardId, key: K, limits: KeyLimits) -> Option<Told> {
+        let far = &self.far[home.index()];
+        if far.asking.get() >= ASKING_MOST {
+            return None;
+        }
+        far.asking.set(far.asking.get() + 1);
+        let (answer, answered) = deferred();
+        let (holder, life, is_late) = (self.clone(), far.tie.life(), Rc::new(Cell::new(false)));
+        let late = is_late.clone();
+        self.shard.spawn_detached("key, asking", async move {
+            let told = holder.caller.call(home, Ask::Take(key, limits)).await.ok();
+            let far = &holder.far[home.index()];
+            far.asking.set(far.asking.get() - 1);
+            if !late.get() {
+                answer.resolve(told);
+            } else if told == Some(Told::Heard) && limits.most.is_some() && far.tie.life() == life {
+                // It counts one there for what was taken alone here, and told as such.
+                far.tell(key, -1);
+            }
+        });
+        let told = self.shard.timeout(ALONE_AFTER, answered).await;
+        is_late.set(told.is_err());
+        told.ok()?.ok()?
     }
 
     /// Nobody can be asked: what is here counts.
@@ -183,7 +221,14 @@ impl<K: Ord + Copy> Far<K> {
     fn change(&self, key: K, change: i64, is_known: bool) {
         add(&mut self.counts.borrow_mut(), key, change);
         // A life that has been told nothing will be told all.
-        if !is_known && self.tie.life().is_some() {
+        if !is_known {
+            self.tell(key, change);
+        }
+    }
+
+    /// The home is to count so many more.
+    fn tell(&self, key: K, change: i64) {
+        if self.tie.life().is_some() {
             add(&mut self.untold.borrow_mut(), key, change);
             self.tells.nudge();
         }

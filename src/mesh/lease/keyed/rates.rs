@@ -33,10 +33,12 @@ impl<K: Ord + Copy> Rates<K> {
     /// Whether one more may pass; what may not costs the key nothing.
     pub(super) fn take(&mut self, key: K, rate: KeyRate, now: Time) -> bool {
         self.forget(now);
-        let known = self.whole.get(&key).copied();
+        let burst = rate.interval.saturating_mul(rate.burst);
+        // At a slower rate it had used more than there is now.
+        let known = self.whole.get(&key).copied().map(|known| self.no_later(key, known, now + burst));
         let from = known.unwrap_or(now).max(now);
         let next = from + rate.interval;
-        if next.since(now) > rate.interval.saturating_mul(rate.burst) {
+        if next.since(now) > burst {
             return false;
         }
         if let Some(before) = known {
@@ -47,6 +49,17 @@ impl<K: Ord + Copy> Rates<K> {
         self.whole.insert(key, next);
         self.order.insert((next, key));
         true
+    }
+
+    /// A key has its whole burst again at this time, at the latest: noted, since it is nearer with each moment.
+    fn no_later(&mut self, key: K, known: Time, latest: Time) -> Time {
+        if known <= latest {
+            return known;
+        }
+        self.order.remove(&(known, key));
+        self.order.insert((latest, key));
+        self.whole.insert(key, latest);
+        latest
     }
 
     fn forget(&mut self, now: Time) {
@@ -108,6 +121,20 @@ mod tests {
         let hours = |hours: u64| at(hours * 3_600_000);
         assert!(rates.take(1, slow, hours(0)) && !rates.take(1, slow, at(1_799_000)));
         assert!(rates.take(1, slow, at(1_800_000)) && rates.take(1, slow, hours(5)));
+    }
+
+    #[test]
+    fn a_rate_that_grows_helps_who_has_used_up_the_one_of_before() {
+        let mut rates = Rates::new(10);
+        let slow = KeyRate::new(1, Duration::from_secs(3_600), 5);
+        assert!((0..5).all(|_| rates.take(1, slow, at(0))) && !rates.take(1, slow, at(0)));
+        // All of its burst is used; a tenth of a second later it has one again, and then those of the new rate.
+        let passed = |rates: &mut Rates<u32>, from: u64| {
+            (from..from + 1_000).filter(|milli| rates.take(1, rate(10, 5), at(*milli))).count()
+        };
+        assert!(!rates.take(1, rate(10, 5), at(1_000)));
+        assert_eq!(passed(&mut rates, 1_001), 10);
+        assert_eq!(rates.order.len(), 1);
     }
 
     #[test]
