@@ -1,7 +1,7 @@
 //! Limits by keys: never more than the limit over all shards, what is gone comes back, and nobody waits for who has ended.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -16,6 +16,7 @@ on_each_reactor![
     a_key_whose_home_has_ended_is_limited_by_each_shard_for_itself,
     a_take_that_is_given_up_takes_nothing,
     a_rate_of_a_key_is_kept_over_all_shards,
+    ; kernel: a_home_that_is_stuck_keeps_nobody_waiting,
 ];
 
 fn at_once(most: u32) -> KeyLimits {
@@ -132,6 +133,47 @@ fn a_key_whose_home_has_ended_is_limited_by_each_shard_for_itself(bench: &Bench)
             }
             drop((first, second));
             assert_eq!(limiter.far_keys(), (0, 0));
+        }
+    });
+}
+
+fn a_home_that_is_stuck_keeps_nobody_waiting(bench: &Bench) {
+    const MOST: u32 = 3;
+    let mesh = bench.mesh(2);
+    let lease = KeyLease::<u32>::declare(&mesh, "keys").unwrap();
+    let (free, stuck) = mpsc::channel::<()>();
+    let (free, stuck) = (Arc::new(Mutex::new(Some(free))), Arc::new(Mutex::new(stuck)));
+    let meetings = [(); 4].map(|()| Meeting::of(2));
+    bench.run(&mesh, move |shard| {
+        let (lease, [known, back, quiet, over]) = (lease.clone(), meetings.clone());
+        let (free, stuck) = (free.clone(), stuck.clone());
+        async move {
+            let limiter = shard.key_limiter(&lease).unwrap();
+            let first = limiter.take(id(0), 7, at_once(MOST)).await.expect("a third of them");
+            known.wait().await;
+            // A wake takes effect when the turn ends.
+            shard.sleep(Duration::from_millis(1)).await;
+            if shard.id() == id(0) {
+                // In the middle of a turn, until the other end is dropped.
+                assert!(stuck.lock().unwrap().recv().is_err());
+            } else {
+                shard.sleep(Duration::from_millis(5)).await;
+                let more = join_all((0..4).map(|_| limiter.take(id(0), 7, at_once(MOST)))).await;
+                // There is one beside its own two that it does not know of.
+                assert_eq!(more.iter().filter(|more| more.is_ok()).count(), MOST as usize - 1, "{more:?}");
+                drop(free.lock().unwrap().take());
+                drop(more);
+            }
+            drop(first);
+            // What it said too late goes back as well.
+            back.wait().await;
+            take_all(&shard, &limiter, id(0), 7 + shard.id().index() as u32, MOST).await;
+            quiet.wait().await;
+            if shard.id() == id(0) {
+                take_all(&shard, &limiter, id(0), 7, MOST).await;
+                assert_eq!(limiter.count(id(0), 7), 0);
+            }
+            over.wait().await;
         }
     });
 }

@@ -90,6 +90,19 @@ fn a_change_that_is_given_up_does_not_come_later() {
 }
 
 #[test]
+fn each_proxy_has_clients_of_its_own_through_changes() {
+    let named = |name: &str| (Some(name.to_owned()), wanted(10).remove(0).1);
+    let running = Running::start(vec![named("a"), named("b")]);
+    let ids = || -> Vec<u64> { running.proxy.shared.newest().plans.iter().map(|plan| plan.id).collect() };
+    let before = ids();
+    running.proxy.change_within(&running.remote, vec![named("a"), named("c"), named("b")], LONG).unwrap();
+    let after = ids();
+    assert_eq!([after[0], after[2]], [before[0], before[1]], "who is known goes on");
+    assert!(!before.contains(&after[1]) && before[0] != before[1], "{before:?}, then {after:?}");
+    running.stop();
+}
+
+#[test]
 fn a_change_that_was_made_is_not_said_to_be_off() {
     let running = Running::start(wanted(10));
     let (free, stuck) = flume::bounded::<()>(1);

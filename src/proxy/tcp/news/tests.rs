@@ -38,11 +38,11 @@ fn wanted(host: &Host, nowhere: &Address, names: [&str; 2], fall: Option<u32>) -
 }
 
 impl Scene {
-    fn start(world: &World) -> anyhow::Result<Scene> {
+    fn start(world: &World, fall: Option<u32>) -> anyhow::Result<Scene> {
         let host = world.host("proxy");
         let nowhere = Address::Inet(world.host("nowhere").at(7));
         let runtime = host.runtime(SHARDS);
-        let proxy = Proxy::bind_all(&runtime, wanted(&host, &nowhere, ["web", "mail"], Some(1)))?;
+        let proxy = Proxy::bind_all(&runtime, wanted(&host, &nowhere, ["web", "mail"], fall))?;
         let serving = proxy.clone();
         let running = host.start(runtime, move |shard| {
             let serving = serving.clone();
@@ -124,7 +124,7 @@ impl Scene {
 }
 
 async fn scene(world: World) -> anyhow::Result<()> {
-    let scene = Scene::start(&world)?;
+    let scene = Scene::start(&world, Some(1))?;
     world.sleep(SECOND * 5).await;
     ensure!(scene.is_down().await? == DOWN, "nobody is there");
     // Checks are switched off, and on again, soon or late; these do not find it down for long.
@@ -153,6 +153,25 @@ async fn scene(world: World) -> anyhow::Result<()> {
     scene.running.stop(SECOND);
     scene.running.await.context("the proxy")?;
     Ok(())
+}
+
+/// The first that is ever published is what the checks of a second version find.
+async fn first_news(world: World) -> anyhow::Result<()> {
+    let scene = Scene::start(&world, None)?;
+    world.sleep(SECOND).await;
+    ensure!(scene.is_down().await? == UP, "what nobody checks is up");
+    let fall = 1 + world.below(3) as u32;
+    scene.change(["web", "mail"], Some(fall), &[true, false]).await?;
+    world.sleep(SECOND * 15).await;
+    ensure!(scene.is_down().await? == DOWN, "nobody is there");
+    scene.running.stop(SECOND);
+    scene.running.await.context("the proxy")?;
+    Ok(())
+}
+
+#[test]
+fn what_checks_find_first_of_all_counts_on_every_shard() {
+    Check::new().seeds(50).run(first_news);
 }
 
 #[test]
