@@ -17,7 +17,7 @@ type Bits = u8;
 #[derive(Debug, Args)]
 pub(super) struct Clients {
     /// The most connections of one client at once, over all shards and listeners; one more is reset. The client is who
-    /// connects, or who a believed PROXY header says. Counted exactly; without `--steer source` that costs a message for each
+    /// connects, or who a believed PROXY header says. Counted exactly while all shards answer; without `--steer source` that costs a message for each
     /// connection.
     #[arg(long, value_parser = whole::<Counted, 1, COUNT_MAX>, value_name = "COUNT")]
     client_connections: Option<u32>,

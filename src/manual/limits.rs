@@ -66,7 +66,7 @@
 //! | new connections of a client | as many as it likes | `--client-rate`, `--client-burst` | reset, and counted |
 //! | how long a connection lasts, whatever moves | as long as it likes | `--total-timeout` | reset, and counted |
 //! | bytes of a connection per second, from its client and to it | as many as they like | `--throttle-up`, `--throttle-down`, `--throttle-burst` | the sockets' buffers fill up, and the peer waits |
-//! | clients whose rate a shard remembers | 65 536 | | the one is forgotten that has used the least of its burst |
+//! | clients whose rate a shard remembers | 65 536 | | the one is forgotten whose burst is whole again first |
 //! | connections to an upstream, over all shards | as many as they like | `connections=` of the upstream | the next one waits |
 //! | connects to further upstreams after one that failed | 20 % of a shard's connections a second, and 10 a second in all | `--retry-percent`, `--retry-rate` | the client is reset, and it is counted |
 //! | upstreams of a group that are ejected or down when one more is ejected | half, with that one | `--max-ejected` | the others are left in |

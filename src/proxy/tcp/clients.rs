@@ -31,7 +31,7 @@ pub struct ClientLimits {
     /// The most connections at once: 1 to [`CLIENT_CONNECTIONS_MAX`]. Default: any number.
     pub connections: Option<u32>,
     /// The most new ones in a time. Default: any number. At each shard 65 536 clients are remembered for it: of more the one
-    /// is forgotten that has used the least of its burst.
+    /// is forgotten whose burst is whole again first.
     pub rate: Option<ClientRate>,
     /// Which addresses are one client. Default: an IPv4 address, an IPv6 network of 64 bits.
     pub prefix: ClientPrefix,

@@ -498,7 +498,9 @@ impl State {
         let changed: Vec<Rc<Current>> = currents.iter().filter(is_new).map(|(new, _)| new.clone()).collect();
         let told = news::change(shard, &self.health, &changed);
         let _ = told.inspect_err(|error| tracing::error!("upstreams are not told of: {error}"));
-        if before.iter().any(|part| part.current().checked().next().is_some()) {
+        // Also where this life may follow one that was about to.
+        let may_be_late = before.is_empty() && self.version.get() > 0;
+        if may_be_late || before.iter().any(|part| part.current().checked().next().is_some()) {
             news::forget_later(shard, self);
         }
     }

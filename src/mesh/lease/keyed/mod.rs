@@ -8,10 +8,12 @@
 //!   told by each shard what that has; until then each shard goes by what it knows itself, so that nobody waits, and up to
 //!   the limit may be out on each. Rates begin anew.
 //! * Memory is taken for keys that something is out of, and for keys whose rate is in use, 65 536 of these on each shard at
-//!   most: of more the one is forgotten that has used the least of its burst.
+//!   most: of more the one is forgotten whose burst is whole again first.
+//! * A home that does not answer within a tenth of a second, or that 1 024 takes of one shard wait for, is not asked: each
+//!   shard goes by what it has itself, and tells it later.
 //!
-//! Errors of the bound: while all homes live never more than the limit is out. What came back is free some microseconds
-//! later. A take waits while the home is in a turn that lasts.
+//! Errors of the bound: while all homes answer never more than the limit is out. What came back is free some microseconds
+//! later.
 
 mod holder;
 mod home;

@@ -10,7 +10,7 @@ use waterwheel_reactor::Time;
 
 use super::KeyRate;
 
-/// The most keys that a shard remembers: some 10 MiB. Of more the one is forgotten that has used the least of its burst, so
+/// The most keys that a shard remembers: some 10 MiB. Of more the one is forgotten whose burst is whole again first, so
 /// that many that come once do not hide one that comes often.
 pub(super) const KEYS_MAX: usize = 1 << 16;
 /// Keys that are forgotten at each take, at most: more than are added, so that a crowd that is gone leaves nothing behind.
