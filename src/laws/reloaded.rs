@@ -196,15 +196,21 @@ fn what_was_learnt_of_an_upstream_outlives_a_reload(reactor: &str) {
         )
     };
     let site = Site::start(reactor, &text(""));
-    site.proxy.process.told_of("it is down");
-    for _ in 0..10 {
-        assert_eq!(visit(site.proxy.at, 1), 1);
-    }
     let connected = |report: &serde_json::Value| {
         let shards = report["shards"].as_array().unwrap().clone();
         let all = shards.iter().flat_map(|shard| shard["upstreams"].as_array().unwrap().clone());
         all.map(|upstream| (upstream["address"].to_string(), upstream.clone())).collect::<Vec<_>>()
     };
+    let is_down = |(address, upstream): &(String, serde_json::Value)| {
+        address.contains(&dead.to_string()) && upstream["state"] == "down"
+    };
+    // On both shards.
+    let all_know =
+        || connected(&site.proxy.report()).iter().filter(|upstream| is_down(upstream)).count() == 2;
+    eventually("it to be down", || all_know().then_some(()));
+    for _ in 0..10 {
+        assert_eq!(visit(site.proxy.at, 1), 1);
+    }
     site.reload(&text("retries = 1"), "version 1 of");
     let report = site.proxy.report();
     let mut sum = 0;
