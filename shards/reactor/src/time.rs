@@ -117,6 +117,7 @@ impl Alarm {
     }
 
     /// Wakes whoever waits if its time has come.
+    #[inline]
     pub fn fire(&self, now: Time) {
         if self.deadline.get().is_some_and(|at| at <= now) {
             self.deadline.set(None);
@@ -126,6 +127,7 @@ impl Alarm {
 
     /// The same by a clock, which costs more than a look and is read only if somebody waits. Answers how long the backend may
     /// sleep: until the deadline that it found, zero if that has come; `None` if nobody waited.
+    #[inline]
     pub fn fire_by(&self, clock: &Clock) -> Option<Duration> {
         let deadline = self.deadline.get()?;
         let now = clock.now();

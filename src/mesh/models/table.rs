@@ -97,7 +97,7 @@ const MODELS: &[(&str, usize, fn())] = &[
     ("jobs_wake", 2, messages::jobs_wake),
     ("stop_one", 2, stops::stop_one),
     ("both_end", 2, stops::both_end),
-    ("call", 2, stops::call),
+    ("call", 3, stops::call),
     ("stop_jobs", 2, stops::jobs),
     ("target_returns", 3, lives::target_returns),
     ("sender_returns", 2, lives::sender_returns),
