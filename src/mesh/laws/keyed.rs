@@ -1,12 +1,12 @@
 //! Limits by keys: never more than the limit over all shards, what is gone comes back, and nobody waits for who has ended.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, mpsc};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures_util::future::join_all;
 
-use super::{Bench, Meeting, id, on_each_reactor};
+use super::{Bench, Meeting, Stuck, id, on_each_reactor};
 use crate::mesh::{KeyLease, KeyLimiter, KeyLimits, KeyRate, KeyRefusal};
 use crate::shard::{Shard, ShardId};
 
@@ -141,12 +141,11 @@ fn a_home_that_is_stuck_keeps_nobody_waiting(bench: &Bench) {
     const MOST: u32 = 3;
     let mesh = bench.mesh(2);
     let lease = KeyLease::<u32>::declare(&mesh, "keys").unwrap();
-    let (free, stuck) = mpsc::channel::<()>();
-    let (free, stuck) = (Arc::new(Mutex::new(Some(free))), Arc::new(Mutex::new(stuck)));
+    let stuck = Stuck::new();
     let meetings = [(); 4].map(|()| Meeting::of(2));
     bench.run(&mesh, move |shard| {
         let (lease, [known, back, quiet, over]) = (lease.clone(), meetings.clone());
-        let (free, stuck) = (free.clone(), stuck.clone());
+        let stuck = stuck.clone();
         async move {
             let limiter = shard.key_limiter(&lease).unwrap();
             let first = limiter.take(id(0), 7, at_once(MOST)).await.expect("a third of them");
@@ -154,14 +153,13 @@ fn a_home_that_is_stuck_keeps_nobody_waiting(bench: &Bench) {
             // A wake takes effect when the turn ends.
             shard.sleep(Duration::from_millis(1)).await;
             if shard.id() == id(0) {
-                // In the middle of a turn, until the other end is dropped.
-                assert!(stuck.lock().unwrap().recv().is_err());
+                stuck.hang();
             } else {
                 shard.sleep(Duration::from_millis(5)).await;
                 let more = join_all((0..4).map(|_| limiter.take(id(0), 7, at_once(MOST)))).await;
                 // There is one beside its own two that it does not know of.
                 assert_eq!(more.iter().filter(|more| more.is_ok()).count(), MOST as usize - 1, "{more:?}");
-                drop(free.lock().unwrap().take());
+                stuck.free();
                 drop(more);
             }
             drop(first);

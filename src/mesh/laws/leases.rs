@@ -1,12 +1,12 @@
 //! Leases: never more than the limit, nothing lost, nobody starved, and an end is told.
 
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
-use std::sync::{Arc, Mutex, mpsc};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures_util::future::join_all;
 
-use super::{Bench, Meeting, id, on_each_reactor};
+use super::{Bench, Meeting, Stuck, id, on_each_reactor};
 use crate::mesh::{CountLease, DeclareError, KeeperEnded, Mesh, OpenError, RateLease, TryTakeError};
 use crate::shard::{Shard, ShardId};
 
@@ -267,12 +267,11 @@ async fn shrinks(shard: &Shard, lease: &CountLease, mut turn: impl AsyncFnMut())
 fn a_limit_is_changed_once_more_while_a_shard_is_stuck(bench: &Bench) {
     let mesh = bench.mesh(3);
     let lease = count_lease(&mesh, 0, 6);
-    let (free, stuck) = mpsc::channel::<()>();
-    let (free, stuck) = (Arc::new(Mutex::new(Some(free))), Arc::new(Mutex::new(stuck)));
+    let stuck = Stuck::new();
     let (taken, over) = (Meeting::of(3), Meeting::of(3));
     bench.run(&mesh, move |shard| {
         let (lease, taken, over) = (lease.clone(), taken.clone(), over.clone());
-        let (free, stuck) = (free.clone(), stuck.clone());
+        let stuck = stuck.clone();
         async move {
             let limiter = shard.count_limiter(&lease).unwrap();
             let _permits = [limiter.take().await.unwrap(), limiter.take().await.unwrap()];
@@ -280,8 +279,7 @@ fn a_limit_is_changed_once_more_while_a_shard_is_stuck(bench: &Bench) {
             // A wake takes effect when the turn ends.
             shard.sleep(Duration::from_millis(1)).await;
             if shard.id() == id(2) {
-                // In the middle of a turn, until the other end is dropped.
-                assert!(stuck.lock().unwrap().recv().is_err());
+                stuck.hang();
             } else if shard.id() == id(1) {
                 let smaller = lease.with_limit(2).unwrap();
                 limiter.change_limit(&smaller);
@@ -291,7 +289,7 @@ fn a_limit_is_changed_once_more_while_a_shard_is_stuck(bench: &Bench) {
                 let more = join_all([limiter.take(), limiter.take()]);
                 let more = shard.timeout(Duration::from_secs(20), more).await;
                 assert!(more.expect("a stuck shard holds them up").iter().all(Result::is_ok));
-                drop(free.lock().unwrap().take());
+                stuck.free();
                 limiter.limit_reached().await;
             }
             over.wait().await;

@@ -260,6 +260,29 @@ impl Meeting {
     }
 }
 
+/// A turn of a shard that does not end until another one says so.
+#[derive(Clone)]
+struct Stuck {
+    free: Arc<Mutex<Option<mpsc::Sender<()>>>>,
+    stuck: Arc<Mutex<mpsc::Receiver<()>>>,
+}
+
+impl Stuck {
+    fn new() -> Stuck {
+        let (free, stuck) = mpsc::channel();
+        Stuck { free: Arc::new(Mutex::new(Some(free))), stuck: Arc::new(Mutex::new(stuck)) }
+    }
+
+    /// In the middle of a turn.
+    fn hang(&self) {
+        assert!(self.stuck.lock().unwrap().recv().is_err());
+    }
+
+    fn free(&self) {
+        drop(self.free.lock().unwrap().take());
+    }
+}
+
 /// The shard with this number.
 fn id(index: usize) -> ShardId {
     ShardId::new(index)

@@ -4,12 +4,12 @@
 use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
-use std::sync::{Arc, Mutex, mpsc};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use waterwheel_reactor::Time;
 
-use super::{Bench, Meeting, id, on_each_reactor};
+use super::{Bench, Meeting, Stuck, id, on_each_reactor};
 use crate::mesh::{RateLease, TryTakeError};
 
 on_each_reactor![
@@ -199,12 +199,11 @@ fn a_rate_is_changed_once_more_while_a_shard_is_stuck(bench: &Bench) {
     let lease = RateLease::declare(&mesh, "rate", 100).unwrap();
     let keeper = lease.keeper().index();
     let (stuck_one, changer) = ((keeper + 1) % 3, (keeper + 2) % 3);
-    let (free, stuck) = mpsc::channel::<()>();
-    let (free, stuck) = (Arc::new(Mutex::new(Some(free))), Arc::new(Mutex::new(stuck)));
+    let stuck = Stuck::new();
     let (here, over) = (Meeting::of(3), Meeting::of(3));
     bench.run(&mesh, move |shard| {
         let (lease, here, over) = (lease.clone(), here.clone(), over.clone());
-        let (free, stuck) = (free.clone(), stuck.clone());
+        let stuck = stuck.clone();
         async move {
             let limiter = shard.rate_limiter(&lease).unwrap();
             limiter.take().await.unwrap();
@@ -212,8 +211,7 @@ fn a_rate_is_changed_once_more_while_a_shard_is_stuck(bench: &Bench) {
             // A wake takes effect when the turn ends.
             shard.sleep(Duration::from_millis(1)).await;
             if shard.id() == id(stuck_one) {
-                // In the middle of a turn, until the other end is dropped.
-                assert!(stuck.lock().unwrap().recv().is_err());
+                stuck.hang();
             } else if shard.id() == id(changer) {
                 let smaller = lease.with_rate(10).unwrap();
                 limiter.change_rate(&smaller);
@@ -226,7 +224,7 @@ fn a_rate_is_changed_once_more_while_a_shard_is_stuck(bench: &Bench) {
                     }
                 };
                 shard.timeout(Duration::from_secs(10), many).await.expect("a stuck shard holds it up");
-                drop(free.lock().unwrap().take());
+                stuck.free();
                 limiter.rate_reached().await;
             }
             over.wait().await;

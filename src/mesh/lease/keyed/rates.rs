@@ -41,13 +41,10 @@ impl<K: Ord + Copy> Rates<K> {
         if next.since(now) > burst {
             return false;
         }
-        if let Some(before) = known {
-            self.order.remove(&(before, key));
-        } else if self.whole.len() >= self.most {
+        if known.is_none() && self.whole.len() >= self.most {
             self.forget_first();
         }
-        self.whole.insert(key, next);
-        self.order.insert((next, key));
+        self.set(key, known, next);
         true
     }
 
@@ -56,10 +53,16 @@ impl<K: Ord + Copy> Rates<K> {
         if known <= latest {
             return known;
         }
-        self.order.remove(&(known, key));
-        self.order.insert((latest, key));
-        self.whole.insert(key, latest);
+        self.set(key, Some(known), latest);
         latest
+    }
+
+    fn set(&mut self, key: K, known: Option<Time>, whole: Time) {
+        if let Some(known) = known {
+            self.order.remove(&(known, key));
+        }
+        self.order.insert((whole, key));
+        self.whole.insert(key, whole);
     }
 
     fn forget(&mut self, now: Time) {
