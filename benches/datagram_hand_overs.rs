@@ -7,14 +7,17 @@
 
 use std::io::ErrorKind;
 use std::net::{SocketAddr, UdpSocket};
-use std::sync::mpsc::channel;
-use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use anyhow::{Context, anyhow, ensure};
+use anyhow::ensure;
 use rustix::time::{ClockId, clock_gettime};
 use waterwheel::net::datagram::{DatagramProtocol, DatagramSender, DatagramStats, Received};
-use waterwheel::runtime::{Config, RunError, Runtime, Stopper, reactors};
+use waterwheel::runtime::{Config, Runtime, reactors};
+
+#[path = "common/server.rs"]
+mod server;
+
+use server::{Server, median, serve};
 
 const SHARDS: usize = 2;
 const BYTES: usize = 1_200;
@@ -26,12 +29,6 @@ const ROUNDS: usize = 16;
 /// Datagrams that a client sends before it looks for an answer: a shard that sleeps is woken for each, or for some.
 const BURSTS: [usize; 2] = [1, 16];
 
-struct Server {
-    at: SocketAddr,
-    stopper: Stopper,
-    running: JoinHandle<Result<Vec<DatagramStats>, RunError>>,
-}
-
 /// Answers with the first byte.
 struct Answers;
 
@@ -41,41 +38,25 @@ impl DatagramProtocol for Answers {
     }
 }
 
-fn start(config: Config) -> anyhow::Result<Server> {
-    let (tell, told) = channel();
-    let runtime = Runtime::new(config.cores(SHARDS))?.without_signals();
-    let running = thread::Builder::new().spawn(move || {
-        let group = match runtime.datagrams("udp:127.0.0.1:0") {
-            Ok(group) => group,
-            Err(error) => {
-                let _ = tell.send(Err(anyhow!(error)));
-                return Ok(Vec::new());
-            }
-        };
-        let _ = tell.send(Ok((group.local().clone(), runtime.stopper())));
-        runtime.run(move |shard| {
-            let group = group.clone();
-            async move {
-                let socket = shard.datagrams_on(&group)?;
-                let sender = socket.sender();
-                socket.serve(Answers).await;
-                Ok(sender.stats())
-            }
-        })
-    })?;
-    let (at, stopper) = told.recv()??;
-    Ok(Server { at: at.inet().context("an internet address")?, stopper, running })
+fn start(config: Config) -> anyhow::Result<Server<DatagramStats>> {
+    let bind = |runtime: &Runtime| {
+        let group = runtime.datagrams("udp:127.0.0.1:0")?;
+        let at = group.local().clone();
+        Ok((group, at))
+    };
+    serve(config.cores(SHARDS), bind, |shard, group| async move {
+        let socket = shard.datagrams_on(&group)?;
+        let sender = socket.sender();
+        socket.serve(Answers).await;
+        Ok(sender.stats())
+    })
 }
 
-impl Server {
-    /// What part of the datagrams it has handed over.
-    fn stop(self) -> anyhow::Result<f64> {
-        self.stopper.stop(Duration::from_secs(5));
-        let counted = self.running.join().map_err(|_| anyhow!("the server panicked"))??;
-        let all = counted.into_iter().fold(DatagramStats::default(), std::ops::Add::add);
-        ensure!(all.lost() == 0 && all.handed_over == all.taken_over, "{all:?}");
-        Ok(all.handed_over as f64 / all.received as f64)
-    }
+/// What part of the datagrams it has handed over.
+fn part(server: Server<DatagramStats>) -> anyhow::Result<f64> {
+    let all = server.stop()?;
+    ensure!(all.lost() == 0 && all.handed_over == all.taken_over, "{all:?}");
+    Ok(all.handed_over as f64 / all.received as f64)
 }
 
 fn clients(at: SocketAddr) -> anyhow::Result<Vec<UdpSocket>> {
@@ -132,7 +113,7 @@ fn measure(reactor: &str) -> anyhow::Result<()> {
             }
         }
     }
-    let [none, part] = servers.map(Server::stop);
+    let [none, part] = servers.map(part);
     ensure!(none? == 0.0, "the kernel did not place all");
     let part = part?;
     for (burst, (none, some)) in BURSTS.into_iter().zip(costs) {
@@ -146,11 +127,6 @@ fn measure(reactor: &str) -> anyhow::Result<()> {
         );
     }
     Ok(())
-}
-
-fn median(mut costs: Vec<f64>) -> f64 {
-    costs.sort_unstable_by(f64::total_cmp);
-    costs[costs.len() / 2]
 }
 
 fn main() -> anyhow::Result<()> {

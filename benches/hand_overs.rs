@@ -8,17 +8,20 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::sync::mpsc::channel;
-use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use anyhow::{Context, anyhow, ensure};
+use anyhow::ensure;
 use rustix::net::sockopt::set_socket_linger;
 use rustix::time::{ClockId, clock_gettime};
 use waterwheel::net::{AcceptStats, Connection};
-use waterwheel::runtime::{Config, RunError, Runtime, Stopper, reactors};
+use waterwheel::runtime::{Config, Runtime, reactors};
 use waterwheel::shard::ShardId;
 use waterwheel::steer::Mode;
+
+#[path = "common/server.rs"]
+mod server;
+
+use server::{Server, median, serve};
 
 const SHARDS: usize = 2;
 const CONNECTIONS: usize = 512;
@@ -43,12 +46,6 @@ enum Way {
 
 const WAYS: [Way; 4] = [Way::Placed, Way::Handed, Way::Stays, Way::Given];
 
-struct Server {
-    at: SocketAddr,
-    stopper: Stopper,
-    running: JoinHandle<Result<Vec<AcceptStats>, RunError>>,
-}
-
 /// Goes where the first byte says, and sends it back.
 async fn answer(mut connection: Connection) -> anyhow::Result<()> {
     let first = connection.fill().await?.first().copied();
@@ -65,40 +62,18 @@ async fn answer(mut connection: Connection) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn start(config: Config) -> anyhow::Result<Server> {
-    let (tell, told) = channel();
-    let runtime = Runtime::new(config.cores(SHARDS))?.without_signals();
-    let running = thread::Builder::new().spawn(move || {
-        let listening = match runtime.listen("tcp:127.0.0.1:0") {
-            Ok(listening) => listening,
-            Err(error) => {
-                let _ = tell.send(Err(anyhow!(error)));
-                return Ok(Vec::new());
-            }
-        };
-        let _ = tell.send(Ok((listening.local().clone(), runtime.stopper())));
-        runtime.run(move |shard| {
-            let listening = listening.clone();
-            async move {
-                let acceptor = shard.accept_on(&listening)?;
-                let counters = acceptor.counters();
-                acceptor.serve(usize::MAX, answer).await;
-                Ok(counters.copy())
-            }
-        })
-    })?;
-    let (at, stopper) = told.recv()??;
-    Ok(Server { at: at.inet().context("an internet address")?, stopper, running })
-}
-
-impl Server {
-    /// How many connections it has handed over, of how many.
-    fn stop(self) -> anyhow::Result<(u64, u64)> {
-        self.stopper.stop(Duration::from_secs(5));
-        let counted = self.running.join().map_err(|_| anyhow!("the server panicked"))??;
-        let all = counted.into_iter().fold(AcceptStats::default(), std::ops::Add::add);
-        Ok((all.handed_over, all.accepted))
-    }
+fn start(config: Config) -> anyhow::Result<Server<AcceptStats>> {
+    let bind = |runtime: &Runtime| {
+        let listening = runtime.listen("tcp:127.0.0.1:0")?;
+        let at = listening.local().clone();
+        Ok((listening, at))
+    };
+    serve(config.cores(SHARDS), bind, |shard, listening| async move {
+        let acceptor = shard.accept_on(&listening)?;
+        let counters = acceptor.counters();
+        acceptor.serve(usize::MAX, answer).await;
+        Ok(counters.copy())
+    })
 }
 
 /// One byte there and back on so many connections. They end by a reset, so that no port waits until it may be used again.
@@ -148,12 +123,11 @@ fn measure(reactor: &str, at_once: usize) -> anyhow::Result<()> {
         |than: usize, way: usize| median(costs[way].iter().zip(&costs[than]).map(|(a, b)| a - b).collect());
     let (by_hash_more, by_byte_more) = (more(0, 1), more(2, 3));
     let [none, some, stays, goes] = costs.map(median);
-    ensure!(placed.stop()?.0 == 0, "the kernel did not place all");
-    let (by_hash, of) = handed.stop()?;
-    let by_hash_part = by_hash as f64 / of as f64;
+    ensure!(placed.stop()?.handed_over == 0, "the kernel did not place all");
+    let part = |counted: AcceptStats| counted.handed_over as f64 / counted.accepted as f64;
+    let by_hash_part = part(handed.stop()?);
     // Half of its rounds say where.
-    let (by_byte, of) = given.stop()?;
-    let by_byte_part = 2.0 * by_byte as f64 / of as f64;
+    let by_byte_part = 2.0 * part(given.stop()?);
     let (automatic, explicit) = (by_hash_more / by_hash_part, by_byte_more / by_byte_part);
     println!(
         "{reactor:>8}, {at_once:>2} at once: placed {none:.1} µs, {:.0} % handed over {some:.1} µs: {automatic:.1} µs each{}",
@@ -172,11 +146,6 @@ fn measure(reactor: &str, at_once: usize) -> anyhow::Result<()> {
 /// Whether it costs no more than it may.
 fn verdict(cost: f64) -> &'static str {
     if cost < MOST { "" } else { ": **too much**" }
-}
-
-fn median(mut costs: Vec<f64>) -> f64 {
-    costs.sort_unstable_by(f64::total_cmp);
-    costs[costs.len() / 2]
 }
 
 fn main() -> anyhow::Result<()> {
